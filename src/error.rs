@@ -1,0 +1,126 @@
+//! One error tree. A variant is named after the rule that was broken and carries what, where and the way out.
+
+use std::path::{Path, PathBuf};
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused an operation on a file.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done, as a gerund: "reading".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of the store ends before the bytes its header promises.
+    #[error("{path} ends at byte {size}, but {what} needs byte {end}: the file is truncated; convert the model again", path = path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// What lies beyond the end.
+        what: String,
+        /// Where that ends.
+        end: u64,
+    },
+    /// A rule of the safetensors container is broken.
+    #[error("{path}: {rule}", path = path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// The rule, with the data that breaks it.
+        rule: String,
+    },
+    /// A rule of the store format is broken.
+    #[error("{path}: {rule}", path = path.display())]
+    Format {
+        /// The file or directory.
+        path: PathBuf,
+        /// The rule, with the data that breaks it.
+        rule: String,
+    },
+    /// The store needs something this version does not have.
+    #[error("{path}: {what}", path = path.display())]
+    Unsupported {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is not supported, and what is.
+        what: String,
+    },
+    /// Bytes do not match their checksum.
+    #[error("{path}: section {section}, record {first}{range}: checksum mismatch (stored {stored:016x}, computed {computed:016x}); the file is damaged, convert the model again", path = path.display(), range = if *count > 1 { format!(" to {}", first + count - 1) } else { String::new() })]
+    Damage {
+        /// The file.
+        path: PathBuf,
+        /// Section name.
+        section: String,
+        /// First record under the checksum.
+        first: u64,
+        /// Records under the checksum.
+        count: u64,
+        /// Checksum in the file.
+        stored: u64,
+        /// Checksum of the bytes.
+        computed: u64,
+    },
+    /// A weight cannot be coded.
+    #[error("tensor {tensor}, row {row}, group {group}: {why}")]
+    Weight {
+        /// Matrix name.
+        tensor: String,
+        /// Record.
+        row: usize,
+        /// Group inside the record.
+        group: usize,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The weight cache cannot hold one step of the model.
+    #[error("a weight cache of {given} bytes is too small for this model at this precision: the least that works is {least} bytes")]
+    CacheTooSmall {
+        /// What was asked for.
+        given: u64,
+        /// The least that works.
+        least: u64,
+    },
+    /// Memory could not be had from the system.
+    #[error("could not allocate {bytes} bytes for {what}: {source}")]
+    Memory {
+        /// Size.
+        bytes: usize,
+        /// What for.
+        what: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A caller's argument is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The engine broke one of its own rules; a bug worth reporting.
+    #[error("internal rule broken: {0}; please report this")]
+    Internal(&'static str),
+}
+
+impl Error {
+    /// An I/O error while doing `action` to `path`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Error {
+        Error::Io { action, path: path.as_ref().into(), source }
+    }
+
+    /// A broken rule of the format.
+    pub fn format(path: impl AsRef<Path>, rule: impl Into<String>) -> Error {
+        Error::Format { path: path.as_ref().into(), rule: rule.into() }
+    }
+
+    /// A wrong argument.
+    pub fn usage(what: impl Into<String>) -> Error {
+        Error::Usage(what.into())
+    }
+}

@@ -1,0 +1,188 @@
+//! The words of the project as types: planes, levels, matrices, parts (DESIGN section 2).
+
+use serde::{Deserialize, Serialize};
+
+/// One slice of a 16-bit code: `base` holds bits 15..12, `mid` 11..8, `low` 7..0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plane {
+    /// Bits 15..12 and the scales: enough for 4 bits.
+    Base,
+    /// Bits 11..8: with `base`, 8 bits.
+    Mid,
+    /// Bits 7..0: with the others, 16 bits.
+    Low,
+}
+
+impl Plane {
+    /// All planes, coarsest first.
+    pub const ALL: [Plane; 3] = [Plane::Base, Plane::Mid, Plane::Low];
+
+    /// Bytes that 64 weights take in this plane, without scales.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Plane::Base | Plane::Mid => 32,
+            Plane::Low => 64,
+        }
+    }
+
+    /// Lower-case name, as headers spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Plane::Base => "base",
+            Plane::Mid => "mid",
+            Plane::Low => "low",
+        }
+    }
+}
+
+/// How many bits of every code are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// `base` alone.
+    L4,
+    /// `base` and `mid`.
+    L8,
+    /// All planes.
+    L16,
+}
+
+impl Level {
+    /// Bits of a code at this level.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Level::L4 => 4,
+            Level::L8 => 8,
+            Level::L16 => 16,
+        }
+    }
+
+    /// The level with that many bits, if there is one.
+    pub const fn from_bits(bits: u32) -> Option<Level> {
+        match bits {
+            4 => Some(Level::L4),
+            8 => Some(Level::L8),
+            16 => Some(Level::L16),
+            _ => None,
+        }
+    }
+
+    /// The planes this level reads, coarsest first.
+    pub fn planes(self) -> &'static [Plane] {
+        &Plane::ALL[..self.plane_count()]
+    }
+
+    /// How many planes this level reads.
+    pub const fn plane_count(self) -> usize {
+        match self {
+            Level::L4 => 1,
+            Level::L8 => 2,
+            Level::L16 => 3,
+        }
+    }
+}
+
+/// A weight matrix of the model. Every record of it runs along the model dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Matrix {
+    /// Query projection; a record is an output row.
+    Q,
+    /// Key projection; a record is an output row.
+    K,
+    /// Value projection; a record is an output row.
+    V,
+    /// Attention output projection; a record is an input channel.
+    O,
+    /// FFN gate; a record is a neuron's row.
+    Gate,
+    /// FFN up; a record is a neuron's row.
+    Up,
+    /// FFN down; a record is a neuron's column.
+    Down,
+    /// Token embedding; a record is a token's row.
+    Embed,
+    /// Output head, when it is not tied to the embedding; a record is a token's row.
+    Head,
+}
+
+impl Matrix {
+    /// Lower-case name, as headers spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Matrix::Q => "q",
+            Matrix::K => "k",
+            Matrix::V => "v",
+            Matrix::O => "o",
+            Matrix::Gate => "gate",
+            Matrix::Up => "up",
+            Matrix::Down => "down",
+            Matrix::Embed => "embed",
+            Matrix::Head => "head",
+        }
+    }
+
+    /// The part whose level this matrix is read at.
+    pub const fn part(self) -> Part {
+        match self {
+            Matrix::Q | Matrix::K | Matrix::V | Matrix::O => Part::Attn,
+            Matrix::Gate | Matrix::Up | Matrix::Down => Part::Ffn,
+            Matrix::Embed => Part::Embed,
+            Matrix::Head => Part::Head,
+        }
+    }
+}
+
+/// A part of the model that can have a level of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// q, k, v, o.
+    Attn,
+    /// gate, up, down.
+    Ffn,
+    /// Output head (the embedding's planes when tied).
+    Head,
+    /// Embedding rows of the input tokens.
+    Embed,
+}
+
+/// The level of every part: the dense recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// q, k, v, o.
+    pub attn: Level,
+    /// gate, up, down.
+    pub ffn: Level,
+    /// Output head.
+    pub head: Level,
+    /// Embedding rows.
+    pub embed: Level,
+}
+
+impl Levels {
+    /// The same level for every part.
+    pub const fn uniform(level: Level) -> Levels {
+        Levels { attn: level, ffn: level, head: level, embed: level }
+    }
+
+    /// The level of one part.
+    pub const fn of(self, part: Part) -> Level {
+        match part {
+            Part::Attn => self.attn,
+            Part::Ffn => self.ffn,
+            Part::Head => self.head,
+            Part::Embed => self.embed,
+        }
+    }
+}
+
+/// A decoder layer, counted from the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerId(pub u32);
+
+/// Neurons (or tokens, or channels) of a layer are cut into chunks of this many records: the unit of sums
+/// (DESIGN 6), of completion for I/O, of mapping.
+pub const CHUNK: usize = 256;
+
+/// Weights that share a byte layout: one 512-bit register, one AMX tile row.
+pub const BLOCK: usize = 64;
