@@ -1,0 +1,42 @@
+"""The exceptions of m2cache_rs: one tree, so `except M2CacheError` catches all that the package raises on purpose.
+
+A message says what was wrong, where, and what to do about it, in one line: the command line prints it as it is.
+"""
+
+from __future__ import annotations
+
+
+class M2CacheError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+class UsageError(M2CacheError, ValueError):
+    """An argument of the caller is wrong: a size, a precision, a path, a sampling setting."""
+
+
+class UnsupportedError(M2CacheError):
+    """A model, checkpoint or store asks for a feature that this version does not have."""
+
+
+class CheckpointError(M2CacheError):
+    """The source model is broken or incomplete."""
+
+
+class StoreError(M2CacheError):
+    """A rule of the store format is broken."""
+
+
+class DamageError(StoreError):
+    """Bytes of a store do not match their checksum."""
+
+
+class StoreIOError(M2CacheError, OSError):
+    """The operating system refused a file operation."""
+
+
+class BudgetError(M2CacheError):
+    """A cache or memory budget is too small; the message names the least that works."""
+
+
+class NumericsError(M2CacheError):
+    """A result is not a finite number."""
