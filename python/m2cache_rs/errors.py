@@ -1,4 +1,4 @@
-"""The exceptions of m2cache_rs: one tree, so `except M2CacheError` catches all that the package raises on purpose.
+"""The exceptions of m2cache_rs: one tree, so that `except M2CacheError` catches all it raises on purpose.
 
 A message says what was wrong, where, and what to do about it, in one line: the command line prints it as it is.
 """
