@@ -1,0 +1,65 @@
+# The list of commands; .ci/run calls lint, test and test-torch. Everything they install stays in .venv, target and .demo
+# (torch: see scripts/torch-env).
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-torch lint bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A build from nothing must use the versions that were tested; while editing, cargo may update the lock file.
+LOCKED := $(if $(CI),--locked)
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo 'make demo        convert a small model, generate from it through a cache of half its size'
+	@echo 'make test        Rust and Python tests, without torch'
+	@echo 'make test-torch  parity with transformers, in an environment with torch (5.3 GB, shared by clones)'
+	@echo 'make lint        formatters, linters, types, the stub of the Rust module'
+	@echo 'make bench       every benchmark once, briefly'
+	@echo 'make clean       remove what the others built here'
+
+$(VENV)/packages: constraints/test.txt
+	python=$$(scripts/prerequisites) && "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r $<
+	touch $@
+
+# Editable: Python sources count at once, the Rust module is rebuilt when its sources changed.
+$(VENV)/core: $(VENV)/packages pyproject.toml Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	scripts/prerequisites >/dev/null
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release $(LOCKED)
+	touch $@
+
+$(VENV)/linters: constraints/lint.txt $(VENV)/packages
+	$(BIN)/python -m pip install -q -r $<
+	touch $@
+
+demo: $(VENV)/core
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/core
+	cargo test $(LOCKED)
+	$(BIN)/python -m pytest
+	@echo 'not run here: tests/torch (make test-torch)'
+
+test-torch: $(VENV)/core
+	python=$$(scripts/torch-env) && PYTHONPATH=$(CURDIR)/python "$$python" -m pytest tests/torch
+
+lint: $(VENV)/core $(VENV)/linters
+	cargo fmt --check
+	cargo clippy $(LOCKED) --all-targets -- -D warnings
+	cargo clippy $(LOCKED) --all-targets --features python -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	scripts/check-stub $(LOCKED)
+	scripts/check-tree
+
+bench: $(VENV)/core
+	cargo bench $(LOCKED)
+
+clean:
+	rm -rf $(VENV) target .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/m2cache_rs/*.so
