@@ -1,0 +1,13 @@
+//! Nested planes: how a weight becomes a 16-bit code and a code a weight (docs/format.md). Scalar and exact: the oracle
+//! that every fast kernel is tested against.
+
+mod decode;
+mod encode;
+mod half_round;
+mod int8;
+mod record;
+
+pub use decode::{Scale, codes_u8, codes_u16, scale, values};
+pub use encode::{GroupError, encode_record};
+pub use int8::Int8;
+pub use record::{Column, Record, Rows};

@@ -1,0 +1,17 @@
+//! The store on SSD (docs/format.md): layout arithmetic, headers, the streaming writer, the reader. Knows no cache.
+
+mod header;
+mod layout;
+mod manifest;
+mod open;
+mod publish;
+mod verify;
+mod writer;
+
+pub use header::{Tensor, read_header};
+pub use layout::{FileLayout, SectionLayout, VectorLayout, files};
+pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
+pub use open::{Section, SectionId, Store};
+pub use publish::publish;
+pub use verify::digest_file;
+pub use writer::{RawRows, StoreWriter};

@@ -1,0 +1,161 @@
+//! Checking every byte of a store against its digests and checksums.
+
+use super::header::read_header_from;
+use super::manifest::digest;
+use super::open::{SectionId, Store, open_regular};
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::io::Read;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// Bytes read at a time.
+const PIECE: usize = 4 << 20;
+/// Damages listed per section before the rest is only counted.
+const LISTED: usize = 100;
+
+impl Store {
+    /// Checks one file of weights, or one asset, whole; returns a message per damage. `progress` is told bytes done.
+    ///
+    /// # Errors
+    /// `Error::Usage` when the store has no such file.
+    pub fn verify(&self, name: &str, progress: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
+        if let Some(index) = self.files.iter().position(|f| f.layout.name == name) {
+            return Ok(self.verify_weights(index, progress));
+        }
+        let Some(asset) = self.manifest.assets.iter().find(|a| a.name == name) else {
+            return Err(Error::usage(format!("{} has no file {name:?}", self.path.display())));
+        };
+        let damage = self.asset_digest(name).map(|have| have != asset.digest);
+        progress(asset.bytes);
+        Ok(match damage {
+            Ok(false) => vec![],
+            Ok(true) => vec![format!("{}: does not match its digest", self.path.join(name).display())],
+            Err(e) => vec![e.to_string()],
+        })
+    }
+
+    fn asset_digest(&self, name: &str) -> Result<String> {
+        digest_file(&self.path.join(name))
+    }
+
+    fn verify_weights(&self, index: usize, progress: &mut dyn FnMut(u64)) -> Vec<String> {
+        let file = &self.files[index];
+        let mut found = Vec::new();
+        let mut note = |result: Result<()>| found.extend(result.err().map(|e| e.to_string()));
+        note(self.verify_header(index));
+        for vector in &file.layout.vectors {
+            note(self.vector(file.layout.layer, &vector.name).map(|_| ()));
+        }
+        note(self.verify_fillers(index));
+        for (id, section) in self.sections.iter().enumerate().filter(|(_, s)| s.file == index) {
+            let id = SectionId(id as u32);
+            let at = section.begin;
+            match self.verify_section(id, &mut |done| progress(at + done)) {
+                Ok(damages) => found.extend(damages),
+                Err(e) => found.push(e.to_string()),
+            }
+        }
+        progress(file.bytes);
+        found
+    }
+
+    fn verify_header(&self, index: usize) -> Result<()> {
+        let file = &self.files[index];
+        let mut handle = open_regular(&file.path)?;
+        let size = handle.metadata().map_err(|e| Error::io("reading", &file.path, e))?.len();
+        let header = read_header_from(&mut handle, size, &file.path)?;
+        match digest(&header.raw) == self.manifest.files[index].digest {
+            true => Ok(()),
+            false => Err(Error::format(&file.path, "the header does not match the manifest's digest")),
+        }
+    }
+
+    fn verify_fillers(&self, index: usize) -> Result<()> {
+        let file = &self.files[index];
+        let tensors = file.layout.tensors();
+        let base = file.bytes - tensors.last().map_or(0, |t| t.begin + t.bytes);
+        for filler in tensors.iter().filter(|t| t.name.starts_with("filler.")) {
+            let mut bytes = vec![0u8; filler.bytes as usize];
+            self.read_at(index, base + filler.begin, &mut bytes)?;
+            if bytes.iter().any(|b| *b != 0) {
+                return Err(Error::format(&file.path, format!("{} is not all zero", filler.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_section(&self, id: SectionId, progress: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
+        let section = self.section(id);
+        let layout = &section.layout;
+        let table = self.checksums(id, 0, layout.checks())?;
+        let declared = self.files[section.file].declared.sections.iter().find(|s| s.name == layout.name);
+        let bytes: Vec<u8> = table.iter().flat_map(|s| s.to_le_bytes()).collect();
+        if declared.is_none_or(|d| d.digest != digest(&bytes)) {
+            return Err(Error::format(&self.files[section.file].path, format!("the checksum table of section {} does not match its digest", layout.name)));
+        }
+        let unit = layout.check * layout.stride;
+        let units = (PIECE / unit).max(1);
+        let mut damages = Vec::new();
+        for first in (0..table.len()).step_by(units) {
+            let count = units.min(table.len() - first);
+            let records = (count * layout.check).min(layout.records - first * layout.check);
+            let mut buffer = vec![0u8; records * layout.stride];
+            self.read_at(section.file, section.begin + (first * unit) as u64, &mut buffer)?;
+            damages.extend(self.compare(id, first, &buffer, &table[first..first + count]));
+            progress(((first + count) * unit) as u64);
+        }
+        let more = damages.len().saturating_sub(LISTED);
+        damages.truncate(LISTED);
+        if more > 0 {
+            damages.push(format!("{}: section {}: {more} more damaged places", self.files[section.file].path.display(), layout.name));
+        }
+        Ok(damages)
+    }
+
+    fn compare(&self, id: SectionId, first: usize, bytes: &[u8], stored: &[u64]) -> Vec<String> {
+        let layout = &self.section(id).layout;
+        let computed: Vec<u64> = bytes.par_chunks(layout.check * layout.stride).map(xxh3_64).collect();
+        let pairs = stored.iter().zip(&computed).enumerate().filter(|(_, (s, c))| s != c);
+        pairs.map(|(i, (s, c))| self.damage(id, first + i, *s, *c).to_string()).collect()
+    }
+
+    /// Checks records that were just read: `first` is a multiple of the section's unit, `bytes` whole records.
+    ///
+    /// # Errors
+    /// `Error::Damage` naming the first unit that differs.
+    pub fn check_records(&self, id: SectionId, first: usize, bytes: &[u8]) -> Result<()> {
+        let layout = &self.section(id).layout;
+        let unit = first / layout.check;
+        let stored = self.checksums(id, unit, bytes.len().div_ceil(layout.check * layout.stride))?;
+        for (i, (chunk, stored)) in bytes.chunks(layout.check * layout.stride).zip(stored).enumerate() {
+            let computed = xxh3_64(chunk);
+            if computed != stored {
+                return Err(self.damage(id, unit + i, stored, computed));
+            }
+        }
+        Ok(())
+    }
+
+    fn damage(&self, id: SectionId, unit: usize, stored: u64, computed: u64) -> Error {
+        let section = self.section(id);
+        let first = unit * section.layout.check;
+        let count = section.layout.check.min(section.layout.records - first);
+        Error::Damage {
+            path: self.files[section.file].path.clone(), section: section.layout.name.clone(), first: first as u64,
+            count: count as u64, stored, computed,
+        }
+    }
+}
+
+/// xxh3-128 of a file, read in pieces.
+pub fn digest_file(path: &std::path::Path) -> Result<String> {
+    let mut file = open_regular(path)?;
+    let mut hash = Xxh3::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(|e| Error::io("reading", path, e))? {
+            0 => return Ok(format!("{:032x}", hash.digest128())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
