@@ -1,6 +1,6 @@
 """The exceptions of m2cache_rs: one tree, so that `except M2CacheError` catches all it raises on purpose.
 
-A message says in one line what was wrong, where, and what to do about it: the command line prints it as it is.
+A message says in one line what was wrong, where, and what to do: the command line prints it as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's config.json: every mistake is named with its field and file."""
+"""Reading the JSON of a checkpoint or a manifest: every mistake is named with its field and file."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from m2cache_rs.errors import CheckpointError
+from m2cache_rs.errors import CheckpointError, M2CacheError
 
 
 @dataclass(frozen=True)
 class Fields:
     """The values of a JSON object, read with their types checked.
 
-    `default=None` means that the field must be there; JSON's null counts as absent, as transformers writes it.
+    `default=None` means that the field must be there; null counts as absent, as transformers writes it.
     """
 
     values: Mapping[str, Any]
     file: str
     prefix: str = ""
+    error: type[M2CacheError] = CheckpointError
 
-    def wrong(self, name: str, need: str) -> CheckpointError:
+    def wrong(self, name: str, need: str) -> M2CacheError:
         """The error for a field that is absent or not what is needed."""
         value = self.values.get(name)
-        if value is None:
-            return CheckpointError(f"{self.file}: {self.prefix}{name} is missing; {need} is needed")
-        return CheckpointError(f"{self.file}: {self.prefix}{name} is {value!r}; {need} is needed")
+        state = "missing" if value is None else repr(value)
+        return self.error(f"{self.file}: {self.prefix}{name} is {state}; {need} is needed")
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.values.get(name) is not None
 
     def integer(self, name: str, default: int | None = None) -> int:
         """A positive integer."""
@@ -38,9 +42,16 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._get(name, default)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not _is_number(value):
             raise self.wrong(name, "a number")
         return float(value)
+
+    def positive(self, name: str, default: float | None = None) -> float:
+        """A finite number above zero."""
+        value = self.number(name, default)
+        if value <= 0:
+            raise self.wrong(name, "a number above zero")
+        return value
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -59,8 +70,7 @@ class Fields:
     def numbers(self, name: str, length: int) -> list[float]:
         """A list of `length` finite numbers above zero."""
         value = self._get(name, None)
-        good = isinstance(value, list) and len(value) == length
-        if not good or not all(type(x) in (int, float) and math.isfinite(x) and x > 0 for x in value):
+        if not isinstance(value, list) or len(value) != length or not all(_is_positive(x) for x in value):
             raise self.wrong(name, f"a list of {length} numbers above zero")
         return [float(x) for x in value]
 
@@ -69,8 +79,16 @@ class Fields:
         value = self._get(name, {})
         if not isinstance(value, Mapping):
             raise self.wrong(name, "an object")
-        return Fields(value, self.file, f"{self.prefix}{name}.")
+        return Fields(value, self.file, f"{self.prefix}{name}.", self.error)
 
     def _get(self, name: str, default: Any) -> Any:
         value = self.values.get(name)
         return default if value is None else value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0

@@ -1,4 +1,4 @@
-"""The architecture spec: what a model is, as data that every backend reads and the store's manifest carries."""
+"""The architecture spec: what a model is, as data that every backend reads and the manifest carries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2cache_rs.errors import M2CacheError, StoreError, UnsupportedError
+from m2cache_rs.models import rope
 
 ACTIVATIONS = ("silu", "relu", "relu2", "relu6", "gelu", "gelu_tanh", "quick_gelu")
 """Canonical names of the FFN activations that are computed."""
@@ -31,7 +32,7 @@ class Architecture:
 
     Sizes are counts; `head_dim` may differ from `hidden / heads`; `rope` holds `type`, `theta` and the type's
     parameters by the names transformers gives them (see `m2cache_rs.models.rope`).
-    The fields from `moe` on name what later versions will compute; any other value than the default is refused.
+    The fields from `moe` on name what later versions will compute; a value other than the default is refused.
     """
 
     family: str
@@ -95,10 +96,11 @@ class Architecture:
         return cls.from_dict(values)
 
     def validate(self, error: type[M2CacheError] = StoreError) -> None:
-        """Raises `error` for a value that makes no sense, `UnsupportedError` for a feature not yet computed."""
+        """Raises `error` for a value that makes no sense, `UnsupportedError` for what is not yet computed."""
         problem = self._bad_type() or self._bad_value()
         if problem is not None:
             raise error(f"architecture.{problem}")
+        rope.checked(self.rope, self.head_dim, "architecture", error)
         self._refuse_unbuilt()
 
     def _bad_type(self) -> str | None:
@@ -127,11 +129,19 @@ class Architecture:
         return f"biases names {wrong[0]!r}, which no layer of this model has" if wrong else None
 
     def _refuse_unbuilt(self) -> None:
-        computed = {"rope_layout": "half", "moe": None, "sliding_window": None, "qk_norm": False, "soft_cap": None,
-                    "partial_rope": 1.0, "parallel_blocks": False, "alibi": False}
+        computed = {
+            "rope_layout": "half",
+            "moe": None,
+            "sliding_window": None,
+            "qk_norm": False,
+            "soft_cap": None,
+            "partial_rope": 1.0,
+            "parallel_blocks": False,
+            "alibi": False,
+        }
         for name, value in computed.items():
             if getattr(self, name) != value:
-                raise UnsupportedError(f"architecture.{name} asks for something that this version does not compute")
+                raise UnsupportedError(f"architecture.{name} asks for what this version does not compute")
 
     @property
     def layer_matrices(self) -> tuple[str, ...]:
