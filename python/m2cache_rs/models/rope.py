@@ -104,7 +104,7 @@ def _dynamic(rope: Rope, head_dim: int, context: int, length: int) -> tuple[Vect
         base = rope["theta"] * ((factor * context / context) - (factor - 1)) ** power
     else:
         stretch = F32(factor) * F32(length) / F32(context) - F32(factor - 1)
-        base = F32(rope["theta"]) * _power(stretch, F32(power))
+        base = F32(rope["theta"]) * _power(stretch, power)
     return F32(1) / _wavelengths(base, head_dim), 1.0
 
 
@@ -161,9 +161,9 @@ def _llama3(rope: Rope, head_dim: int, context: int, length: int) -> tuple[Vecto
     factor, original = F32(rope["factor"]), rope["original_max_position_embeddings"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     plain = F32(1) / _wavelengths(rope["theta"], head_dim)
-    turn = F32(2 * math.pi) / plain
+    turn = _quotient(2 * math.pi, plain)
     slow, fast = turn > F32(original / low), turn < F32(original / high)
-    blend = (F32(original) / turn - F32(low)) / F32(high - low)
+    blend = (_quotient(original, turn) - F32(low)) / F32(high - low)
     blended = (F32(1) - blend) * plain / factor + blend * plain
     return np.where(slow, plain / factor, np.where(fast, plain, blended)), 1.0
 
@@ -172,6 +172,11 @@ def _wavelengths(theta: float | np.float32, head_dim: int) -> Vector:
     """theta ** (2i / head_dim) for every pair i."""
     wavelengths: Vector = _power(F32(theta), np.arange(0, head_dim, 2, dtype=F32) / F32(head_dim))
     return wavelengths
+
+
+def _quotient(number: float, values: Vector) -> Vector:
+    """number / values as torch rounds it: the reciprocal first."""
+    return F32(1) / values * F32(number)
 
 
 def _power(base: np.float32, exponent: Any) -> Any:
