@@ -41,6 +41,19 @@ def inverse_frequencies(rope: Rope, head_dim: int, context: int, length: int) ->
     return frequencies, factor
 
 
+def positions(rope: Rope, context: int) -> int:
+    """How many positions a sequence may have: the context, or what the scaling stretches it to.
+
+    Configurations with yarn give the original context and a factor, those with dynamic only the factor; by the
+    other types max_position_embeddings is already the whole.
+    """
+    factor = rope.get("factor", 1.0)
+    if rope["type"] == "dynamic":
+        return max(context, int(context * factor))
+    original = rope["original_max_position_embeddings"] if rope["type"] == "yarn" else 0
+    return max(context, int(original * factor))
+
+
 def checked(rope: Rope, head_dim: int, file: str, error: type[M2CacheError]) -> dict[str, Any]:
     """The parameters that the rope's type reads, each checked; like transformers, it ignores others.
 

@@ -1,0 +1,82 @@
+"""Weights for the reference decoder: plain float32, or through the number format at a level per part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tests.reference import numbers
+
+Array = NDArray[Any]
+Named = Mapping[str, Array]
+"""By name: matrices as records [records, hidden] (o and down by input channel), vectors, all float32."""
+
+PARTS = {**dict.fromkeys("qkvo", "attn"), **dict.fromkeys(("gate", "up", "down"), "ffn")}
+
+
+class Plain:
+    """The float32 model itself."""
+
+    def __init__(self, named: Named) -> None:
+        self.named = named
+
+    def vector(self, name: str) -> Array:
+        return self.named[name]
+
+    def rows(self, name: str, ids: Array) -> Array:
+        return self.named[name][ids]
+
+    def dot(self, name: str, x: Array) -> Array:
+        return x @ self.named[name].T
+
+    def accumulate(self, name: str, x: Array) -> Array:
+        return x @ self.named[name]
+
+
+class Quantised(Plain):
+    """The model as a store holds it: every matrix coded once, read at the level of its part.
+
+    levels: bits of 'attn', 'ffn', 'head', 'embed'. int8: dots below 16 bits quantise their activations.
+    """
+
+    def __init__(
+        self,
+        named: Named,
+        levels: Mapping[str, int],
+        int8: bool = True,
+        form: str = "symmetric",
+        group: int = 64,
+    ) -> None:
+        super().__init__(named)
+        self.levels, self.int8 = levels, int8
+        self.coded = {k: numbers.encode(v, form, group) for k, v in named.items() if v.ndim == 2}
+        self.decoded: dict[tuple[str, int], Array] = {}
+
+    def rows(self, name: str, ids: Array) -> Array:
+        return self.values(name, self.levels["embed"])[ids]
+
+    def dot(self, name: str, x: Array) -> Array:
+        bits = self.levels[self.part(name)]
+        if self.int8 and bits < 16:
+            return numbers.dot(self.coded[name], bits, x)
+        return x @ self.values(name, bits).T
+
+    def accumulate(self, name: str, x: Array) -> Array:
+        return x @ self.values(name, self.levels[self.part(name)])
+
+    def values(self, name: str, bits: int) -> Array:
+        if (name, bits) not in self.decoded:
+            self.decoded[name, bits] = numbers.decode(self.coded[name], bits)
+        return self.decoded[name, bits]
+
+    @staticmethod
+    def part(name: str) -> str:
+        """A tied embedding, too, is read as the head when it is the head."""
+        return PARTS.get(name.split(".")[-1], "head")
+
+
+def uniform(bits: int) -> dict[str, int]:
+    """The same level for every part but the embedding, which is read at the highest stored level."""
+    return {"attn": bits, "ffn": bits, "head": bits, "embed": 16}
