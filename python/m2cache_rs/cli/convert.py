@@ -1,0 +1,103 @@
+"""`m2cache convert`: a checkpoint becomes a store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2cache_rs.cli import output
+from m2cache_rs.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2cache_rs.convert import ConvertReport, Progress
+
+
+def convert(
+    src: Annotated[
+        str, typer.Argument(metavar="SRC", help="A model directory, hub id (OWNER/MODEL) or llama2.c .bin.")
+    ],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="The store to make, for example NAME.m2c.")],
+    form: Annotated[str, typer.Option(help="How a group is coded: symmetric or affine.")] = "symmetric",
+    group: Annotated[int, typer.Option(help="Weights that share a scale: 64 or 32.")] = 64,
+    planes: Annotated[str, typer.Option(help="Stored planes: base (4 bits), mid (8) or all (16).")] = "all",
+    sections: Annotated[
+        str | None, typer.Option(help="Preset: split, bundled or gated; default: what suits the activation.")
+    ] = None,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Equalise channels by the weights.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="Equalise channels by activations on this text file.")
+    ] = None,
+    from_store: Annotated[
+        Path | None, typer.Option("--from", metavar="STORE", help="Plain store of SRC that --calibrate runs.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Tokenizer .bin of a llama2.c model.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Convert a model into a store. Interrupted, the same command goes on where it stopped."""
+    from m2cache_rs.cli.calibration import calibration_of
+    from m2cache_rs.convert import convert as run
+    from m2cache_rs.convert.target import check_target
+
+    if from_store is not None and calibrate is None:
+        raise UsageError("--from names the store that --calibrate TEXT runs; give both")
+    check_target(dst, force)
+    statistics = None
+    if calibrate is not None:
+        statistics = calibration_of(src, check_target(dst, force), calibrate, from_store, tokenizer)
+    with bar("converting") as progress:
+        report = run(
+            src, dst, form=form, group=group, planes=planes, sections=sections, equalize=equalize,
+            calibration=statistics, force=force, tokenizer=tokenizer, progress=progress, notify=output.note,
+        )  # fmt: skip
+    _print(report, as_json)
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar with rate and time left, on stderr where that is a terminal; yields what is told the progress."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    label_column = TextColumn("{task.description}", markup=False)
+    columns = (label_column, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bars:
+        task: list[Any] = []
+
+        def show(progress: Progress) -> None:
+            if not task:  # a bar that begins at what is done already leaves it out of the rate
+                task.append(bars.add_task(label, total=progress.total, completed=progress.resumed))
+            bars.update(task[0], completed=progress.done, description=f"{label} {progress.file}")
+
+        yield show
+
+
+def _print(report: ConvertReport, as_json: bool) -> None:
+    from m2cache_rs.convert.run import ZERO_SHARE
+
+    if report.zero_share > ZERO_SHARE:
+        output.note(
+            f"warning: {report.zero_share:.1%} of the weights are exact zeros; they decode to half a cell"
+        )
+    if as_json:
+        output.print_json(report.to_dict())
+        return
+    rate = report.source_bytes / max(report.seconds, 1e-9) / 1e6
+    bits = ", ".join(f"{bits:.4g} at {level} bits" for level, bits in report.bits_per_weight.items())
+    equalized = f", equalised by {report.equalize['by']}" if report.equalize else ""
+    print(f"{report.path}: {report.bytes / 1e6:.1f} MB from {report.source_bytes / 1e6:.1f} MB of weights")
+    coding = f"{report.form} groups of {report.group}, sections {report.sections}{equalized}"
+    print(f"  {report.weights:,} weights, {coding}")
+    print(f"  bits per weight: {bits}; exact zeros: {report.zero_share:.2%}")
+    print(f"  {report.seconds:.1f} s, {rate:.0f} MB/s, id {report.id}")
