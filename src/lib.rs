@@ -6,7 +6,16 @@
 #![forbid(clippy::todo)]
 
 pub mod config;
+pub mod engine;
 pub mod error;
+pub mod io;
+pub mod kernels;
+pub mod kv;
+pub mod mem;
+pub mod prefetch;
+#[cfg(feature = "python")]
+mod python;
 pub mod quant;
 pub mod store;
+pub mod tier;
 pub mod types;

@@ -14,6 +14,8 @@ pub struct Int8 {
     pub codes: Vec<i8>,
     /// `[N][blocks]`.
     pub scales: Vec<f32>,
+    /// `[N][blocks]`: sums of the codes of each half of 32.
+    pub sums: Vec<[i32; 2]>,
 }
 
 impl Int8 {
@@ -24,7 +26,9 @@ impl Int8 {
         let mut codes = vec![0i8; rows.len()];
         let scales = rows.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK))
             .map(|(group, codes)| quantise_group(group, codes)).collect();
-        Int8 { blocks, codes, scales }
+        let half = |half: &[i8]| half.iter().map(|c| i32::from(*c)).sum();
+        let sums = codes.chunks_exact(BLOCK).map(|c| [half(&c[..BLOCK / 2]), half(&c[BLOCK / 2..])]).collect();
+        Int8 { blocks, codes, scales, sums }
     }
 
     /// Rows quantised.

@@ -43,6 +43,14 @@ pub struct Asset {
     pub digest: String,
 }
 
+/// The entry of a file that was copied into `directory`.
+pub fn asset(directory: &Path, name: String) -> Result<Asset> {
+    let path = directory.join(&name);
+    let digest = super::digest_file(&path)?;
+    let bytes = path.metadata().map_err(|e| Error::io("reading", &path, e))?.len();
+    Ok(Asset { name, bytes, digest })
+}
+
 /// Everything known about a store before its files are opened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

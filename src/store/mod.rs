@@ -8,9 +8,9 @@ mod publish;
 mod verify;
 mod writer;
 
-pub use header::{Tensor, read_header};
+pub use header::{Header, Tensor, read_header};
 pub use layout::{FileLayout, SectionLayout, VectorLayout, files};
-pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
+pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, asset};
 pub use open::{Section, SectionId, Store};
 pub use publish::publish;
 pub use verify::digest_file;

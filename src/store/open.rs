@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A section of the store, counted over all files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +38,7 @@ pub struct StoreFile {
     /// Its path, for messages.
     pub path: PathBuf,
     /// The handle.
-    pub file: File,
+    pub file: Arc<File>,
     /// What it holds.
     pub layout: FileLayout,
     /// The digests its header declares.
@@ -243,7 +244,7 @@ fn open_file(store: &Store, layout: FileLayout) -> Result<StoreFile> {
     let declared = declared(&path, &header)?;
     check_declared(&declared, &store.manifest, &layout).map_err(|e| Error::format(&path, e))?;
     let vectors = vector_index(&header, &declared);
-    Ok(StoreFile { path, file, layout, declared, bytes: size, vectors })
+    Ok(StoreFile { path, file: Arc::new(file), layout, declared, bytes: size, vectors })
 }
 
 fn check_header(path: &Path, header: &Header, entry: &FileEntry, layout: &FileLayout) -> Result<()> {

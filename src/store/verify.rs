@@ -14,11 +14,12 @@ const PIECE: usize = 4 << 20;
 const LISTED: usize = 100;
 
 impl Store {
-    /// Checks one file of weights, or one asset, whole; returns a message per damage. `progress` is told bytes done.
+    /// Checks one file of weights, or one asset, whole; returns a message per damage. `progress` is told bytes done
+    /// and says whether to go on.
     ///
     /// # Errors
     /// `Error::Usage` when the store has no such file.
-    pub fn verify(&self, name: &str, progress: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
+    pub fn verify(&self, name: &str, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<String>> {
         if let Some(index) = self.files.iter().position(|f| f.layout.name == name) {
             return Ok(self.verify_weights(index, progress));
         }
@@ -38,7 +39,7 @@ impl Store {
         digest_file(&self.path.join(name))
     }
 
-    fn verify_weights(&self, index: usize, progress: &mut dyn FnMut(u64)) -> Vec<String> {
+    fn verify_weights(&self, index: usize, progress: &mut dyn FnMut(u64) -> bool) -> Vec<String> {
         let file = &self.files[index];
         let mut found = Vec::new();
         let mut note = |result: Result<()>| found.extend(result.err().map(|e| e.to_string()));
@@ -84,7 +85,7 @@ impl Store {
         Ok(())
     }
 
-    fn verify_section(&self, id: SectionId, progress: &mut dyn FnMut(u64)) -> Result<Vec<String>> {
+    fn verify_section(&self, id: SectionId, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<String>> {
         let section = self.section(id);
         let layout = &section.layout;
         let table = self.checksums(id, 0, layout.checks())?;
@@ -102,7 +103,9 @@ impl Store {
             let mut buffer = vec![0u8; records * layout.stride];
             self.read_at(section.file, section.begin + (first * unit) as u64, &mut buffer)?;
             damages.extend(self.compare(id, first, &buffer, &table[first..first + count]));
-            progress(((first + count) * unit) as u64);
+            if !progress(((first + count) * unit) as u64) {
+                break;
+            }
         }
         let more = damages.len().saturating_sub(LISTED);
         damages.truncate(LISTED);

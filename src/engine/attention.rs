@@ -1,0 +1,147 @@
+//! The attention branch over a range of KV-head groups (`o`'s chunks, DESIGN 5b).
+
+use super::{Branch, Engine, add_bias, check_chunks, transposed};
+use crate::error::{Error, Result};
+use crate::kernels::accumulate::Accumulator;
+use crate::kernels::attention::{Heads, attend};
+use crate::kernels::project::{Inputs, project};
+use crate::kernels::rope::Rotation;
+use crate::kv::{HeadView, KvCache, SequenceId};
+use crate::types::{CHUNK, LayerId, Matrix};
+use std::ops::Range;
+
+/// Where the tokens of a call stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// Sequence of every token.
+    pub sequences: &'a [u32],
+    /// Position of every token in its sequence; a sequence's tokens come in order and continue what its cache holds.
+    pub positions: &'a [u32],
+}
+
+impl Engine {
+    /// Attention of rows `x [N, hidden]` before the norm; appends their K and V to `kv`.
+    ///
+    /// # Errors
+    /// `Error::Usage` for shapes, ranges and positions; those of reading the store. Behind an error the sequences may
+    /// hold positions in some layers only: truncate them.
+    pub fn attention(&mut self, layer: usize, x: &[f32], kv: &mut KvCache, tokens: Tokens, groups: Option<Range<usize>>) -> Result<Branch> {
+        let count = self.check_rows(x)?;
+        if tokens.sequences.len() != count || tokens.positions.len() != count {
+            return Err(Error::usage(format!("{count} rows need as many sequences and positions")));
+        }
+        let range = check_chunks(groups.clone(), self.arch.kv_heads, "KV-head groups")?;
+        let inputs = self.normed(x, &self.layer(layer)?.norm_attn, self.options.levels.attn);
+        let mixed = self.mix(layer, &inputs, kv, tokens, &range)?;
+        self.output(layer, &mixed, count, &range, groups.is_some())
+    }
+
+    /// Query heads per KV head.
+    fn group(&self) -> usize {
+        self.arch.heads / self.arch.kv_heads
+    }
+
+    /// q, k, v, rope, append, attend: `[N, range * group * head_dim]`.
+    fn mix(&mut self, layer: usize, inputs: &Inputs, kv: &mut KvCache, tokens: Tokens, range: &Range<usize>) -> Result<Vec<f32>> {
+        let (dim, group) = (self.arch.head_dim, self.group());
+        let per_kv = range.start * dim..range.end * dim;
+        let mut q = self.project_rows(layer, Matrix::Q, inputs, per_kv.start * group..per_kv.end * group)?;
+        let mut k = self.project_rows(layer, Matrix::K, inputs, per_kv.clone())?;
+        let v = self.project_rows(layer, Matrix::V, inputs, per_kv)?;
+        rotate(kv, tokens, range.len() * dim, &mut q, &mut k)?;
+        append(kv, LayerId(layer as u32), tokens, range, &k, &v)?;
+        let heads = Heads { kv_heads: range.len(), group, head_dim: dim, scale: self.arch.attention_scale };
+        let views = views(kv, LayerId(layer as u32), tokens, range)?;
+        let mut out = vec![0.0; q.len()];
+        let blocks = |token: usize, head: usize| views[token * heads.kv_heads + head].blocks();
+        self.pool.install(|| attend(&heads, &q, tokens.positions, blocks, &mut out));
+        Ok(out)
+    }
+
+    /// Rows of a projection for all tokens, `[N, rows]`, bias added.
+    fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
+        let Engine { arch, options, isa, pool, weights, layers, .. } = self;
+        let mut out = vec![0.0; rows.len() * inputs.count];
+        let mut rest = out.as_mut_slice();
+        for (first, count, cut) in steps(&rows, arch.records(matrix)) {
+            let leased = weights.lease(Some(layer), &[matrix], options.levels.attn, first, count)?;
+            let part = leased.rows(matrix)?.slice(cut.start, cut.end);
+            let (now, later) = rest.split_at_mut(cut.len() * inputs.count);
+            pool.install(|| project(*isa, &part, inputs, now));
+            rest = later;
+        }
+        add_bias(&mut out, layers[layer].bias(matrix), rows.start, inputs.count);
+        Ok(transposed(&out, inputs.count))
+    }
+
+    /// The output projection of mixed values `[N, range * group * head_dim]`: a chunk per KV-head group.
+    fn output(&mut self, layer: usize, mixed: &[f32], count: usize, range: &Range<usize>, partial: bool) -> Result<Branch> {
+        let chunk = self.group() * self.arch.head_dim;
+        let Engine { arch, options, isa, pool, weights, layers, .. } = self;
+        let rows = range.start * chunk..range.end * chunk;
+        let factors = transposed(mixed, rows.len());
+        let mut sum = Accumulator::new(count, arch.hidden, layers[layer].bias(Matrix::O));
+        let mut partials = Vec::new();
+        for (first, records, cut) in steps(&rows, arch.records(Matrix::O)) {
+            let leased = weights.lease(Some(layer), &[Matrix::O], options.levels.attn, first, records)?;
+            let part = leased.rows(Matrix::O)?;
+            for piece in pieces(first + cut.start..first + cut.end, chunk) {
+                let slice = part.slice(piece.start - first, piece.end - first);
+                let at = piece.start - rows.start;
+                pool.install(|| sum.add(*isa, &slice, &factors[at * count..(at + piece.len()) * count]));
+                match (piece.end.is_multiple_of(chunk), partial) {
+                    (true, true) => partials.extend(sum.take_chunk()),
+                    (true, false) => sum.close_chunk(),
+                    _ => {}
+                }
+            }
+        }
+        Ok(if partial { Branch::Partials(partials) } else { Branch::Whole(sum.finish()) })
+    }
+}
+
+/// The blocks that hold `rows`: (first record, records, the part of them that is wanted).
+fn steps(rows: &Range<usize>, records: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    let (start, end) = (rows.start, rows.end);
+    (start / CHUNK..end.div_ceil(CHUNK)).map(move |block| {
+        let first = block * CHUNK;
+        let count = CHUNK.min(records - first);
+        (first, count, start.max(first) - first..end.min(first + count) - first)
+    })
+}
+
+/// `range` cut at multiples of `chunk`.
+fn pieces(range: Range<usize>, chunk: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        let piece = start..range.end.min((start / chunk + 1) * chunk);
+        start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+fn rotate(kv: &KvCache, tokens: Tokens, kv_width: usize, q: &mut [f32], k: &mut [f32]) -> Result<()> {
+    let q_width = q.len() / tokens.positions.len();
+    for (n, (sequence, position)) in tokens.sequences.iter().zip(tokens.positions).enumerate() {
+        let rope = kv.rope(SequenceId(*sequence))?;
+        let rotation = Rotation::new(&rope.inv_freq, rope.attention_factor, *position);
+        rotation.apply(&mut q[n * q_width..(n + 1) * q_width]);
+        rotation.apply(&mut k[n * kv_width..(n + 1) * kv_width]);
+    }
+    Ok(())
+}
+
+fn append(kv: &mut KvCache, layer: LayerId, tokens: Tokens, range: &Range<usize>, k: &[f32], v: &[f32]) -> Result<()> {
+    let width = k.len() / tokens.positions.len();
+    for (n, (sequence, position)) in tokens.sequences.iter().zip(tokens.positions).enumerate() {
+        let row = n * width..(n + 1) * width;
+        kv.append(layer, SequenceId(*sequence), range.clone(), *position as usize, &k[row.clone()], &v[row])?;
+    }
+    Ok(())
+}
+
+/// K and V of every token's sequence, `[N][heads]`.
+fn views<'a>(kv: &'a KvCache, layer: LayerId, tokens: Tokens, range: &Range<usize>) -> Result<Vec<HeadView<'a>>> {
+    let heads = |sequence: &u32| range.clone().map(|head| kv.read(layer, SequenceId(*sequence), head)).collect::<Vec<_>>();
+    tokens.sequences.iter().flat_map(heads).collect()
+}

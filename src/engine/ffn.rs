@@ -1,0 +1,64 @@
+//! The feed-forward branch: chunk by chunk, so that any cache that holds one chunk is enough.
+
+use super::{Branch, Engine, add_bias, check_chunks};
+use crate::error::Result;
+use crate::kernels::accumulate::Accumulator;
+use crate::kernels::activation::{apply, combine};
+use crate::kernels::project::{Inputs, project};
+use crate::kernels::Isa;
+use crate::quant::Rows;
+use crate::types::{CHUNK, Matrix};
+use std::ops::Range;
+
+impl Engine {
+    /// FFN of rows `x [N, hidden]` before the norm; `chunks` counts runs of 256 neurons.
+    ///
+    /// # Errors
+    /// `Error::Usage` for shapes and ranges; those of reading the store.
+    pub fn ffn(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
+        let count = self.check_rows(x)?;
+        let level = self.options.levels.ffn;
+        let vectors = self.layer(layer)?;
+        let inputs = self.normed(x, &vectors.norm_ffn, level);
+        let mut sum = Accumulator::new(count, self.arch.hidden, vectors.bias(Matrix::Down));
+        let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
+        let mut partials = Vec::new();
+        for chunk in range {
+            self.ffn_chunk(layer, chunk, &inputs, &mut sum)?;
+            match chunks {
+                Some(_) => partials.extend(sum.take_chunk()),
+                None => sum.close_chunk(),
+            }
+        }
+        Ok(if chunks.is_some() { Branch::Partials(partials) } else { Branch::Whole(sum.finish()) })
+    }
+
+    fn ffn_chunk(&mut self, layer: usize, chunk: usize, inputs: &Inputs, sum: &mut Accumulator) -> Result<()> {
+        let first = chunk * CHUNK;
+        let records = CHUNK.min(self.arch.ffn - first);
+        let Engine { arch, options, isa, pool, weights, layers, .. } = self;
+        let leased = weights.lease(Some(layer), arch.ffn_matrices(), options.levels.ffn, first, records)?;
+        let (isa, vectors) = (*isa, &layers[layer]);
+        let biased = |matrix: Matrix| -> Result<Vec<f32>> {
+            let rows = leased.rows(matrix)?;
+            let mut out = pool.install(|| projected(isa, &rows, inputs));
+            add_bias(&mut out, vectors.bias(matrix), first, inputs.count);
+            Ok(out)
+        };
+        let mut h = biased(if arch.gated { Matrix::Gate } else { Matrix::Up })?;
+        match arch.gated {
+            true => combine(arch.activation, &mut h, &biased(Matrix::Up)?),
+            false => apply(arch.activation, &mut h),
+        }
+        let down = leased.rows(Matrix::Down)?;
+        pool.install(|| sum.add(isa, &down, &h));
+        Ok(())
+    }
+}
+
+/// `[records][N]`.
+fn projected(isa: Isa, rows: &Rows, inputs: &Inputs) -> Vec<f32> {
+    let mut out = vec![0.0; rows.count * inputs.count];
+    project(isa, rows, inputs, &mut out);
+    out
+}

@@ -1,0 +1,188 @@
+//! The face the rest uses: open a store at a precision under a weight budget, run its parts, report.
+//!
+//! An engine call takes whole arrays `[N, hidden]` and returns the branch's output, to be added to the residual stream;
+//! with a range of chunks it returns their partial sums instead, to be added in chunk order on top of the bias.
+
+mod attention;
+mod ends;
+mod ffn;
+mod report;
+mod weights;
+
+pub use attention::Tokens;
+pub use report::Report;
+pub use weights::{Needs, Verify};
+
+use crate::config::Architecture;
+use crate::error::{Error, Result};
+use crate::kernels::Isa;
+use crate::kernels::norm::rms_norm;
+use crate::kernels::project::Inputs;
+use crate::store::Store;
+use crate::types::{Level, Levels};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::ops::Range;
+use std::sync::Arc;
+use weights::Weights;
+
+/// Activations of the dots at levels 4 and 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// int8 per group of 64; f32 at level 16.
+    Int8,
+    /// f32 at every level.
+    F32,
+}
+
+/// What an engine is opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Dense recipe.
+    pub levels: Levels,
+    /// Activations at levels 4 and 8.
+    pub act: Act,
+    /// Weight cache in bytes; none holds every weight the levels read.
+    pub cache: Option<u64>,
+    /// When records are checked against their checksums.
+    pub verify: Verify,
+    /// Threads; none takes one per core.
+    pub threads: Option<usize>,
+}
+
+/// A branch's output: folded, or the partial sums of the asked chunks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Branch {
+    /// `[N, hidden]`.
+    Whole(Vec<f32>),
+    /// `[chunks, N, hidden]`, without bias.
+    Partials(Vec<f32>),
+}
+
+/// Small vectors of a layer.
+#[derive(Debug)]
+struct LayerVectors {
+    norm_attn: Vec<f32>,
+    norm_ffn: Vec<f32>,
+    bias: Vec<Option<Vec<f32>>>,
+}
+
+/// An open model.
+pub struct Engine {
+    arch: Architecture,
+    options: Options,
+    isa: Isa,
+    pool: ThreadPool,
+    weights: Weights,
+    layers: Vec<LayerVectors>,
+    norm_final: Vec<f32>,
+}
+
+impl Engine {
+    /// Opens a store at the levels of `options`.
+    ///
+    /// # Errors
+    /// `Error::CacheTooSmall` naming the least cache; `Error::Usage` for planes that are not stored or zero threads; the
+    /// store's own.
+    pub fn new(store: Arc<Store>, options: Options) -> Result<Engine> {
+        let arch = store.manifest.architecture.clone();
+        let pool = pool(options.threads)?;
+        let layers = (0..arch.layers).map(|layer| LayerVectors::load(&store, layer)).collect::<Result<_>>()?;
+        let norm_final = store.vector(None, "norm.final")?;
+        let weights = Weights::new(store, &options)?;
+        Ok(Engine { arch, options, isa: Isa::detect(), pool, weights, layers, norm_final })
+    }
+
+    /// The model.
+    pub fn architecture(&self) -> &Architecture {
+        &self.arch
+    }
+
+    /// What it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// A norm's gain: `attn` or `ffn` of a layer, `final` (any layer).
+    pub fn norm(&self, layer: usize, which: &str) -> Result<&[f32]> {
+        match which {
+            "attn" => Ok(&self.layer(layer)?.norm_attn),
+            "ffn" => Ok(&self.layer(layer)?.norm_ffn),
+            "final" => Ok(&self.norm_final),
+            _ => Err(Error::usage(format!("there is no norm {which:?}; attn, ffn and final are known"))),
+        }
+    }
+
+    fn layer(&self, layer: usize) -> Result<&LayerVectors> {
+        self.layers.get(layer).ok_or_else(|| Error::usage(format!("layer {layer} of a model with {}", self.arch.layers)))
+    }
+
+    /// Rows of activations: at least one, whole.
+    fn check_rows(&self, x: &[f32]) -> Result<usize> {
+        match !x.is_empty() && x.len().is_multiple_of(self.arch.hidden) {
+            true => Ok(x.len() / self.arch.hidden),
+            false => Err(Error::usage(format!("activations of {} values are no rows of {}", x.len(), self.arch.hidden))),
+        }
+    }
+
+    fn normed(&self, x: &[f32], gain: &[f32], level: Level) -> Inputs {
+        let mut rows = vec![0.0; x.len()];
+        for (out, row) in rows.chunks_exact_mut(self.arch.hidden).zip(x.chunks_exact(self.arch.hidden)) {
+            rms_norm(row, gain, self.arch.norm_eps, out);
+        }
+        Inputs::new(&rows, self.arch.hidden, self.options.act == Act::Int8 && level != Level::L16)
+    }
+}
+
+impl LayerVectors {
+    fn load(store: &Store, layer: usize) -> Result<LayerVectors> {
+        let arch = &store.manifest.architecture;
+        let mut bias = vec![None; 9];
+        for matrix in &arch.biases {
+            bias[*matrix as usize] = Some(store.vector(Some(layer), &format!("bias.{}", matrix.name()))?);
+        }
+        Ok(LayerVectors { norm_attn: store.vector(Some(layer), "norm.attn")?, norm_ffn: store.vector(Some(layer), "norm.ffn")?, bias })
+    }
+
+    fn bias(&self, matrix: crate::types::Matrix) -> Option<&[f32]> {
+        self.bias[matrix as usize].as_deref()
+    }
+}
+
+fn pool(threads: Option<usize>) -> Result<ThreadPool> {
+    let threads = match threads {
+        Some(0) => return Err(Error::usage("threads is 0; at least 1 is needed")),
+        Some(n) => n.min(1024),
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
+    built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
+}
+
+/// A range of chunks that lies within `count` and is not empty.
+fn check_chunks(chunks: Option<Range<usize>>, count: usize, what: &str) -> Result<Range<usize>> {
+    let range = chunks.unwrap_or(0..count);
+    match range.start < range.end && range.end <= count {
+        true => Ok(range),
+        false => Err(Error::usage(format!("{what} {}..{} of {count}", range.start, range.end))),
+    }
+}
+
+/// Adds a bias to projections `[records][N]`.
+fn add_bias(out: &mut [f32], bias: Option<&[f32]>, first: usize, count: usize) {
+    let Some(bias) = bias else { return };
+    for (row, bias) in out.chunks_exact_mut(count).zip(&bias[first..]) {
+        row.iter_mut().for_each(|y| *y += bias);
+    }
+}
+
+/// `[rows][columns]` to `[columns][rows]`.
+fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
+    let rows = x.len() / columns;
+    let mut out = vec![0.0; x.len()];
+    for (r, row) in x.chunks_exact(columns).enumerate() {
+        for (c, value) in row.iter().enumerate() {
+            out[c * rows + r] = *value;
+        }
+    }
+    out
+}

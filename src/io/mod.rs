@@ -1,0 +1,63 @@
+//! Reading parts of files into leased slots. An operation owns its buffer until it is done: dropping a handle leaves the
+//! buffer with the engine.
+
+#[cfg(test)]
+pub mod faulty;
+mod psync;
+
+pub use psync::Psync;
+
+use crate::error::{Error, Result};
+use crate::mem::WriteLease;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A file that can be read from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// For messages.
+    pub path: PathBuf,
+    /// The handle.
+    pub file: Arc<File>,
+}
+
+/// A read to be done: fill `buffer` from `offset` of file `file`.
+#[derive(Debug)]
+pub struct Read {
+    /// Index into the engine's sources.
+    pub file: usize,
+    /// First byte.
+    pub offset: u64,
+    /// Where it goes; its length is the read's.
+    pub buffer: WriteLease,
+    /// The caller's mark, given back with the result.
+    pub token: usize,
+}
+
+/// A read that ended: the buffer is full, or the error says why not.
+#[derive(Debug)]
+pub struct Done {
+    /// The mark of the read.
+    pub token: usize,
+    /// The buffer.
+    pub result: Result<WriteLease>,
+}
+
+/// An engine of reads. Engines differ in speed, never in what arrives: one test body holds them all to it.
+///
+/// Reads may end in any order. A result is either the whole length or an error: short reads are continued inside.
+pub trait Reader: Send {
+    /// Takes a batch of reads.
+    fn submit(&mut self, batch: Vec<Read>);
+    /// Waits for one read to end; none when nothing is in flight.
+    fn wait(&mut self) -> Option<Done>;
+    /// The engine's name: `psync`, `uring`.
+    fn name(&self) -> &'static str;
+}
+
+/// The error for a file that ended inside a read.
+fn ended(source: &Source, end: u64) -> Error {
+    let size = source.file.metadata().map_or(0, |m| m.len());
+    Error::Truncated { path: source.path.clone(), size, what: "a read".into(), end }
+}

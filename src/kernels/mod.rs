@@ -1,0 +1,14 @@
+//! CPU kernels: slices in, slices out. Every sum has one stated order, so that bits depend on the numbers alone: not on
+//! threads, tiles, the batch or the instruction set.
+
+pub mod accumulate;
+pub mod activation;
+pub mod attention;
+mod isa;
+pub mod lanes;
+pub mod norm;
+pub mod project;
+pub mod rope;
+mod x86;
+
+pub use isa::Isa;

@@ -1,0 +1,6 @@
+//! The one allocator: page-aligned slabs cut into slots, and leases that say who may touch a slot.
+
+mod arena;
+mod slab;
+
+pub use arena::{Arena, PAGE, ReadLease, SlotId, WriteLease};

@@ -1,0 +1,5 @@
+//! Drives the DRAM tier with a reader: what a step needs is leased, what is missing is read first.
+
+mod fetcher;
+
+pub use fetcher::{Fetcher, Held, Want};

@@ -1,0 +1,123 @@
+//! `Engine`.
+
+use super::array::{In1, In2, Out};
+use super::cache::KvCache;
+use super::errors::{json, lock};
+use super::store::Store;
+use crate::engine::{self, Act, Branch, Needs, Options, Tokens, Verify};
+use crate::error::{Error, Result};
+use crate::types::{Level, Levels};
+use pyo3::prelude::*;
+use std::sync::Mutex;
+
+/// Bits of attention, FFN, head and embedding.
+type LevelBits = (u32, u32, u32, u32);
+
+/// An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
+#[pyclass(frozen, module = "m2cache_rs._core")]
+pub struct Engine(Mutex<engine::Engine>);
+
+#[pymethods]
+impl Engine {
+    /// levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
+    /// kept in memory, None for all; verify is first, always or never.
+    ///
+    /// Raises BudgetError naming the least cache, UsageError for planes that are not stored.
+    #[new]
+    #[pyo3(signature = (store, levels, act="auto", cache=None, verify="first", threads=None))]
+    fn new(py: Python<'_>, store: &Store, levels: LevelBits, act: &str, cache: Option<u64>, verify: &str, threads: Option<usize>) -> PyResult<Engine> {
+        let options = Options { levels: parse_levels(levels)?, act: parse_act(act)?, cache, verify: parse_verify(verify)?, threads };
+        let store = store.0.clone();
+        Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
+    }
+
+    /// (cache bytes that hold every weight, least cache that works) at these levels.
+    #[staticmethod]
+    fn needs(store: &Store, levels: LevelBits) -> PyResult<(u64, u64)> {
+        let needs = Needs::of(&store.0, parse_levels(levels)?)?;
+        Ok((needs.all, needs.least))
+    }
+
+    /// Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
+    fn embed<'py>(&self, py: Python<'py>, tokens: In1<'py, u32>) -> PyResult<Out<'py, f32>> {
+        let tokens = tokens.slice()?;
+        let (rows, hidden) = py.detach(|| {
+            let mut engine = lock(&self.0);
+            Ok::<_, Error>((engine.embed(tokens)?, engine.architecture().hidden))
+        })?;
+        Out::new(py, rows, &[tokens.len(), hidden])
+    }
+
+    /// Attention of x, float32 [N, hidden] before the norm, to be added to x; appends K and V. sequences and positions are
+    /// uint32 [N]. With groups=(a, b): partial sums of those KV-head groups, [b - a, N, hidden], without bias.
+    #[pyo3(signature = (layer, x, kv, sequences, positions, groups=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn attention<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, kv: &KvCache, sequences: In1<'py, u32>, positions: In1<'py, u32>, groups: Option<(usize, usize)>) -> PyResult<Out<'py, f32>> {
+        let rows = x.slice()?;
+        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
+        let branch = py.detach(|| lock(&self.0).attention(layer, rows, &mut lock(&kv.0), tokens, groups.map(|(a, b)| a..b)))?;
+        shaped(py, branch, x.shape())
+    }
+
+    /// FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
+    /// 256 neurons, [b - a, N, hidden], without bias.
+    #[pyo3(signature = (layer, x, chunks=None))]
+    fn ffn<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, chunks: Option<(usize, usize)>) -> PyResult<Out<'py, f32>> {
+        let rows = x.slice()?;
+        let branch = py.detach(|| lock(&self.0).ffn(layer, rows, chunks.map(|(a, b)| a..b)))?;
+        shaped(py, branch, x.shape())
+    }
+
+    /// Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
+    fn head<'py>(&self, py: Python<'py>, x: In2<'py, f32>) -> PyResult<Out<'py, f32>> {
+        let rows = x.slice()?;
+        let logits = py.detach(|| lock(&self.0).head(rows))?;
+        let vocab = logits.len() / x.shape()[0];
+        Out::new(py, logits, &[x.shape()[0], vocab])
+    }
+
+    /// A norm's gain, float32 [hidden]: attn or ffn of a layer, or final.
+    fn norm<'py>(&self, py: Python<'py>, layer: usize, which: &str) -> PyResult<Out<'py, f32>> {
+        let gain = lock(&self.0).norm(layer, which)?.to_vec();
+        let len = gain.len();
+        Out::new(py, gain, &[len])
+    }
+
+    /// What the tiers did so far, as JSON: {"io", "isa", "threads", "fixed_bytes", "ring_bytes", "hit_bytes", "read_bytes",
+    /// "reads", "read_seconds", "sections": [{"section", "stored_bytes", "hit_bytes", "read_bytes", "reads"}]}.
+    fn stats(&self) -> PyResult<String> {
+        json(&lock(&self.0).report())
+    }
+}
+
+fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out<'py, f32>> {
+    match branch {
+        Branch::Whole(rows) => Out::new(py, rows, shape),
+        Branch::Partials(rows) => {
+            let chunks = rows.len() / (shape[0] * shape[1]);
+            Out::new(py, rows, &[chunks, shape[0], shape[1]])
+        }
+    }
+}
+
+fn parse_levels((attn, ffn, head, embed): LevelBits) -> Result<Levels> {
+    let level = |bits: u32| Level::from_bits(bits).ok_or_else(|| Error::usage(format!("a level of {bits} bits; 4, 8 and 16 are known")));
+    Ok(Levels { attn: level(attn)?, ffn: level(ffn)?, head: level(head)?, embed: level(embed)? })
+}
+
+fn parse_act(act: &str) -> Result<Act> {
+    match act {
+        "auto" => Ok(Act::Int8),
+        "f32" => Ok(Act::F32),
+        _ => Err(Error::usage(format!("act {act:?}; auto and f32 are known"))),
+    }
+}
+
+fn parse_verify(verify: &str) -> Result<Verify> {
+    match verify {
+        "first" => Ok(Verify::First),
+        "always" => Ok(Verify::Always),
+        "never" => Ok(Verify::Never),
+        _ => Err(Error::usage(format!("verify {verify:?}; first, always and never are known"))),
+    }
+}

@@ -1,0 +1,27 @@
+//! The border to Python: convert, release the GIL, one core call, map the error.
+
+mod array;
+mod cache;
+mod engine;
+mod errors;
+mod store;
+mod writer;
+
+use pyo3::prelude::*;
+
+/// The Rust core of m2cache_rs.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::cache::KvCache;
+    #[pymodule_export]
+    use super::engine::Engine;
+    #[pymodule_export]
+    use super::store::{Store, publish, read_header};
+    #[pymodule_export]
+    use super::writer::StoreWriter;
+    /// Version of the package.
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,87 @@
+//! `Store`, `read_header` and `publish`.
+
+use super::errors::json;
+use crate::store;
+use pyo3::prelude::*;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A tensor of a header: name, dtype, shape, first byte in the file, size in bytes.
+type TensorRow = (String, String, Vec<usize>, u64, u64);
+
+/// Reads and checks the header of any safetensors file: (name, dtype, shape, begin, bytes) per tensor, in file order.
+///
+/// Raises StoreIOError if the file cannot be read, StoreError naming the broken rule.
+#[pyfunction]
+pub fn read_header(py: Python<'_>, path: PathBuf) -> PyResult<Vec<TensorRow>> {
+    let header = py.detach(|| store::read_header(&path))?;
+    Ok(header.tensors.into_iter().map(|t| (t.name, t.dtype, t.shape, t.begin, t.bytes)).collect())
+}
+
+/// Renames a finished directory into place in one step; with replace an existing target is exchanged and removed.
+///
+/// Raises UsageError if the target exists and replace is false, StoreIOError otherwise.
+#[pyfunction]
+pub fn publish(py: Python<'_>, partial: PathBuf, target: PathBuf, replace: bool) -> PyResult<()> {
+    Ok(py.detach(|| store::publish(&partial, &target, replace))?)
+}
+
+/// An open store; its manifest and every header were checked.
+#[pyclass(frozen, module = "m2cache_rs._core")]
+pub struct Store(pub Arc<store::Store>);
+
+#[pymethods]
+impl Store {
+    /// Opens a store directory. Raises StoreError, StoreIOError or UnsupportedError, naming the file.
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Store> {
+        Ok(Store(Arc::new(py.detach(|| store::Store::open(&path))?)))
+    }
+
+    /// The manifest as JSON.
+    fn manifest(&self) -> PyResult<String> {
+        json(&self.0.manifest)
+    }
+
+    /// Files, sections and vectors as JSON: {"files": [{"name", "layer", "bytes", "sections": [...], "vectors": [...]}]}.
+    fn layout(&self) -> PyResult<String> {
+        let files: Vec<_> = self.0.files.iter().enumerate().map(|(index, f)| {
+            let sections: Vec<_> = self.0.sections.iter().filter(|s| s.file == index)
+                .map(|s| serde_json::json!({
+                    "name": s.layout.name, "parts": s.layout.parts, "records": s.layout.records, "payload": s.layout.payload,
+                    "stride": s.layout.stride, "offset": s.begin, "check_records": s.layout.check, "bytes": s.layout.bytes(),
+                })).collect();
+            serde_json::json!({ "name": f.layout.name, "layer": f.layout.layer, "bytes": f.bytes, "sections": sections, "vectors": f.layout.vectors })
+        }).collect();
+        json(&serde_json::json!({ "files": files }))
+    }
+
+    /// Checks one file (of weights, or an asset) whole: a message per damage, none if it is sound. progress is told the
+    /// bytes done; what it raises (KeyboardInterrupt) ends the check.
+    #[pyo3(signature = (name, progress=None))]
+    fn verify(&self, py: Python<'_>, name: String, progress: Option<Py<PyAny>>) -> PyResult<Vec<String>> {
+        py.detach(|| {
+            let mut told = Instant::now();
+            let mut tell = |done: u64| -> PyResult<()> {
+                if told.elapsed() < Duration::from_millis(50) {
+                    return Ok(());
+                }
+                told = Instant::now();
+                Python::attach(|py| {
+                    py.check_signals()?;
+                    progress.as_ref().map_or(Ok(()), |p| p.call1(py, (done,)).map(|_| ()))
+                })
+            };
+            let mut raised = None;
+            let found = self.0.verify(&name, &mut |done| match tell(done) {
+                Ok(()) => true,
+                Err(e) => {
+                    raised = Some(e);
+                    false
+                }
+            });
+            raised.map_or_else(|| Ok(found?), Err)
+        })
+    }
+}
