@@ -101,8 +101,14 @@ impl Architecture {
 
     fn validate_sizes(&self) -> Result<(), String> {
         let sizes = [
-            ("layers", self.layers), ("hidden", self.hidden), ("ffn", self.ffn), ("heads", self.heads),
-            ("kv_heads", self.kv_heads), ("head_dim", self.head_dim), ("vocab", self.vocab), ("context", self.context),
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("ffn", self.ffn),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("vocab", self.vocab),
+            ("context", self.context),
         ];
         match sizes.iter().find(|(_, n)| *n == 0 || *n > MAX_DIM) {
             Some((name, n)) => Err(format!("architecture.{name} is {n}; it must lie in 1..={MAX_DIM}")),
@@ -129,9 +135,14 @@ impl Architecture {
 
     fn refuse_unbuilt(&self) -> Result<(), String> {
         let unbuilt = [
-            ("moe", self.moe.is_some()), ("sliding_window", self.sliding_window.is_some()), ("qk_norm", self.qk_norm),
-            ("soft_cap", self.soft_cap.is_some()), ("partial_rope", self.partial_rope != 1.0),
-            ("parallel_blocks", self.parallel_blocks), ("alibi", self.alibi), ("rope_layout", self.rope_layout != "half"),
+            ("moe", self.moe.is_some()),
+            ("sliding_window", self.sliding_window.is_some()),
+            ("qk_norm", self.qk_norm),
+            ("soft_cap", self.soft_cap.is_some()),
+            ("partial_rope", self.partial_rope != 1.0),
+            ("parallel_blocks", self.parallel_blocks),
+            ("alibi", self.alibi),
+            ("rope_layout", self.rope_layout != "half"),
         ];
         match unbuilt.iter().find(|(_, set)| *set) {
             Some((name, _)) => Err(format!("architecture.{name} asks for something this version does not compute")),
@@ -251,8 +262,8 @@ impl Encoding {
         if !(1..=3).contains(&self.planes) {
             return Err(format!("encoding.planes is {}; 1, 2 or 3 planes can be stored", self.planes));
         }
-        let mut want: Vec<Slice> = arch.ffn_matrices().iter()
-            .flat_map(|m| self.stored().iter().map(|p| (*m, *p))).collect();
+        let mut want: Vec<Slice> =
+            arch.ffn_matrices().iter().flat_map(|m| self.stored().iter().map(|p| (*m, *p))).collect();
         let mut have: Vec<Slice> = self.ffn_sections.concat();
         want.sort();
         have.sort();

@@ -83,7 +83,9 @@ pub enum Error {
         why: &'static str,
     },
     /// The weight cache cannot hold one step of the model.
-    #[error("a weight cache of {given} bytes is too small for this model at this precision: the least that works is {least} bytes")]
+    #[error(
+        "a weight cache of {given} bytes is too small for this model at this precision: the least that works is {least} bytes"
+    )]
     CacheTooSmall {
         /// What was asked for.
         given: u64,

@@ -25,7 +25,14 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` for shapes, ranges and positions; those of reading the store. Behind an error the sequences may
     /// hold positions in some layers only: truncate them.
-    pub fn attention(&mut self, layer: usize, x: &[f32], kv: &mut KvCache, tokens: Tokens, groups: Option<Range<usize>>) -> Result<Branch> {
+    pub fn attention(
+        &mut self,
+        layer: usize,
+        x: &[f32],
+        kv: &mut KvCache,
+        tokens: Tokens,
+        groups: Option<Range<usize>>,
+    ) -> Result<Branch> {
         let count = self.check_rows(x)?;
         if tokens.sequences.len() != count || tokens.positions.len() != count {
             return Err(Error::usage(format!("{count} rows need as many sequences and positions")));
@@ -42,7 +49,14 @@ impl Engine {
     }
 
     /// q, k, v, rope, append, attend: `[N, range * group * head_dim]`.
-    fn mix(&mut self, layer: usize, inputs: &Inputs, kv: &mut KvCache, tokens: Tokens, range: &Range<usize>) -> Result<Vec<f32>> {
+    fn mix(
+        &mut self,
+        layer: usize,
+        inputs: &Inputs,
+        kv: &mut KvCache,
+        tokens: Tokens,
+        range: &Range<usize>,
+    ) -> Result<Vec<f32>> {
         let (dim, group) = (self.arch.head_dim, self.group());
         let per_kv = range.start * dim..range.end * dim;
         let mut q = self.project_rows(layer, Matrix::Q, inputs, per_kv.start * group..per_kv.end * group)?;
@@ -75,7 +89,14 @@ impl Engine {
     }
 
     /// The output projection of mixed values `[N, range * group * head_dim]`: a chunk per KV-head group.
-    fn output(&mut self, layer: usize, mixed: &[f32], count: usize, range: &Range<usize>, partial: bool) -> Result<Branch> {
+    fn output(
+        &mut self,
+        layer: usize,
+        mixed: &[f32],
+        count: usize,
+        range: &Range<usize>,
+        partial: bool,
+    ) -> Result<Branch> {
         let chunk = self.group() * self.arch.head_dim;
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
         let rows = range.start * chunk..range.end * chunk;
@@ -142,6 +163,7 @@ fn append(kv: &mut KvCache, layer: LayerId, tokens: Tokens, range: &Range<usize>
 
 /// K and V of every token's sequence, `[N][heads]`.
 fn views<'a>(kv: &'a KvCache, layer: LayerId, tokens: Tokens, range: &Range<usize>) -> Result<Vec<HeadView<'a>>> {
-    let heads = |sequence: &u32| range.clone().map(|head| kv.read(layer, SequenceId(*sequence), head)).collect::<Vec<_>>();
+    let heads =
+        |sequence: &u32| range.clone().map(|head| kv.read(layer, SequenceId(*sequence), head)).collect::<Vec<_>>();
     tokens.sequences.iter().flat_map(heads).collect()
 }

@@ -2,10 +2,10 @@
 
 use super::{Branch, Engine, add_bias, check_chunks};
 use crate::error::Result;
+use crate::kernels::Isa;
 use crate::kernels::accumulate::Accumulator;
 use crate::kernels::activation::{apply, combine};
 use crate::kernels::project::{Inputs, project};
-use crate::kernels::Isa;
 use crate::quant::Rows;
 use crate::types::{CHUNK, Matrix};
 use std::ops::Range;

@@ -113,14 +113,18 @@ impl Engine {
     }
 
     fn layer(&self, layer: usize) -> Result<&LayerVectors> {
-        self.layers.get(layer).ok_or_else(|| Error::usage(format!("layer {layer} of a model with {}", self.arch.layers)))
+        self.layers
+            .get(layer)
+            .ok_or_else(|| Error::usage(format!("layer {layer} of a model with {}", self.arch.layers)))
     }
 
     /// Rows of activations: at least one, whole.
     fn check_rows(&self, x: &[f32]) -> Result<usize> {
         match !x.is_empty() && x.len().is_multiple_of(self.arch.hidden) {
             true => Ok(x.len() / self.arch.hidden),
-            false => Err(Error::usage(format!("activations of {} values are no rows of {}", x.len(), self.arch.hidden))),
+            false => {
+                Err(Error::usage(format!("activations of {} values are no rows of {}", x.len(), self.arch.hidden)))
+            }
         }
     }
 
@@ -140,7 +144,11 @@ impl LayerVectors {
         for matrix in &arch.biases {
             bias[*matrix as usize] = Some(store.vector(Some(layer), &format!("bias.{}", matrix.name()))?);
         }
-        Ok(LayerVectors { norm_attn: store.vector(Some(layer), "norm.attn")?, norm_ffn: store.vector(Some(layer), "norm.ffn")?, bias })
+        Ok(LayerVectors {
+            norm_attn: store.vector(Some(layer), "norm.attn")?,
+            norm_ffn: store.vector(Some(layer), "norm.ffn")?,
+            bias,
+        })
     }
 
     fn bias(&self, matrix: crate::types::Matrix) -> Option<&[f32]> {

@@ -50,10 +50,16 @@ impl Engine {
         let sections = self.section_reports();
         let sum = |of: fn(&SectionReport) -> u64| sections.iter().map(of).sum();
         Report {
-            io: fetcher.engine(), isa: self.isa.name(), threads: self.pool.current_num_threads(),
-            fixed_bytes: fetcher.dram().fixed_bytes(), ring_bytes: fetcher.dram().ring_bytes(),
-            hit_bytes: sum(|s| s.hit_bytes), read_bytes: sum(|s| s.read_bytes), reads: sum(|s| s.reads),
-            read_seconds: fetcher.waited().as_secs_f64(), sections,
+            io: fetcher.engine(),
+            isa: self.isa.name(),
+            threads: self.pool.current_num_threads(),
+            fixed_bytes: fetcher.dram().fixed_bytes(),
+            ring_bytes: fetcher.dram().ring_bytes(),
+            hit_bytes: sum(|s| s.hit_bytes),
+            read_bytes: sum(|s| s.read_bytes),
+            reads: sum(|s| s.reads),
+            read_seconds: fetcher.waited().as_secs_f64(),
+            sections,
         }
     }
 

@@ -83,8 +83,10 @@ impl Plan {
             plan.step(store, Some(layer), arch.ffn_matrices(), levels.ffn)?;
         }
         plan.step(store, None, &[arch.head_matrix()], levels.head)?;
-        let row: Vec<usize> = sections(store, None, &[Matrix::Embed], levels.embed)?.iter()
-            .map(|id| store.section(*id).layout.stride).collect();
+        let row: Vec<usize> = sections(store, None, &[Matrix::Embed], levels.embed)?
+            .iter()
+            .map(|id| store.section(*id).layout.stride)
+            .collect();
         plan.widen_ring(row);
         Ok(plan)
     }
@@ -145,7 +147,14 @@ impl Weights {
 
     /// Leases records `first..first + count` of matrices that share records, at their part's level (or `level`). The
     /// range is one chunk (or its short end), or a single record.
-    pub fn lease(&mut self, layer: Option<usize>, matrices: &[Matrix], level: Level, first: usize, count: usize) -> Result<Leased<'_>> {
+    pub fn lease(
+        &mut self,
+        layer: Option<usize>,
+        matrices: &[Matrix],
+        level: Level,
+        first: usize,
+        count: usize,
+    ) -> Result<Leased<'_>> {
         let ids = sections(&self.store, layer, matrices, level)?;
         let wants: Vec<Want> = ids.iter().map(|id| self.want(*id, first, count)).collect();
         let held = self.fetch(&wants)?;

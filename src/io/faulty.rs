@@ -20,7 +20,9 @@ impl<R: Reader> Faulty<R> {
     fn spoil(&mut self, done: Done) -> Done {
         self.count += 1;
         match (self.fails)(self.count - 1) {
-            true => Done { result: Err(Error::io("reading", "injected", std::io::Error::from_raw_os_error(5))), ..done },
+            true => {
+                Done { result: Err(Error::io("reading", "injected", std::io::Error::from_raw_os_error(5))), ..done }
+            }
             false => done,
         }
     }

@@ -32,7 +32,10 @@ impl Isa {
             if is_x86_feature_detected!("avx2") {
                 all.push(Isa(Kind::Avx2));
             }
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+            {
                 all.push(Isa(Kind::Avx512));
             }
         }

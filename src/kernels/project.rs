@@ -51,8 +51,11 @@ pub struct RowWork<'a> {
 /// If `out` is not `[rows][N]`.
 pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut [f32]) {
     assert_eq!(out.len(), rows.count * inputs.count, "outputs that do not fit rows and inputs");
-    let work = || RowWork { rows, inputs, weights: vec![0.0; rows.blocks() * BLOCK], lanes: vec![[0.0; LANES]; inputs.count] };
-    out.par_chunks_mut(inputs.count.max(1)).enumerate().with_min_len(16)
+    let work =
+        || RowWork { rows, inputs, weights: vec![0.0; rows.blocks() * BLOCK], lanes: vec![[0.0; LANES]; inputs.count] };
+    out.par_chunks_mut(inputs.count.max(1))
+        .enumerate()
+        .with_min_len(16)
         .for_each_init(work, |work, (r, out)| x86::project_row(isa, work, r, out));
 }
 
@@ -98,7 +101,16 @@ fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], 
 /// Adds the terms of one group (codes `at..` of its block) for every input.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn add_group(rows: &Rows, record: &Record, group: usize, codes: &[u8], at: usize, x: &Int8, block: usize, lanes: &mut [[f32; LANES]]) {
+fn add_group(
+    rows: &Rows,
+    record: &Record,
+    group: usize,
+    codes: &[u8],
+    at: usize,
+    x: &Int8,
+    block: usize,
+    lanes: &mut [[f32; LANES]],
+) {
     let s = scale(&rows.coding, rows.level, record.scales, group);
     for (n, lanes) in lanes.iter_mut().enumerate() {
         let index = n * x.blocks + block;

@@ -9,7 +9,7 @@ macro_rules! widened {
     ($module:ident, $features:literal) => {
         #[cfg(target_arch = "x86_64")]
         mod $module {
-            use super::{TileWork, RowWork, accumulate, project};
+            use super::{RowWork, TileWork, accumulate, project};
             #[target_feature(enable = $features)]
             pub fn project_row(work: &mut RowWork, r: usize, out: &mut [f32]) {
                 project::row(work, r, out);

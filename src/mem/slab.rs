@@ -21,7 +21,9 @@ impl Slab {
     /// Maps `len` bytes (above 0); huge pages are asked for where the kernel gives them on advice.
     pub fn map(len: usize) -> Result<Slab> {
         // SAFETY: a fresh private anonymous mapping at an address the kernel chooses touches no memory of ours.
-        let base = unsafe { mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE) };
+        let base = unsafe {
+            mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
+        };
         let base = base.map_err(|e| Error::Memory { bytes: len, what: "the weight cache", source: e.into() })?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(Error::Internal("mmap returned null"))?;
         // SAFETY: the range is the mapping just made. Advice only: a refusal costs speed, not correctness.

@@ -83,7 +83,13 @@ impl Fetcher {
         Ok(Some(Held { lease: self.arena.read(SlotId(slot))?, at, len: want.len }))
     }
 
-    fn read(&mut self, wants: &[Want], missing: &[usize], held: &mut [Option<Held>], check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>) -> Result<()> {
+    fn read(
+        &mut self,
+        wants: &[Want],
+        missing: &[usize],
+        held: &mut [Option<Held>],
+        check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let batch = self.batch(wants, missing)?;
         let begin = Instant::now();
         self.reader.submit(batch);

@@ -55,7 +55,8 @@ impl<'a, 'py, T: Scalar, D: Dimension + 'static> FromPyObject<'a, 'py> for In<'p
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         let array: Result<PyReadonlyArray<'py, T, D>, _> = object.extract();
         let dimensions = D::NDIM.unwrap_or(0);
-        let wanted = || PyTypeError::new_err(format!("a C-contiguous {} array of {dimensions} dimensions is needed", T::NAME));
+        let wanted =
+            || PyTypeError::new_err(format!("a C-contiguous {} array of {dimensions} dimensions is needed", T::NAME));
         let array = array.map_err(|_| wanted())?;
         if array.is_c_contiguous() { Ok(In(array)) } else { Err(wanted()) }
     }

@@ -25,8 +25,22 @@ impl Engine {
     /// Raises BudgetError naming the least cache, UsageError for planes that are not stored.
     #[new]
     #[pyo3(signature = (store, levels, act="auto", cache=None, verify="first", threads=None))]
-    fn new(py: Python<'_>, store: &Store, levels: LevelBits, act: &str, cache: Option<u64>, verify: &str, threads: Option<usize>) -> PyResult<Engine> {
-        let options = Options { levels: parse_levels(levels)?, act: parse_act(act)?, cache, verify: parse_verify(verify)?, threads };
+    fn new(
+        py: Python<'_>,
+        store: &Store,
+        levels: LevelBits,
+        act: &str,
+        cache: Option<u64>,
+        verify: &str,
+        threads: Option<usize>,
+    ) -> PyResult<Engine> {
+        let options = Options {
+            levels: parse_levels(levels)?,
+            act: parse_act(act)?,
+            cache,
+            verify: parse_verify(verify)?,
+            threads,
+        };
         let store = store.0.clone();
         Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
     }
@@ -52,17 +66,33 @@ impl Engine {
     /// uint32 [N]. With groups=(a, b): partial sums of those KV-head groups, [b - a, N, hidden], without bias.
     #[pyo3(signature = (layer, x, kv, sequences, positions, groups=None))]
     #[allow(clippy::too_many_arguments)]
-    fn attention<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, kv: &KvCache, sequences: In1<'py, u32>, positions: In1<'py, u32>, groups: Option<(usize, usize)>) -> PyResult<Out<'py, f32>> {
+    fn attention<'py>(
+        &self,
+        py: Python<'py>,
+        layer: usize,
+        x: In2<'py, f32>,
+        kv: &KvCache,
+        sequences: In1<'py, u32>,
+        positions: In1<'py, u32>,
+        groups: Option<(usize, usize)>,
+    ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
         let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
-        let branch = py.detach(|| lock(&self.0).attention(layer, rows, &mut lock(&kv.0), tokens, groups.map(|(a, b)| a..b)))?;
+        let branch =
+            py.detach(|| lock(&self.0).attention(layer, rows, &mut lock(&kv.0), tokens, groups.map(|(a, b)| a..b)))?;
         shaped(py, branch, x.shape())
     }
 
     /// FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
     /// 256 neurons, [b - a, N, hidden], without bias.
     #[pyo3(signature = (layer, x, chunks=None))]
-    fn ffn<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, chunks: Option<(usize, usize)>) -> PyResult<Out<'py, f32>> {
+    fn ffn<'py>(
+        &self,
+        py: Python<'py>,
+        layer: usize,
+        x: In2<'py, f32>,
+        chunks: Option<(usize, usize)>,
+    ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
         let branch = py.detach(|| lock(&self.0).ffn(layer, rows, chunks.map(|(a, b)| a..b)))?;
         shaped(py, branch, x.shape())
@@ -101,7 +131,9 @@ fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out
 }
 
 fn parse_levels((attn, ffn, head, embed): LevelBits) -> Result<Levels> {
-    let level = |bits: u32| Level::from_bits(bits).ok_or_else(|| Error::usage(format!("a level of {bits} bits; 4, 8 and 16 are known")));
+    let level = |bits: u32| {
+        Level::from_bits(bits).ok_or_else(|| Error::usage(format!("a level of {bits} bits; 4, 8 and 16 are known")))
+    };
     Ok(Levels { attn: level(attn)?, ffn: level(ffn)?, head: level(head)?, embed: level(embed)? })
 }
 

@@ -63,7 +63,14 @@ impl StoreWriter {
     ///
     /// Raises CheckpointError naming tensor, row and group of a weight that cannot be coded.
     #[pyo3(signature = (first, dtype, matrices, column_scale=None))]
-    fn records(&self, py: Python<'_>, first: usize, dtype: &str, matrices: &Bound<'_, PyDict>, column_scale: Option<In1<'_, f32>>) -> PyResult<u64> {
+    fn records(
+        &self,
+        py: Python<'_>,
+        first: usize,
+        dtype: &str,
+        matrices: &Bound<'_, PyDict>,
+        column_scale: Option<In1<'_, f32>>,
+    ) -> PyResult<u64> {
         let lent = matrices.iter().map(|(name, rows)| Ok((matrix(&name.extract::<String>()?)?, lend(dtype, &rows)?)));
         let lent: Vec<(Matrix, Lent)> = lent.collect::<PyResult<_>>()?;
         let raw: Vec<(Matrix, RawRows)> = lent.iter().map(|(m, l)| Ok((*m, l.raw(dtype)?))).collect::<PyResult<_>>()?;
@@ -104,7 +111,17 @@ fn fill(manifest: &mut Manifest, directory: &std::path::Path, extra: Extra) -> R
 }
 
 fn matrix(name: &str) -> Result<Matrix> {
-    let known = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O, Matrix::Gate, Matrix::Up, Matrix::Down, Matrix::Embed, Matrix::Head];
+    let known = [
+        Matrix::Q,
+        Matrix::K,
+        Matrix::V,
+        Matrix::O,
+        Matrix::Gate,
+        Matrix::Up,
+        Matrix::Down,
+        Matrix::Embed,
+        Matrix::Head,
+    ];
     known.into_iter().find(|m| m.name() == name).ok_or_else(|| Error::usage(format!("there is no matrix {name:?}")))
 }
 

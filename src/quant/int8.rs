@@ -24,8 +24,11 @@ impl Int8 {
     /// A group with a value that is not finite gets a NaN scale, so that the damage reaches the logits and is seen.
     pub fn quantise(rows: &[f32], blocks: usize) -> Int8 {
         let mut codes = vec![0i8; rows.len()];
-        let scales = rows.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK))
-            .map(|(group, codes)| quantise_group(group, codes)).collect();
+        let scales = rows
+            .chunks_exact(BLOCK)
+            .zip(codes.chunks_exact_mut(BLOCK))
+            .map(|(group, codes)| quantise_group(group, codes))
+            .collect();
         let half = |half: &[i8]| half.iter().map(|c| i32::from(*c)).sum();
         let sums = codes.chunks_exact(BLOCK).map(|c| [half(&c[..BLOCK / 2]), half(&c[BLOCK / 2..])]).collect();
         Int8 { blocks, codes, scales, sums }

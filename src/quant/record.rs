@@ -60,8 +60,8 @@ impl<'a> Rows<'a> {
 
     /// Records `from..to` of the run.
     pub fn slice(&self, from: usize, to: usize) -> Rows<'a> {
-        let columns = self.columns.iter()
-            .map(|c| Column { bytes: &c.bytes[from * c.stride..to * c.stride], ..*c }).collect();
+        let columns =
+            self.columns.iter().map(|c| Column { bytes: &c.bytes[from * c.stride..to * c.stride], ..*c }).collect();
         Rows { count: to - from, columns, ..*self }
     }
 }

@@ -60,7 +60,10 @@ pub fn read_header_from(file: &mut File, size: u64, path: &Path) -> Result<Heade
     read_exact(file, &mut raw, path)?;
     let length = u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]);
     if length > MAX_HEADER {
-        return Err(rule(path, format!("the header claims {length} bytes; no safetensors header is above {MAX_HEADER}")));
+        return Err(rule(
+            path,
+            format!("the header claims {length} bytes; no safetensors header is above {MAX_HEADER}"),
+        ));
     }
     if 8 + length > size {
         return Err(rule(path, format!("the header claims {length} bytes, but the file has {size} in all: truncated")));
@@ -86,7 +89,8 @@ fn rule(path: &Path, rule: impl Into<String>) -> Error {
 /// Parses header text for a file with `data` bytes behind it; `begin` counts from the start of the file.
 pub fn parse(text: &[u8], data: u64) -> std::result::Result<Header, String> {
     let text_str = std::str::from_utf8(text).map_err(|e| format!("the header is not UTF-8: {e}"))?;
-    let entries: Entries = serde_json::from_str(text_str).map_err(|e| format!("the header is no JSON object of tensors: {e}"))?;
+    let entries: Entries =
+        serde_json::from_str(text_str).map_err(|e| format!("the header is no JSON object of tensors: {e}"))?;
     let mut header = Header::default();
     let mut names = HashSet::new();
     for (name, value) in entries.0 {
@@ -119,12 +123,17 @@ struct RawTensor {
 
 fn tensor(name: String, value: serde_json::Value) -> std::result::Result<Tensor, String> {
     let raw: RawTensor = serde_json::from_value(value).map_err(|e| format!("tensor {name:?}: {e}"))?;
-    let item = item_bytes(&raw.dtype).ok_or_else(|| format!("tensor {name:?} has the unknown dtype {:?}", raw.dtype))?;
+    let item =
+        item_bytes(&raw.dtype).ok_or_else(|| format!("tensor {name:?} has the unknown dtype {:?}", raw.dtype))?;
     let [begin, end] = raw.data_offsets;
-    let bytes = end.checked_sub(begin).ok_or_else(|| format!("tensor {name:?} ends at {end}, before it begins at {begin}"))?;
+    let bytes =
+        end.checked_sub(begin).ok_or_else(|| format!("tensor {name:?} ends at {end}, before it begins at {begin}"))?;
     let size = raw.shape.iter().try_fold(item, |size, n| size.checked_mul(*n));
     if size != Some(bytes) {
-        return Err(format!("tensor {name:?} of shape {:?} and dtype {} cannot take {bytes} bytes", raw.shape, raw.dtype));
+        return Err(format!(
+            "tensor {name:?} of shape {:?} and dtype {} cannot take {bytes} bytes",
+            raw.shape, raw.dtype
+        ));
     }
     let shape = raw.shape.iter().map(|n| usize::try_from(*n).map_err(|_| format!("tensor {name:?} is too large")));
     let shape = shape.collect::<std::result::Result<_, _>>()?;
@@ -185,7 +194,8 @@ pub fn render(tensors: &[TensorLayout], metadata: &str) -> Vec<u8> {
     let mut map = serde_json::Map::new();
     map.insert("__metadata__".into(), serde_json::json!({ "m2cache": metadata }));
     for t in tensors {
-        let entry = serde_json::json!({ "dtype": t.dtype, "shape": t.shape, "data_offsets": [t.begin, t.begin + t.bytes] });
+        let entry =
+            serde_json::json!({ "dtype": t.dtype, "shape": t.shape, "data_offsets": [t.begin, t.begin + t.bytes] });
         map.insert(t.name.clone(), entry);
     }
     let mut text = serde_json::Value::Object(map).to_string().into_bytes();

@@ -43,7 +43,14 @@ impl SectionLayout {
         let payload = parts.iter().map(|(_, p)| encoding.coding.plane_bytes(*p, arch.hidden)).sum();
         let name = parts.iter().map(|(m, p)| format!("{}.{}", m.name(), p.name())).collect::<Vec<_>>().join("+");
         let records = arch.records(parts[0].0);
-        SectionLayout { name, parts: parts.to_vec(), records, payload, stride: usize::next_multiple_of(payload, LINE), check }
+        SectionLayout {
+            name,
+            parts: parts.to_vec(),
+            records,
+            payload,
+            stride: usize::next_multiple_of(payload, LINE),
+            check,
+        }
     }
 
     /// Bytes of all records.
@@ -101,10 +108,15 @@ pub fn files(arch: &Architecture, encoding: &Encoding) -> Vec<FileLayout> {
 fn layer_file(arch: &Architecture, encoding: &Encoding, layer: usize) -> FileLayout {
     let mut vectors: Vec<VectorLayout> =
         ["norm.attn", "norm.ffn"].iter().map(|n| VectorLayout { name: (*n).into(), len: arch.hidden }).collect();
-    vectors.extend(arch.biases.iter().map(|m| VectorLayout { name: format!("bias.{}", m.name()), len: bias_len(arch, *m) }));
+    vectors.extend(
+        arch.biases.iter().map(|m| VectorLayout { name: format!("bias.{}", m.name()), len: bias_len(arch, *m) }),
+    );
     let attention = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O];
-    let mut sections: Vec<SectionLayout> = encoding.stored().iter()
-        .flat_map(|p| attention.map(|m| SectionLayout::new(arch, encoding, &[(m, *p)], SWEEP_CHECK))).collect();
+    let mut sections: Vec<SectionLayout> = encoding
+        .stored()
+        .iter()
+        .flat_map(|p| attention.map(|m| SectionLayout::new(arch, encoding, &[(m, *p)], SWEEP_CHECK)))
+        .collect();
     sections.extend(encoding.ffn_sections.iter().map(|parts| SectionLayout::new(arch, encoding, parts, 1)));
     FileLayout { name: format!("layer-{layer:05}.safetensors"), layer: Some(layer), vectors, sections }
 }
@@ -150,7 +162,8 @@ impl FileLayout {
 
     /// Weights the file's sections code.
     pub fn weights(&self, width: usize) -> u64 {
-        let base = self.sections.iter().flat_map(|s| s.parts.iter().filter(|(_, p)| *p == Plane::Base).map(|_| s.records));
+        let base =
+            self.sections.iter().flat_map(|s| s.parts.iter().filter(|(_, p)| *p == Plane::Base).map(|_| s.records));
         base.map(|records| records as u64 * width as u64).sum()
     }
 }

@@ -87,9 +87,19 @@ impl Manifest {
     /// A manifest of this version whose id is computed.
     pub fn new(architecture: Architecture, encoding: Encoding, files: Vec<FileEntry>) -> Manifest {
         Manifest {
-            format: FORMAT.into(), version: FORMAT_VERSION, features: vec![], id: String::new(), architecture, encoding, files,
-            roots: vec![".".into()], assets: vec![], generator: String::new(), source: serde_json::Value::Null,
-            equalize: serde_json::Value::Null, synthetic: false,
+            format: FORMAT.into(),
+            version: FORMAT_VERSION,
+            features: vec![],
+            id: String::new(),
+            architecture,
+            encoding,
+            files,
+            roots: vec![".".into()],
+            assets: vec![],
+            generator: String::new(),
+            source: serde_json::Value::Null,
+            equalize: serde_json::Value::Null,
+            synthetic: false,
         }
     }
 
@@ -110,8 +120,8 @@ impl Manifest {
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|e| Error::format(&path, format!("the manifest is no JSON: {e}")))?;
         check_version(&path, &value)?;
-        let manifest: Manifest =
-            serde_json::from_value(value).map_err(|e| Error::format(&path, format!("the manifest breaks its schema: {e}")))?;
+        let manifest: Manifest = serde_json::from_value(value)
+            .map_err(|e| Error::format(&path, format!("the manifest breaks its schema: {e}")))?;
         manifest.validate().map_err(|e| Error::format(&path, e))?;
         Ok(manifest)
     }
@@ -127,7 +137,11 @@ impl Manifest {
         }
         match self.compute_id() == self.id {
             true => Ok(()),
-            false => Err(format!("the id {} does not match the contents ({}); the manifest is damaged or was edited", self.id, self.compute_id())),
+            false => Err(format!(
+                "the id {} does not match the contents ({}); the manifest is damaged or was edited",
+                self.id,
+                self.compute_id()
+            )),
         }
     }
 }
@@ -148,14 +162,23 @@ fn read_capped(path: &Path) -> Result<String> {
 
 fn check_version(path: &Path, value: &serde_json::Value) -> Result<()> {
     if value["format"] != FORMAT {
-        return Err(Error::format(path, format!("is no store manifest (format is {}, not \"{FORMAT}\")", value["format"])));
+        return Err(Error::format(
+            path,
+            format!("is no store manifest (format is {}, not \"{FORMAT}\")", value["format"]),
+        ));
     }
     if value["version"] != FORMAT_VERSION {
-        let what = format!("is format version {}; this program reads version {FORMAT_VERSION}: update it or convert again", value["version"]);
+        let what = format!(
+            "is format version {}; this program reads version {FORMAT_VERSION}: update it or convert again",
+            value["version"]
+        );
         return Err(Error::Unsupported { path: path.into(), what });
     }
     match value["features"].as_array().and_then(|f| f.first()) {
-        Some(unknown) => Err(Error::Unsupported { path: path.into(), what: format!("needs the feature {unknown}, which this version does not have; update it") }),
+        Some(unknown) => Err(Error::Unsupported {
+            path: path.into(),
+            what: format!("needs the feature {unknown}, which this version does not have; update it"),
+        }),
         None => Ok(()),
     }
 }

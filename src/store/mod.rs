@@ -1,10 +1,12 @@
 //! The store on SSD (docs/format.md): layout arithmetic, headers, the streaming writer, the reader. Knows no cache.
 
+mod declared;
 mod header;
 mod layout;
 mod manifest;
 mod open;
 mod publish;
+mod tile;
 mod verify;
 mod writer;
 
@@ -13,5 +15,6 @@ pub use layout::{FileLayout, SectionLayout, VectorLayout, files};
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, asset};
 pub use open::{Section, SectionId, Store};
 pub use publish::publish;
+pub use tile::RawRows;
 pub use verify::digest_file;
-pub use writer::{RawRows, StoreWriter};
+pub use writer::StoreWriter;

@@ -1,6 +1,7 @@
 //! Opening a store: every header is checked against the layout that architecture and encoding dictate, so that nothing
 //! behind this point meets an offset, count or name that the arithmetic did not produce itself.
 
+use super::declared::Declared;
 use super::header::{Header, read_header_from};
 use super::layout::{FileLayout, SectionLayout, files};
 use super::manifest::{FileEntry, MANIFEST, Manifest, digest};
@@ -8,7 +9,6 @@ use crate::config::Slice;
 use crate::error::{Error, Result};
 use crate::types::{Matrix, Plane};
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -48,52 +48,6 @@ pub struct StoreFile {
     vectors: HashMap<String, (u64, String)>,
 }
 
-/// What a file's `__metadata__.m2cache` says: enough for a reader that knows no architecture.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Declared {
-    /// Format version.
-    pub version: u32,
-    /// Weights per record.
-    pub width: usize,
-    /// How they are coded.
-    pub coding: crate::config::Coding,
-    /// Sections in file order.
-    pub sections: Vec<DeclaredSection>,
-    /// Vectors in file order.
-    pub vectors: Vec<DeclaredVector>,
-}
-
-/// A section as a header declares it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeclaredSection {
-    /// Tensor name.
-    pub name: String,
-    /// Matrices and planes of a record, in order.
-    pub parts: Vec<Slice>,
-    /// Records.
-    pub records: usize,
-    /// Bytes of a record that mean something.
-    pub payload: usize,
-    /// Bytes from record to record.
-    pub stride: usize,
-    /// Records under one checksum.
-    pub check: usize,
-    /// xxh3-128 of the checksum table.
-    pub digest: String,
-}
-
-/// A vector as a header declares it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeclaredVector {
-    /// Tensor name.
-    pub name: String,
-    /// xxh3-128 of its bytes.
-    pub digest: String,
-}
-
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -127,11 +81,14 @@ impl Store {
 
     fn index(&mut self, file: StoreFile) {
         let header = 8 + header_len(&file);
-        let tensors: HashMap<String, u64> = file.layout.tensors().into_iter().map(|t| (t.name, header + t.begin)).collect();
+        let tensors: HashMap<String, u64> =
+            file.layout.tensors().into_iter().map(|t| (t.name, header + t.begin)).collect();
         for layout in file.layout.sections.clone() {
             let id = SectionId(self.sections.len() as u32);
             for slice in &layout.parts {
-                if let Some(offset) = layout.part_offset(&self.manifest.encoding, self.manifest.architecture.hidden, *slice) {
+                if let Some(offset) =
+                    layout.part_offset(&self.manifest.encoding, self.manifest.architecture.hidden, *slice)
+                {
                     self.slices.insert((file.layout.layer, *slice), (id, offset));
                 }
             }
@@ -176,7 +133,10 @@ impl Store {
         self.read_at(index, *begin, &mut bytes)?;
         match digest(&bytes) == *want {
             true => Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-            false => Err(Error::format(&file.path, format!("vector {name} does not match its digest: the file is damaged, convert the model again"))),
+            false => Err(Error::format(
+                &file.path,
+                format!("vector {name} does not match its digest: the file is damaged, convert the model again"),
+            )),
         }
     }
 
@@ -185,7 +145,10 @@ impl Store {
         let section = self.section(id);
         let mut bytes = vec![0u8; 8 * count];
         self.read_at(section.file, section.sums + 8 * first as u64, &mut bytes)?;
-        Ok(bytes.chunks_exact(8).map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect())
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+            .collect())
     }
 
     /// Fills `buffer` from a file; a file that ends early is named as truncated.
@@ -211,7 +174,9 @@ pub fn open_regular(path: &Path) -> Result<File> {
     let opened = rustix::fs::open(path, flags, Mode::empty());
     let file = match opened {
         Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::LOOP) => return Err(Error::format(path, "is a symbolic link; files of a store are regular files")),
+        Err(rustix::io::Errno::LOOP) => {
+            return Err(Error::format(path, "is a symbolic link; files of a store are regular files"));
+        }
         Err(e) => return Err(Error::io("opening", path, e.into())),
     };
     match file.metadata().map_err(|e| Error::io("reading", path, e))?.is_file() {
@@ -223,7 +188,10 @@ pub fn open_regular(path: &Path) -> Result<File> {
 fn check_file_list(path: &Path, entries: &[FileEntry], layouts: &[FileLayout]) -> Result<()> {
     let manifest = path.join(MANIFEST);
     if entries.len() != layouts.len() {
-        return Err(Error::format(manifest, format!("lists {} files; this architecture has {}", entries.len(), layouts.len())));
+        return Err(Error::format(
+            manifest,
+            format!("lists {} files; this architecture has {}", entries.len(), layouts.len()),
+        ));
     }
     match entries.iter().zip(layouts).find(|(e, l)| e.name != l.name) {
         Some((e, l)) => Err(Error::format(manifest, format!("lists the file {:?} where {:?} belongs", e.name, l.name))),
@@ -251,7 +219,10 @@ fn check_header(path: &Path, header: &Header, entry: &FileEntry, layout: &FileLa
     check_tensors(header, layout).map_err(|e| Error::format(path, e))?;
     match digest(&header.raw) == entry.digest {
         true => Ok(()),
-        false => Err(Error::format(path, "the header does not match the manifest's digest: the file is damaged or from another store")),
+        false => Err(Error::format(
+            path,
+            "the header does not match the manifest's digest: the file is damaged or from another store",
+        )),
     }
 }
 
@@ -259,10 +230,22 @@ fn check_tensors(header: &Header, layout: &FileLayout) -> std::result::Result<()
     let base = header.raw.len() as u64;
     let want = layout.tensors();
     for (have, want) in header.tensors.iter().zip(&want) {
-        let same = have.name == want.name && have.dtype == want.dtype && have.shape == want.shape && have.begin == base + want.begin;
+        let same = have.name == want.name
+            && have.dtype == want.dtype
+            && have.shape == want.shape
+            && have.begin == base + want.begin;
         if !same {
-            return Err(format!("tensor {:?} ({} {:?} at {}) stands where the layout has {:?} ({} {:?} at {})",
-                have.name, have.dtype, have.shape, have.begin, want.name, want.dtype, want.shape, base + want.begin));
+            return Err(format!(
+                "tensor {:?} ({} {:?} at {}) stands where the layout has {:?} ({} {:?} at {})",
+                have.name,
+                have.dtype,
+                have.shape,
+                have.begin,
+                want.name,
+                want.dtype,
+                want.shape,
+                base + want.begin
+            ));
         }
     }
     match header.tensors.len() == want.len() {
@@ -272,8 +255,10 @@ fn check_tensors(header: &Header, layout: &FileLayout) -> std::result::Result<()
 }
 
 fn declared(path: &Path, header: &Header) -> Result<Declared> {
-    let text = header.metadata.get("m2cache").ok_or_else(|| Error::format(path, "the header has no m2cache metadata"))?;
-    serde_json::from_str(text).map_err(|e| Error::format(path, format!("the header's m2cache metadata breaks its schema: {e}")))
+    let text =
+        header.metadata.get("m2cache").ok_or_else(|| Error::format(path, "the header has no m2cache metadata"))?;
+    serde_json::from_str(text)
+        .map_err(|e| Error::format(path, format!("the header's m2cache metadata breaks its schema: {e}")))
 }
 
 fn check_declared(declared: &Declared, manifest: &Manifest, layout: &FileLayout) -> std::result::Result<(), String> {
@@ -294,17 +279,4 @@ fn vector_index(header: &Header, declared: &Declared) -> HashMap<String, (u64, S
 fn header_len(file: &StoreFile) -> u64 {
     let data: u64 = file.layout.tensors().last().map_or(0, |t| t.begin + t.bytes);
     file.bytes - 8 - data
-}
-
-impl Declared {
-    /// What a file of this layout declares, digests still zero.
-    pub fn new(width: usize, coding: crate::config::Coding, layout: &FileLayout) -> Declared {
-        let blank = || "0".repeat(32);
-        let sections = layout.sections.iter().map(|s| DeclaredSection {
-            name: s.name.clone(), parts: s.parts.clone(), records: s.records, payload: s.payload, stride: s.stride,
-            check: s.check, digest: blank(),
-        });
-        let vectors = layout.vectors.iter().map(|v| DeclaredVector { name: v.name.clone(), digest: blank() });
-        Declared { version: super::FORMAT_VERSION, width, coding, sections: sections.collect(), vectors: vectors.collect() }
-    }
 }

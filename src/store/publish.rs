@@ -14,7 +14,9 @@ pub fn publish(partial: &Path, target: &Path, replace: bool) -> Result<()> {
     match rename(partial, target, RenameFlags::NOREPLACE) {
         Ok(()) => sync_parent(target),
         Err(Errno::EXIST) if replace => exchange(partial, target),
-        Err(Errno::EXIST) => Err(Error::usage(format!("{} exists already; pass --force to replace it", target.display()))),
+        Err(Errno::EXIST) => {
+            Err(Error::usage(format!("{} exists already; pass --force to replace it", target.display())))
+        }
         Err(e) => Err(Error::io("renaming into", target, e.into())),
     }
 }
@@ -22,7 +24,9 @@ pub fn publish(partial: &Path, target: &Path, replace: bool) -> Result<()> {
 fn rename(from: &Path, to: &Path, flags: RenameFlags) -> rustix::io::Result<()> {
     match renameat_with(CWD, from, CWD, to, flags) {
         // File systems without the flags (NFS, some FUSE): a plain rename refuses a directory that is not empty.
-        Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE && !to.exists() => rustix::fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE && !to.exists() => {
+            rustix::fs::rename(from, to)
+        }
         result => result,
     }
 }

@@ -92,7 +92,10 @@ impl Store {
         let declared = self.files[section.file].declared.sections.iter().find(|s| s.name == layout.name);
         let bytes: Vec<u8> = table.iter().flat_map(|s| s.to_le_bytes()).collect();
         if declared.is_none_or(|d| d.digest != digest(&bytes)) {
-            return Err(Error::format(&self.files[section.file].path, format!("the checksum table of section {} does not match its digest", layout.name)));
+            return Err(Error::format(
+                &self.files[section.file].path,
+                format!("the checksum table of section {} does not match its digest", layout.name),
+            ));
         }
         let unit = layout.check * layout.stride;
         let units = (PIECE / unit).max(1);
@@ -110,7 +113,11 @@ impl Store {
         let more = damages.len().saturating_sub(LISTED);
         damages.truncate(LISTED);
         if more > 0 {
-            damages.push(format!("{}: section {}: {more} more damaged places", self.files[section.file].path.display(), layout.name));
+            damages.push(format!(
+                "{}: section {}: {more} more damaged places",
+                self.files[section.file].path.display(),
+                layout.name
+            ));
         }
         Ok(damages)
     }
@@ -144,8 +151,12 @@ impl Store {
         let first = unit * section.layout.check;
         let count = section.layout.check.min(section.layout.records - first);
         Error::Damage {
-            path: self.files[section.file].path.clone(), section: section.layout.name.clone(), first: first as u64,
-            count: count as u64, stored, computed,
+            path: self.files[section.file].path.clone(),
+            section: section.layout.name.clone(),
+            first: first as u64,
+            count: count as u64,
+            stored,
+            computed,
         }
     }
 }

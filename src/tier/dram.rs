@@ -110,7 +110,11 @@ impl Dram {
             }
         }
         let spent = self.fixed_bytes() + self.ring_bytes();
-        if spent > self.budget { Err(format!("{spent} bytes placed under a budget of {}", self.budget)) } else { Ok(()) }
+        if spent > self.budget {
+            Err(format!("{spent} bytes placed under a budget of {}", self.budget))
+        } else {
+            Ok(())
+        }
     }
 }
 
