@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints on disk, written and read without torch: bf16 by hand, the rest by safetensors."""
+"""Hugging Face checkpoints on disk, written by hand (bf16 without torch) and read through safetensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ Array = NDArray[Any]
 Named = dict[str, Array]
 
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-_LONG = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def load(directory: Path) -> tuple[dict[str, Any], Architecture, Named]:
@@ -38,17 +37,30 @@ def save(
     stored = to_stored(architecture_of(config)[1], named)
     entries = {name: _entry(values, dtype) for name, values in stored.items()}
     if shards == 1:
-        safetensors.serialize_file(entries, directory / "model.safetensors", {"format": "pt"})
+        write(directory / "model.safetensors", entries)
         return
     names = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(entries)}
     for file in sorted(set(names.values())):
         part = {name: entry for name, entry in entries.items() if names[name] == file}
-        safetensors.serialize_file(part, directory / file, {"format": "pt"})
+        write(directory / file, part)
     index = {
         "metadata": {"total_size": sum(len(entry["data"]) for entry in entries.values())},
         "weight_map": names,
     }
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes a safetensors file of entries {dtype: 'BF16' ..., shape, data: bytes}."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, entry in entries.items():
+        end = at + len(entry["data"])
+        header[name] = {"dtype": entry["dtype"], "shape": entry["shape"], "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(e["data"] for e in entries.values()))
 
 
 def tensors(arch: Architecture) -> Iterator[tuple[str, Tensor]]:
@@ -92,4 +104,4 @@ def _to_f32(entry: Mapping[str, Any]) -> Array:
 
 def _entry(values: Array, dtype: str) -> dict[str, Any]:
     stored = to_bf16(values) if dtype == "BF16" else values.astype(_NUMPY[dtype])
-    return {"dtype": _LONG[dtype], "shape": list(values.shape), "data": stored.tobytes()}
+    return {"dtype": dtype, "shape": list(values.shape), "data": stored.tobytes()}

@@ -16,7 +16,7 @@ F32 = np.float32
 
 
 class Weights(Protocol):
-    """What the decoder reads; names are '0.q' ... '0.norm.attn', '0.bias.q', 'embed', 'norm.final', 'head'."""
+    """What the decoder reads; names are '0.q', '0.norm.attn', '0.bias.q', 'embed', 'norm.final', 'head'."""
 
     def vector(self, name: str) -> Array: ...
 

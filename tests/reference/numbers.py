@@ -71,7 +71,7 @@ def round_up(values: Array) -> Array:
     """The least float16 that is not below. Raises ValueError beyond the largest finite one."""
     with np.errstate(over="ignore"):
         nearest = values.astype(F16)
-    raised = np.where(nearest.astype(F64) < values, np.nextafter(nearest, F16(np.inf)), nearest)
+        raised = np.where(nearest.astype(F64) < values, np.nextafter(nearest, F16(np.inf)), nearest)
     if not np.isfinite(raised).all():
         raise ValueError("a group's scale is beyond float16")
     return raised

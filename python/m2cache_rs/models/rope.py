@@ -44,8 +44,8 @@ def inverse_frequencies(rope: Rope, head_dim: int, context: int, length: int) ->
 def positions(rope: Rope, context: int) -> int:
     """How many positions a sequence may have: the context, or what the scaling stretches it to.
 
-    Configurations with yarn give the original context and a factor, those with dynamic only the factor; by the
-    other types max_position_embeddings is already the whole.
+    A configuration with yarn gives the original context and a factor, one with dynamic only the factor; by
+    the other types max_position_embeddings is already the whole.
     """
     factor = rope.get("factor", 1.0)
     if rope["type"] == "dynamic":

@@ -101,6 +101,7 @@ class Architecture:
         if problem is not None:
             raise error(f"architecture.{problem}")
         rope.checked(self.rope, self.head_dim, "architecture", error)
+        rope.inverse_frequencies(self.rope, self.head_dim, self.context, self.context)
         self._refuse_unbuilt()
 
     def _bad_type(self) -> str | None:

@@ -1,0 +1,20 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.reference.shared import shared_folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared models and texts; tests that need them skip where they are not there."""
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip(
+            "the shared models and texts are not there (../shared, or the folder M2CACHE_SHARED names)"
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""Outputs of transformers, recorded by make.py, so that tests need no torch."""
