@@ -1,9 +1,9 @@
 //! Causal attention over blocks of K and V, in f32, one (token, KV head) at a time.
 //!
-//! **Order.** A score is a dot product in the order of [`super::lanes`], then times the scale. Exponentials are
-//! summed by rising position; every element of the output sums `exp(score - max) * v` by rising position, each
-//! product rounded first, and is divided by the sum of exponentials once, at the end. So a token's result depends
-//! on its query and on the K and V of its positions alone: not on other tokens, threads, chunks or block size.
+//! **Order.** A score is a dot product in the order of [`super::lanes`], then times the scale. Exponentials of
+//! `score - max` are summed by rising position and each is divided by the sum; every element of the output adds
+//! weight times v by rising position, each product rounded first. So a token's result depends on its query and on the
+//! K and V of its positions alone: not on other tokens, threads, chunks or block size.
 
 #![forbid(unsafe_code)]
 
@@ -45,14 +45,17 @@ where
     I: Iterator<Item = (&'a [f32], &'a [f32])>,
 {
     let length = positions.len() * heads.kv_heads * heads.item();
-    assert!(q.len() == length && out.len() == length, "queries or outputs that do not fit the heads and positions");
-    out.par_chunks_mut(heads.item()).zip(q.par_chunks(heads.item())).enumerate().for_each_init(
-        Vec::new,
-        |weights, (item, (out, q))| {
+    assert!(
+        q.len() == length && out.len() == length,
+        "queries or outputs that do not fit the heads and positions"
+    );
+    out.par_chunks_mut(heads.item())
+        .zip(q.par_chunks(heads.item()))
+        .enumerate()
+        .for_each_init(Vec::new, |weights, (item, (out, q))| {
             let (token, kv_head) = (item / heads.kv_heads, item % heads.kv_heads);
             attend_item(heads, q, positions[token], || blocks(token, kv_head), weights, out);
-        },
-    );
+        });
 }
 
 /// One work item of [`attend`]: the `group` query heads `q` of one token that read one KV head, into `out`, both
@@ -71,33 +74,31 @@ pub fn attend_item<'a, I>(
 ) where
     I: Iterator<Item = (&'a [f32], &'a [f32])>,
 {
-    let length = position as usize + 1;
+    let (length, d) = (position as usize + 1, heads.head_dim);
+    assert!(
+        q.len() == heads.item() && out.len() == heads.item(),
+        "queries or outputs that do not fit the heads"
+    );
     weights.resize(heads.group * length, 0.0);
-    score(heads, q, visible(blocks().map(|(k, _)| k), length, heads.head_dim), weights);
-    out.fill(0.0);
-    let outs = out.chunks_exact_mut(heads.head_dim);
-    for (out, weights) in outs.zip(weights.chunks_exact_mut(length)) {
-        let sum = exponentials(weights);
-        combine(weights, visible(blocks().map(|(_, v)| v), length, heads.head_dim), out);
-        out.iter_mut().for_each(|o| *o /= sum);
-    }
+    score(heads, q, visible(blocks().map(|(k, _)| k), length, d), weights);
+    weights.chunks_exact_mut(length).for_each(softmax);
+    combine(heads, weights, visible(blocks().map(|(_, v)| v), length, d), out);
 }
 
 /// Cuts blocks of rows off after `length` rows; yields the index of a block's first row with it.
 fn visible<'a>(
-    blocks: impl Iterator<Item = &'a [f32]>,
+    mut blocks: impl Iterator<Item = &'a [f32]>,
     length: usize,
     head_dim: usize,
 ) -> impl Iterator<Item = (usize, &'a [f32])> {
-    let mut blocks = blocks;
     let mut first = 0;
     std::iter::from_fn(move || {
         if first == length {
             return None;
         }
-        let rows = blocks.next();
-        assert!(rows.is_some(), "attention at position {} over {first} rows of K and V", length - 1);
-        let rows = rows.unwrap_or_default();
+        let Some(rows) = blocks.next() else {
+            panic!("attention at position {} over {first} rows", length - 1)
+        };
         let count = (rows.len() / head_dim).min(length - first);
         first += count;
         Some((first - count, &rows[..count * head_dim]))
@@ -117,27 +118,33 @@ fn score<'a>(heads: &Heads, q: &[f32], blocks: impl Iterator<Item = (usize, &'a 
     }
 }
 
-/// Replaces scores by `exp(score - max)` and returns their sum. A NaN score makes the sum NaN.
+/// Replaces scores by `exp(score - max)` over their sum. A NaN score makes every weight NaN.
 #[inline(always)]
-fn exponentials(scores: &mut [f32]) -> f32 {
+fn softmax(scores: &mut [f32]) {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
-    for score in scores {
+    for score in scores.iter_mut() {
         *score = (*score - max).exp();
         sum += *score;
     }
-    sum
+    scores.iter_mut().for_each(|weight| *weight /= sum);
 }
 
-/// `out += weights * rows` over all blocks.
+/// Weighted sums of V for all query heads; a block of V stays in the nearest cache while the group reads it.
 #[inline(always)]
-fn combine<'a>(weights: &[f32], blocks: impl Iterator<Item = (usize, &'a [f32])>, out: &mut [f32]) {
+fn combine<'a>(heads: &Heads, weights: &[f32], blocks: impl Iterator<Item = (usize, &'a [f32])>, out: &mut [f32]) {
+    let length = weights.len() / heads.group;
+    out.fill(0.0);
     for (first, rows) in blocks {
-        add_rows(&weights[first..first + rows.len() / out.len()], rows, out);
+        let seen = first..first + rows.len() / heads.head_dim;
+        for (out, weights) in out.chunks_exact_mut(heads.head_dim).zip(weights.chunks_exact(length)) {
+            add_rows(&weights[seen.clone()], rows, out);
+        }
     }
 }
 
-/// Sixteen elements stay in registers over a whole block: a quarter of the time of one `axpy` per row.
+/// `out += weights * rows`. Sixteen elements stay in registers over a whole block: three quarters of the time of one
+/// `axpy` per row.
 #[inline(always)]
 fn add_rows(weights: &[f32], rows: &[f32], out: &mut [f32]) {
     let width = out.len();
@@ -157,11 +164,14 @@ fn add_rows(weights: &[f32], rows: &[f32], out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use proptest::prelude::*;
 
-    /// Absolute error against f64 per unit of the largest |v|, at up to 200 positions and scores up to 40.
-    const ATTENTION_ABSOLUTE: f64 = 5e-5;
+    /// Absolute error against f64: scores are sums of up to 80 products and off by 5e-5 at most, weights by that
+    /// share, and |v| is at most 4.
+    const ATTENTION_ABSOLUTE: f64 = 2e-4;
 
     /// K or V of a sequence for every KV head: `[kv_heads][positions, head_dim]`.
     type Rows = Vec<Vec<f32>>;
@@ -174,7 +184,13 @@ mod tests {
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let total: f64 = weights.iter().sum();
-        let element = |i: usize| weights.iter().zip(v.chunks_exact(d)).map(|(w, v)| w * f64::from(v[i])).sum::<f64>();
+        let element = |i: usize| {
+            weights
+                .iter()
+                .zip(v.chunks_exact(d))
+                .map(|(w, v)| w * f64::from(v[i]))
+                .sum::<f64>()
+        };
         (0..d).map(|i| element(i) / total).collect()
     }
 
@@ -186,12 +202,16 @@ mod tests {
                 .rotate_left(29)
                 .wrapping_mul(0xbf58_476d_1ce4_e5b9)
         };
-        (0..count as u64).map(|i| (mix(i) >> 40) as f32 / (1 << 21) as f32 - 4.0).collect()
+        (0..count as u64)
+            .map(|i| (mix(i) >> 40) as f32 / (1 << 21) as f32 - 4.0)
+            .collect()
     }
 
     fn rows(seed: u64, heads: &Heads, positions: usize) -> (Rows, Rows) {
         let one = |what: u64| {
-            (0..heads.kv_heads as u64).map(|h| noise(seed + 100 * what + h, positions * heads.head_dim)).collect()
+            (0..heads.kv_heads as u64)
+                .map(|h| noise(seed + 100 * what + h, positions * heads.head_dim))
+                .collect()
         };
         (one(1), one(2))
     }
@@ -200,21 +220,37 @@ mod tests {
     fn run(heads: &Heads, q: &[f32], positions: &[u32], (k, v): &(Rows, Rows), block: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; q.len()];
         let size = block * heads.head_dim;
-        attend(heads, q, positions, |_, h| k[h].chunks(size).zip(v[h].chunks(size)), &mut out);
+        attend(
+            heads,
+            q,
+            positions,
+            |_, h| k[h].chunks(size).zip(v[h].chunks(size)),
+            &mut out,
+        );
         out
     }
 
     fn shapes() -> impl Strategy<Value = Heads> {
-        (1usize..4, 1usize..4, prop_oneof![Just(2usize), Just(16), Just(24), Just(64), Just(80)]).prop_map(
-            |(kv_heads, group, head_dim)| Heads { kv_heads, group, head_dim, scale: (head_dim as f32).powf(-0.5) },
+        (
+            1usize..4,
+            1usize..4,
+            prop_oneof![Just(2usize), Just(16), Just(24), Just(64), Just(80)],
         )
+            .prop_map(|(kv_heads, group, head_dim)| Heads {
+                kv_heads,
+                group,
+                head_dim,
+                scale: (head_dim as f32).powf(-0.5),
+            })
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn attention_is_near_the_oracle(heads in shapes(), positions in proptest::collection::vec(0u32..200, 1..6), seed in 0u64..1000) {
+        fn attention_is_near_the_oracle(
+            heads in shapes(), positions in proptest::collection::vec(0u32..200, 1..6), seed in 0u64..1000,
+        ) {
             let kv = rows(seed, &heads, 200);
             let q = noise(seed + 7, positions.len() * heads.kv_heads * heads.item());
             let out = run(&heads, &q, &positions, &kv, 64);
@@ -224,14 +260,15 @@ mod tests {
                 let seen = (positions[token] as usize + 1) * d;
                 let want = attend_naive(q, &kv.0[h][..seen], &kv.1[h][..seen], heads.scale);
                 for (out, want) in out.iter().zip(want) {
-                    prop_assert!((f64::from(*out) - want).abs() <= 4.0 * ATTENTION_ABSOLUTE, "{out} is not {want}");
+                    prop_assert!((f64::from(*out) - want).abs() <= ATTENTION_ABSOLUTE, "{out} is not {want}");
                 }
             }
         }
 
         #[test]
         fn bits_do_not_depend_on_neighbours_or_blocks(
-            heads in shapes(), positions in proptest::collection::vec(0u32..200, 2..9), seed in 0u64..1000, block in 1usize..200,
+            heads in shapes(), positions in proptest::collection::vec(0u32..200, 2..9), seed in 0u64..1000,
+            block in 1usize..200,
         ) {
             let kv = rows(seed, &heads, 200);
             let row = heads.kv_heads * heads.item();
@@ -246,7 +283,12 @@ mod tests {
 
     #[test]
     fn bits_do_not_depend_on_threads() {
-        let heads = Heads { kv_heads: 3, group: 2, head_dim: 48, scale: 0.2 };
+        let heads = Heads {
+            kv_heads: 3,
+            group: 2,
+            head_dim: 48,
+            scale: 0.2,
+        };
         let (kv, positions) = (rows(3, &heads, 150), [149, 0, 63, 64, 65, 127, 128, 20]);
         let q = noise(9, positions.len() * heads.kv_heads * heads.item());
         let with = |threads| {
@@ -258,7 +300,12 @@ mod tests {
 
     #[test]
     fn the_first_position_returns_its_value() {
-        let heads = Heads { kv_heads: 1, group: 2, head_dim: 4, scale: 0.5 };
+        let heads = Heads {
+            kv_heads: 1,
+            group: 2,
+            head_dim: 4,
+            scale: 0.5,
+        };
         let kv = rows(1, &heads, 3);
         let out = run(&heads, &noise(2, 8), &[0], &kv, 64);
         assert_eq!(out, [&kv.1[0][..4], &kv.1[0][..4]].concat());
@@ -266,14 +313,24 @@ mod tests {
 
     #[test]
     fn large_scores_do_not_overflow() {
-        let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
+        let heads = Heads {
+            kv_heads: 1,
+            group: 1,
+            head_dim: 2,
+            scale: 1.0,
+        };
         let kv = (vec![vec![300.0, 0.0, -300.0, 0.0]], vec![vec![1.0, 2.0, 3.0, 4.0]]);
         assert_eq!(run(&heads, &[300.0, 0.0], &[1], &kv, 64), [1.0, 2.0]);
     }
 
     #[test]
     fn non_finite_keys_reach_the_output() {
-        let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
+        let heads = Heads {
+            kv_heads: 1,
+            group: 1,
+            head_dim: 2,
+            scale: 1.0,
+        };
         let kv = (vec![vec![1.0, 0.0, f32::NAN, 0.0]], vec![vec![1.0; 4]]);
         assert!(run(&heads, &[1.0, 0.0], &[1], &kv, 64).iter().all(|o| o.is_nan()));
         assert_eq!(run(&heads, &[1.0, 0.0], &[0], &kv, 64), [1.0, 1.0]);
@@ -282,9 +339,21 @@ mod tests {
     #[test]
     #[should_panic(expected = "attention at position 3 over 3 rows")]
     fn missing_rows_are_a_bug() {
-        let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
+        let heads = Heads {
+            kv_heads: 1,
+            group: 1,
+            head_dim: 2,
+            scale: 1.0,
+        };
         let mut out = [0.0; 2];
         let (k, v) = ([0.0; 6], [0.0; 6]);
-        attend_item(&heads, &[0.0; 2], 3, || std::iter::once((&k[..], &v[..])), &mut Vec::new(), &mut out);
+        attend_item(
+            &heads,
+            &[0.0; 2],
+            3,
+            || std::iter::once((&k[..], &v[..])),
+            &mut Vec::new(),
+            &mut out,
+        );
     }
 }

@@ -15,15 +15,17 @@ pub const LANES: usize = 16;
 
 /// Folds partial sums by the tree 8, 4, 2, 1: `lanes[i] += lanes[i + half]`.
 #[inline(always)]
-pub fn fold16(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+pub fn fold16(lanes: [f32; LANES]) -> f32 {
+    let eight: [f32; 8] = halve(&lanes);
+    let four: [f32; 4] = halve(&eight);
+    let two: [f32; 2] = halve(&four);
+    two[0] + two[1]
+}
+
+#[inline(always)]
+fn halve<const HALF: usize>(lanes: &[f32]) -> [f32; HALF] {
+    let (low, high) = lanes.split_at(HALF);
+    std::array::from_fn(|i| low[i] + high[i])
 }
 
 /// Dot product of two slices of the same length, in the order the module states. Empty slices give +0.
@@ -37,17 +39,25 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (b, b_tail) = b.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
-        add_products(&mut lanes, a, b);
+        lanes = add_products(lanes, a, b);
     }
-    add_products(&mut lanes, a_tail, b_tail);
+    if !a_tail.is_empty() {
+        lanes = add_products(lanes, &padded(a_tail), &padded(b_tail));
+    }
     fold16(lanes)
 }
 
 #[inline(always)]
-fn add_products(lanes: &mut [f32; LANES], a: &[f32], b: &[f32]) {
-    for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-        *lane += a * b;
-    }
+fn add_products(lanes: [f32; LANES], a: &[f32; LANES], b: &[f32; LANES]) -> [f32; LANES] {
+    std::array::from_fn(|i| lanes[i] + a[i] * b[i])
+}
+
+/// A tail with zeros after it: whole registers throughout, where a loop over the tail would spill them all.
+#[inline(always)]
+fn padded(tail: &[f32]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    lanes
 }
 
 /// `y[i] += a * x[i]`, the product rounded before the sum.
