@@ -45,17 +45,14 @@ where
     I: Iterator<Item = (&'a [f32], &'a [f32])>,
 {
     let length = positions.len() * heads.kv_heads * heads.item();
-    assert!(
-        q.len() == length && out.len() == length,
-        "queries or outputs that do not fit the heads and positions"
-    );
-    out.par_chunks_mut(heads.item())
-        .zip(q.par_chunks(heads.item()))
-        .enumerate()
-        .for_each_init(Vec::new, |weights, (item, (out, q))| {
+    assert!(q.len() == length && out.len() == length, "queries or outputs that do not fit the heads and positions");
+    out.par_chunks_mut(heads.item()).zip(q.par_chunks(heads.item())).enumerate().for_each_init(
+        Vec::new,
+        |weights, (item, (out, q))| {
             let (token, kv_head) = (item / heads.kv_heads, item % heads.kv_heads);
             attend_item(heads, q, positions[token], || blocks(token, kv_head), weights, out);
-        });
+        },
+    );
 }
 
 /// One work item of [`attend`]: the `group` query heads `q` of one token that read one KV head, into `out`, both
@@ -75,10 +72,7 @@ pub fn attend_item<'a, I>(
     I: Iterator<Item = (&'a [f32], &'a [f32])>,
 {
     let (length, d) = (position as usize + 1, heads.head_dim);
-    assert!(
-        q.len() == heads.item() && out.len() == heads.item(),
-        "queries or outputs that do not fit the heads"
-    );
+    assert!(q.len() == heads.item() && out.len() == heads.item(), "queries or outputs that do not fit the heads");
     weights.resize(heads.group * length, 0.0);
     score(heads, q, visible(blocks().map(|(k, _)| k), length, d), weights);
     weights.chunks_exact_mut(length).for_each(softmax);
@@ -96,9 +90,7 @@ fn visible<'a>(
         if first == length {
             return None;
         }
-        let Some(rows) = blocks.next() else {
-            panic!("attention at position {} over {first} rows", length - 1)
-        };
+        let Some(rows) = blocks.next() else { panic!("attention at position {} over {first} rows", length - 1) };
         let count = (rows.len() / head_dim).min(length - first);
         first += count;
         Some((first - count, &rows[..count * head_dim]))
@@ -184,13 +176,7 @@ mod tests {
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let total: f64 = weights.iter().sum();
-        let element = |i: usize| {
-            weights
-                .iter()
-                .zip(v.chunks_exact(d))
-                .map(|(w, v)| w * f64::from(v[i]))
-                .sum::<f64>()
-        };
+        let element = |i: usize| weights.iter().zip(v.chunks_exact(d)).map(|(w, v)| w * f64::from(v[i])).sum::<f64>();
         (0..d).map(|i| element(i) / total).collect()
     }
 
@@ -202,16 +188,12 @@ mod tests {
                 .rotate_left(29)
                 .wrapping_mul(0xbf58_476d_1ce4_e5b9)
         };
-        (0..count as u64)
-            .map(|i| (mix(i) >> 40) as f32 / (1 << 21) as f32 - 4.0)
-            .collect()
+        (0..count as u64).map(|i| (mix(i) >> 40) as f32 / (1 << 21) as f32 - 4.0).collect()
     }
 
     fn rows(seed: u64, heads: &Heads, positions: usize) -> (Rows, Rows) {
         let one = |what: u64| {
-            (0..heads.kv_heads as u64)
-                .map(|h| noise(seed + 100 * what + h, positions * heads.head_dim))
-                .collect()
+            (0..heads.kv_heads as u64).map(|h| noise(seed + 100 * what + h, positions * heads.head_dim)).collect()
         };
         (one(1), one(2))
     }
@@ -220,28 +202,14 @@ mod tests {
     fn run(heads: &Heads, q: &[f32], positions: &[u32], (k, v): &(Rows, Rows), block: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; q.len()];
         let size = block * heads.head_dim;
-        attend(
-            heads,
-            q,
-            positions,
-            |_, h| k[h].chunks(size).zip(v[h].chunks(size)),
-            &mut out,
-        );
+        attend(heads, q, positions, |_, h| k[h].chunks(size).zip(v[h].chunks(size)), &mut out);
         out
     }
 
     fn shapes() -> impl Strategy<Value = Heads> {
-        (
-            1usize..4,
-            1usize..4,
-            prop_oneof![Just(2usize), Just(16), Just(24), Just(64), Just(80)],
+        (1usize..4, 1usize..4, prop_oneof![Just(2usize), Just(16), Just(24), Just(64), Just(80)]).prop_map(
+            |(kv_heads, group, head_dim)| Heads { kv_heads, group, head_dim, scale: (head_dim as f32).powf(-0.5) },
         )
-            .prop_map(|(kv_heads, group, head_dim)| Heads {
-                kv_heads,
-                group,
-                head_dim,
-                scale: (head_dim as f32).powf(-0.5),
-            })
     }
 
     proptest! {
@@ -283,12 +251,7 @@ mod tests {
 
     #[test]
     fn bits_do_not_depend_on_threads() {
-        let heads = Heads {
-            kv_heads: 3,
-            group: 2,
-            head_dim: 48,
-            scale: 0.2,
-        };
+        let heads = Heads { kv_heads: 3, group: 2, head_dim: 48, scale: 0.2 };
         let (kv, positions) = (rows(3, &heads, 150), [149, 0, 63, 64, 65, 127, 128, 20]);
         let q = noise(9, positions.len() * heads.kv_heads * heads.item());
         let with = |threads| {
@@ -300,12 +263,7 @@ mod tests {
 
     #[test]
     fn the_first_position_returns_its_value() {
-        let heads = Heads {
-            kv_heads: 1,
-            group: 2,
-            head_dim: 4,
-            scale: 0.5,
-        };
+        let heads = Heads { kv_heads: 1, group: 2, head_dim: 4, scale: 0.5 };
         let kv = rows(1, &heads, 3);
         let out = run(&heads, &noise(2, 8), &[0], &kv, 64);
         assert_eq!(out, [&kv.1[0][..4], &kv.1[0][..4]].concat());
@@ -313,24 +271,14 @@ mod tests {
 
     #[test]
     fn large_scores_do_not_overflow() {
-        let heads = Heads {
-            kv_heads: 1,
-            group: 1,
-            head_dim: 2,
-            scale: 1.0,
-        };
+        let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
         let kv = (vec![vec![300.0, 0.0, -300.0, 0.0]], vec![vec![1.0, 2.0, 3.0, 4.0]]);
         assert_eq!(run(&heads, &[300.0, 0.0], &[1], &kv, 64), [1.0, 2.0]);
     }
 
     #[test]
     fn non_finite_keys_reach_the_output() {
-        let heads = Heads {
-            kv_heads: 1,
-            group: 1,
-            head_dim: 2,
-            scale: 1.0,
-        };
+        let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
         let kv = (vec![vec![1.0, 0.0, f32::NAN, 0.0]], vec![vec![1.0; 4]]);
         assert!(run(&heads, &[1.0, 0.0], &[1], &kv, 64).iter().all(|o| o.is_nan()));
         assert_eq!(run(&heads, &[1.0, 0.0], &[0], &kv, 64), [1.0, 1.0]);
@@ -339,21 +287,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "attention at position 3 over 3 rows")]
     fn missing_rows_are_a_bug() {
-        let heads = Heads {
-            kv_heads: 1,
-            group: 1,
-            head_dim: 2,
-            scale: 1.0,
-        };
+        let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
         let mut out = [0.0; 2];
         let (k, v) = ([0.0; 6], [0.0; 6]);
-        attend_item(
-            &heads,
-            &[0.0; 2],
-            3,
-            || std::iter::once((&k[..], &v[..])),
-            &mut Vec::new(),
-            &mut out,
-        );
+        attend_item(&heads, &[0.0; 2], 3, || std::iter::once((&k[..], &v[..])), &mut Vec::new(), &mut out);
     }
 }

@@ -14,10 +14,7 @@ use super::lanes::dot;
 /// If the lengths differ.
 #[inline(always)]
 pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(
-        x.len() == gain.len() && x.len() == out.len(),
-        "norm of slices of different lengths"
-    );
+    assert!(x.len() == gain.len() && x.len() == out.len(), "norm of slices of different lengths");
     let scale = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
     for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
         *out = x * scale * gain;
@@ -36,10 +33,7 @@ mod tests {
     fn rms_norm_exact(x: &[f32], gain: &[f32], eps: f32) -> Vec<f64> {
         let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / x.len() as f64;
         let scale = 1.0 / (mean + f64::from(eps)).sqrt();
-        x.iter()
-            .zip(gain)
-            .map(|(x, gain)| f64::from(*x) * scale * f64::from(*gain))
-            .collect()
+        x.iter().zip(gain).map(|(x, gain)| f64::from(*x) * scale * f64::from(*gain)).collect()
     }
 
     proptest! {

@@ -19,10 +19,7 @@ impl Rotation {
     pub fn new(inv_freq: &[f32], attention_factor: f32, position: u32) -> Rotation {
         let pairs = inv_freq.iter().map(|frequency| {
             let angle = f64::from(position as f32 * frequency);
-            (
-                libm::cos(angle) as f32 * attention_factor,
-                libm::sin(angle) as f32 * attention_factor,
-            )
+            (libm::cos(angle) as f32 * attention_factor, libm::sin(angle) as f32 * attention_factor)
         });
         let (cos, sin) = pairs.unzip();
         Rotation { cos, sin }
@@ -38,13 +35,8 @@ impl Rotation {
     /// # Panics
     /// If the length is no multiple of [`Rotation::head_dim`].
     pub fn apply(&self, heads: &mut [f32]) {
-        assert!(
-            heads.len().is_multiple_of(self.head_dim()),
-            "rotation of a slice that is no whole number of heads"
-        );
-        heads
-            .chunks_exact_mut(self.head_dim())
-            .for_each(|head| self.rotate(head));
+        assert!(heads.len().is_multiple_of(self.head_dim()), "rotation of a slice that is no whole number of heads");
+        heads.chunks_exact_mut(self.head_dim()).for_each(|head| self.rotate(head));
     }
 
     fn rotate(&self, head: &mut [f32]) {
@@ -64,9 +56,7 @@ mod tests {
     const ROPE_ABSOLUTE: f64 = 3.0 * f32::EPSILON as f64;
 
     fn inv_freq(head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
-            .map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32))
-            .collect()
+        (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect()
     }
 
     fn rotate_exact(head: &[f32], inv_freq: &[f32], factor: f32, position: u32) -> Vec<f64> {
@@ -75,15 +65,7 @@ mod tests {
             let angle = f64::from(position as f32 * inv_freq[i % half]);
             f64::from(factor) * (f64::from(head[i]) * angle.cos() + sign * f64::from(head[other]) * angle.sin())
         };
-        (0..2 * half)
-            .map(|i| {
-                if i < half {
-                    turn(i, -1.0, i + half)
-                } else {
-                    turn(i, 1.0, i - half)
-                }
-            })
-            .collect()
+        (0..2 * half).map(|i| if i < half { turn(i, -1.0, i + half) } else { turn(i, 1.0, i - half) }).collect()
     }
 
     proptest! {

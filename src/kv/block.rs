@@ -61,10 +61,7 @@ impl Block {
         let zeros = || vec![0.0; BLOCK_POSITIONS * head_dim].into_boxed_slice();
         let bytes = 2 * BLOCK_POSITIONS * head_dim * size_of::<f32>();
         let charge = Charge::new(meter.clone(), bytes);
-        Block {
-            content: Content::KvF32 { k: zeros(), v: zeros() },
-            charge,
-        }
+        Block { content: Content::KvF32 { k: zeros(), v: zeros() }, charge }
     }
 
     /// Stores the K and V of one position.

@@ -50,25 +50,14 @@ impl KvCache {
         let heads = layers.saturating_mul(kv_heads);
         if heads == 0 || heads > MAX_DIM {
             let rule = format!("the product must lie in 1..={MAX_DIM}");
-            return Err(Error::usage(format!(
-                "KV cache of {layers} layers x {kv_heads} KV heads: {rule}"
-            )));
+            return Err(Error::usage(format!("KV cache of {layers} layers x {kv_heads} KV heads: {rule}")));
         }
         if head_dim == 0 || head_dim > MAX_DIM || !head_dim.is_multiple_of(2) {
             let rule = format!("it must be even and lie in 2..={MAX_DIM}");
-            return Err(Error::usage(format!(
-                "KV cache with a head dimension of {head_dim}: {rule}"
-            )));
+            return Err(Error::usage(format!("KV cache with a head dimension of {head_dim}: {rule}")));
         }
         let (sequences, meter) = (BTreeMap::new(), Meter::default());
-        Ok(KvCache {
-            layers,
-            kv_heads,
-            head_dim,
-            sequences,
-            next: 0,
-            meter,
-        })
+        Ok(KvCache { layers, kv_heads, head_dim, sequences, next: 0, meter })
     }
 
     /// A new, empty sequence.
@@ -82,9 +71,7 @@ impl KvCache {
             return Err(Error::usage(format!("rope with {given} inverse frequencies: {rule}")));
         }
         if !(rope.attention_factor.is_finite() && rope.inv_freq.iter().all(|f| f.is_finite())) {
-            return Err(Error::usage(
-                "rope whose inverse frequencies or attention factor are not finite",
-            ));
+            return Err(Error::usage("rope whose inverse frequencies or attention factor are not finite"));
         }
         self.insert(Sequence::new(rope, self.layers * self.kv_heads))
     }
@@ -111,10 +98,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Usage`] if the sequence is unknown.
     pub fn free(&mut self, sequence: SequenceId) -> Result<()> {
-        self.sequences
-            .remove(&sequence)
-            .map(drop)
-            .ok_or_else(|| unknown(sequence))
+        self.sequences.remove(&sequence).map(drop).ok_or_else(|| unknown(sequence))
     }
 
     /// Appends n positions to the KV heads `heads` of a layer. `k` and `v` are `[n, heads.len() * head_dim]`, K
@@ -137,11 +121,7 @@ impl KvCache {
         let (first, d) = (self.index(layer, sequence, heads.start)?, self.head_dim);
         let entry = self.sequences.get_mut(&sequence).ok_or_else(|| unknown(sequence))?;
         for (k, v) in k.chunks_exact(heads.len() * d).zip(v.chunks_exact(heads.len() * d)) {
-            for ((head, k), v) in entry.heads[first..]
-                .iter_mut()
-                .zip(k.chunks_exact(d))
-                .zip(v.chunks_exact(d))
-            {
+            for ((head, k), v) in entry.heads[first..].iter_mut().zip(k.chunks_exact(d)).zip(v.chunks_exact(d)) {
                 head.push(k, v, &self.meter);
             }
         }
@@ -153,16 +133,8 @@ impl KvCache {
         if row > 0 && k.len() == v.len() && k.len().is_multiple_of(row) {
             return Ok(());
         }
-        let rows = format!(
-            "K of {} and V of {} elements are no rows of KV heads {heads:?}",
-            k.len(),
-            v.len()
-        );
-        Err(Error::usage(format!(
-            "{}: {rows}, {} elements each",
-            name(sequence),
-            self.head_dim
-        )))
+        let rows = format!("K of {} and V of {} elements are no rows of KV heads {heads:?}", k.len(), v.len());
+        Err(Error::usage(format!("{}: {rows}, {} elements each", name(sequence), self.head_dim)))
     }
 
     fn check_continuity(
@@ -244,23 +216,11 @@ impl KvCache {
     pub fn validate(&self) -> Result<()> {
         let rule = |holds: bool, rule: &'static str| if holds { Ok(()) } else { Err(Error::Internal(rule)) };
         let heads = || self.sequences.values().flat_map(|s| &s.heads);
-        let shape = self
-            .sequences
-            .values()
-            .all(|s| s.heads.len() == self.layers * self.kv_heads);
+        let shape = self.sequences.values().all(|s| s.heads.len() == self.layers * self.kv_heads);
         rule(shape, "a sequence has one head per layer and KV head")?;
-        rule(
-            heads().all(|h| h.is_sound(self.head_dim)),
-            "a head has the blocks that its length takes",
-        )?;
-        rule(
-            self.sequences.keys().all(|id| id.0 < self.next),
-            "a sequence id is used once",
-        )?;
-        rule(
-            self.bytes() == distinct_bytes(heads()),
-            "the meter counts every block once",
-        )
+        rule(heads().all(|h| h.is_sound(self.head_dim)), "a head has the blocks that its length takes")?;
+        rule(self.sequences.keys().all(|id| id.0 < self.next), "a sequence id is used once")?;
+        rule(self.bytes() == distinct_bytes(heads()), "the meter counts every block once")
     }
 
     fn sequence(&self, sequence: SequenceId) -> Result<&Sequence> {
@@ -278,10 +238,7 @@ impl KvCache {
             return Ok(at * self.kv_heads + kv_head);
         }
         let rule = format!("the cache has {} layers x {} KV heads", self.layers, self.kv_heads);
-        Err(Error::usage(format!(
-            "{}: layer {at}, KV head {kv_head} asked for, but {rule}",
-            name(sequence)
-        )))
+        Err(Error::usage(format!("{}: layer {at}, KV head {kv_head} asked for, but {rule}", name(sequence))))
     }
 }
 
@@ -291,11 +248,7 @@ fn shortest(heads: &[Head]) -> usize {
 
 fn distinct_bytes<'a>(heads: impl Iterator<Item = &'a Head>) -> usize {
     let mut seen = BTreeSet::new();
-    heads
-        .flat_map(Head::blocks)
-        .filter(|b| seen.insert(Arc::as_ptr(b)))
-        .map(|b| b.bytes())
-        .sum()
+    heads.flat_map(Head::blocks).filter(|b| seen.insert(Arc::as_ptr(b))).map(|b| b.bytes()).sum()
 }
 
 fn name(sequence: SequenceId) -> String {
@@ -303,8 +256,5 @@ fn name(sequence: SequenceId) -> String {
 }
 
 fn unknown(sequence: SequenceId) -> Error {
-    Error::usage(format!(
-        "{} is not in this KV cache: it was freed or never created",
-        name(sequence)
-    ))
+    Error::usage(format!("{} is not in this KV cache: it was freed or never created", name(sequence)))
 }

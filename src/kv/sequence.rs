@@ -23,10 +23,7 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub(super) fn new(rope: Rope, heads: usize) -> Sequence {
-        Sequence {
-            rope: Arc::new(rope),
-            heads: vec![Head::default(); heads],
-        }
+        Sequence { rope: Arc::new(rope), heads: vec![Head::default(); heads] }
     }
 }
 

@@ -52,10 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn rope() -> Rope {
-    Rope {
-        inv_freq: vec![1.0, 0.01],
-        attention_factor: 1.0,
-    }
+    Rope { inv_freq: vec![1.0, 0.01], attention_factor: 1.0 }
 }
 
 fn cache() -> KvCache {
@@ -64,11 +61,7 @@ fn cache() -> KvCache {
 
 /// K rows of positions `values` for `heads` heads; V is the same negated.
 fn rows(values: &[f32], heads: Range<usize>) -> (Vec<f32>, Vec<f32>) {
-    let row = |value: f32| {
-        heads
-            .clone()
-            .flat_map(move |head| (0..HEAD_DIM).map(move |i| element(value, head, i)))
-    };
+    let row = |value: f32| heads.clone().flat_map(move |head| (0..HEAD_DIM).map(move |i| element(value, head, i)));
     let k: Vec<f32> = values.iter().flat_map(|value| row(*value)).collect();
     let v = k.iter().map(|k| -k).collect();
     (k, v)
@@ -88,19 +81,11 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        Pair {
-            cache: cache(),
-            naive: BTreeMap::new(),
-            ids: Vec::new(),
-            value: 0.0,
-        }
+        Pair { cache: cache(), naive: BTreeMap::new(), ids: Vec::new(), value: 0.0 }
     }
 
     fn id(&self, index: usize) -> SequenceId {
-        self.ids
-            .get(self.ids.len().saturating_sub(1 + index))
-            .copied()
-            .unwrap_or(SequenceId(77))
+        self.ids.get(self.ids.len().saturating_sub(1 + index)).copied().unwrap_or(SequenceId(77))
     }
 
     fn admit(&mut self, id: SequenceId, naive: Naive) {
@@ -134,13 +119,9 @@ impl Pair {
         let halves = (0..LAYERS).flat_map(|layer| [(layer, 0..1), (layer, 1..KV_HEADS)]);
         for (layer, heads) in halves.take(steps) {
             let (k, v) = rows(&values, heads.clone());
-            let done = self
-                .cache
-                .append(LayerId(layer as u32), id, heads.clone(), position, &k, &v);
-            let fits = self
-                .naive
-                .get_mut(&id)
-                .is_some_and(|naive| append_naive(naive, layer, heads, position, &values));
+            let done = self.cache.append(LayerId(layer as u32), id, heads.clone(), position, &k, &v);
+            let fits =
+                self.naive.get_mut(&id).is_some_and(|naive| append_naive(naive, layer, heads, position, &values));
             assert_eq!(done.is_ok(), fits);
         }
     }
@@ -153,10 +134,7 @@ impl Pair {
     }
 
     fn truncate(&mut self, id: SequenceId, length: usize) {
-        let naive = self
-            .naive
-            .get_mut(&id)
-            .filter(|naive| naive.iter().all(|head| head.len() >= length));
+        let naive = self.naive.get_mut(&id).filter(|naive| naive.iter().all(|head| head.len() >= length));
         assert_eq!(self.cache.truncate(id, length).is_ok(), naive.is_some());
         naive.into_iter().flatten().for_each(|head| head.truncate(length));
     }
@@ -181,10 +159,7 @@ impl Pair {
     }
 
     fn check_sequence(&self, id: SequenceId, naive: &Naive) {
-        assert_eq!(
-            self.cache.length(id).unwrap(),
-            naive.iter().map(Vec::len).min().unwrap()
-        );
+        assert_eq!(self.cache.length(id).unwrap(), naive.iter().map(Vec::len).min().unwrap());
         for layer in 0..LAYERS {
             for head in 0..KV_HEADS {
                 let view = self.cache.read(LayerId(layer as u32), id, head).unwrap();
@@ -205,10 +180,7 @@ fn append_naive(naive: &mut Naive, layer: usize, heads: Range<usize>, position: 
 
 fn check_head(view: &HeadView<'_>, values: &[f32], head: usize) {
     let (want_k, want_v) = {
-        let k: Vec<f32> = values
-            .iter()
-            .flat_map(|v| (0..HEAD_DIM).map(move |i| element(*v, head, i)))
-            .collect();
+        let k: Vec<f32> = values.iter().flat_map(|v| (0..HEAD_DIM).map(move |i| element(*v, head, i))).collect();
         let v: Vec<f32> = k.iter().map(|k| -k).collect();
         (k, v)
     };
@@ -221,9 +193,7 @@ fn check_head(view: &HeadView<'_>, values: &[f32], head: usize) {
 /// Whether every block but the last is full, and none is empty.
 fn only_last_is_short(view: &HeadView<'_>) -> bool {
     let sizes: Vec<usize> = view.blocks().map(|(k, _)| k.len() / HEAD_DIM).collect();
-    sizes
-        .split_last()
-        .is_none_or(|(last, full)| *last > 0 && full.iter().all(|n| *n == BLOCK_POSITIONS))
+    sizes.split_last().is_none_or(|(last, full)| *last > 0 && full.iter().all(|n| *n == BLOCK_POSITIONS))
 }
 
 proptest! {
@@ -247,9 +217,7 @@ fn fill(cache: &mut KvCache, id: SequenceId, values: &[f32]) {
     let (k, v) = rows(values, 0..KV_HEADS);
     for layer in 0..LAYERS {
         let position = cache.layer_length(LayerId(layer as u32), id).unwrap();
-        cache
-            .append(LayerId(layer as u32), id, 0..KV_HEADS, position, &k, &v)
-            .unwrap();
+        cache.append(LayerId(layer as u32), id, 0..KV_HEADS, position, &k, &v).unwrap();
     }
 }
 
@@ -273,11 +241,7 @@ fn bytes_grow_by_blocks_and_forks_copy_only_what_they_write() {
     assert_eq!(cache.bytes(), 3 * LAYERS * KV_HEADS * block);
     cache.free(a).unwrap();
     assert_eq!(cache.bytes(), 2 * LAYERS * KV_HEADS * block);
-    check_head(
-        &cache.read(LayerId(1), b, 2).unwrap(),
-        &[[1.0; 65].as_slice(), &[2.0]].concat(),
-        2,
-    );
+    check_head(&cache.read(LayerId(1), b, 2).unwrap(), &[[1.0; 65].as_slice(), &[2.0]].concat(), 2);
 }
 
 #[test]
@@ -287,15 +251,9 @@ fn truncation_repairs_a_forward_that_failed_half_way() {
     fill(&mut cache, id, &[1.0, 2.0]);
     let (k, v) = rows(&[3.0], 0..KV_HEADS);
     cache.append(LayerId(0), id, 0..KV_HEADS, 2, &k, &v).unwrap();
-    assert_eq!(
-        (cache.length(id).unwrap(), cache.layer_length(LayerId(0), id).unwrap()),
-        (2, 3)
-    );
+    assert_eq!((cache.length(id).unwrap(), cache.layer_length(LayerId(0), id).unwrap()), (2, 3));
     let refused = message(cache.truncate(id, 3));
-    assert_eq!(
-        refused,
-        "sequence 0 cannot be truncated to 3 positions: a head of it holds 2"
-    );
+    assert_eq!(refused, "sequence 0 cannot be truncated to 3 positions: a head of it holds 2");
     cache.truncate(id, 2).unwrap();
     fill(&mut cache, id, &[4.0]);
     check_head(&cache.read(LayerId(0), id, 1).unwrap(), &[1.0, 2.0, 4.0], 1);
@@ -307,20 +265,11 @@ fn wrong_arguments_are_named() {
     let id = cache.create(rope()).unwrap();
     let row = [0.0; HEAD_DIM];
     let gap = message(cache.append(LayerId(1), id, 0..1, 5, &row, &row));
-    assert_eq!(
-        gap,
-        "sequence 0: layer 1, KV head 0 holds 0 positions; positions to append start at 5"
-    );
+    assert_eq!(gap, "sequence 0: layer 1, KV head 0 holds 0 positions; positions to append start at 5");
     let odd = message(cache.append(LayerId(0), id, 0..2, 0, &row, &row));
-    assert_eq!(
-        odd,
-        "sequence 0: K of 4 and V of 4 elements are no rows of KV heads 0..2, 4 elements each"
-    );
+    assert_eq!(odd, "sequence 0: K of 4 and V of 4 elements are no rows of KV heads 0..2, 4 elements each");
     let layer = message(cache.read(LayerId(2), id, 0));
-    assert_eq!(
-        layer,
-        "sequence 0: layer 2, KV head 0 asked for, but the cache has 2 layers x 3 KV heads"
-    );
+    assert_eq!(layer, "sequence 0: layer 2, KV head 0 asked for, but the cache has 2 layers x 3 KV heads");
     assert!(message(cache.append(LayerId(0), id, 3..4, 0, &row, &row)).contains("KV head 3 asked for"));
     cache.free(id).unwrap();
     let gone = "sequence 0 is not in this KV cache: it was freed or never created";
@@ -334,18 +283,9 @@ fn shapes_and_ropes_are_checked() {
     assert!(message(KvCache::new(0, 1, 4)).contains("0 layers x 1 KV heads"));
     assert!(message(KvCache::new(usize::MAX, 2, 4)).contains("layers"));
     assert!(message(KvCache::new(1, 1, 3)).contains("head dimension of 3"));
-    let short = Rope {
-        inv_freq: vec![1.0],
-        attention_factor: 1.0,
-    };
-    assert_eq!(
-        message(cache().create(short)),
-        "rope with 1 inverse frequencies: a head dimension of 4 takes 2"
-    );
-    let bad = Rope {
-        inv_freq: vec![1.0, f32::NAN],
-        attention_factor: 1.0,
-    };
+    let short = Rope { inv_freq: vec![1.0], attention_factor: 1.0 };
+    assert_eq!(message(cache().create(short)), "rope with 1 inverse frequencies: a head dimension of 4 takes 2");
+    let bad = Rope { inv_freq: vec![1.0, f32::NAN], attention_factor: 1.0 };
     assert!(message(cache().create(bad)).contains("not finite"));
 }
 
