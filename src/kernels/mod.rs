@@ -9,6 +9,8 @@ pub mod lanes;
 pub mod norm;
 pub mod project;
 pub mod rope;
+#[cfg(test)]
+mod tests;
 mod x86;
 
 pub use isa::Isa;

@@ -2,4 +2,7 @@
 
 mod fetcher;
 
+#[cfg(test)]
+mod tests;
+
 pub use fetcher::{Fetcher, Held, Want};

@@ -6,6 +6,8 @@ mod encode;
 mod half_round;
 mod int8;
 mod record;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{Scale, codes_u8, codes_u16, scale, values};
 pub use encode::{GroupError, encode_record};
