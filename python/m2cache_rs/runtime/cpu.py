@@ -1,0 +1,54 @@
+"""The CPU backend: the Rust engine and its KV blocks behind the decoder's face."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from m2cache_rs._core import Engine, KvCache
+from m2cache_rs.models import Architecture
+from m2cache_rs.runtime.decoder import Floats, Ids
+
+
+class CpuBackend:
+    """A `Backend` whose arithmetic, weight cache and KV lie in the Rust core; calls release the GIL."""
+
+    def __init__(self, engine: Engine, architecture: Architecture) -> None:
+        self.engine = engine
+        self.kv = KvCache(architecture.layers, architecture.kv_heads, architecture.head_dim)
+        self._vocab = architecture.vocab
+
+    def embed(self, tokens: Ids) -> Floats:
+        """Embedding rows [N, hidden]."""
+        return self.engine.embed(tokens)
+
+    def attention(self, layer: int, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+        """What attention adds to x [N, hidden]."""
+        return self.engine.attention(layer, x, self.kv, sequences, positions)
+
+    def ffn(self, layer: int, x: Floats) -> Floats:
+        """What the FFN adds to x [N, hidden]."""
+        return self.engine.ffn(layer, x)
+
+    def head(self, x: Floats) -> Floats:
+        """Logits [N, vocab]; no rows wanted cost nothing (a prompt's chunks before the last)."""
+        return self.engine.head(x) if len(x) else np.empty((0, self._vocab), np.float32)
+
+    def create(self, inv_freq: Floats, attention_factor: float) -> int:
+        """A new, empty sequence."""
+        return self.kv.create(inv_freq, attention_factor)
+
+    def length(self, sequence: int) -> int:
+        """Positions the sequence holds."""
+        return self.kv.length(sequence)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forgets the positions from `length` on."""
+        self.kv.truncate(sequence, length)
+
+    def fork(self, sequence: int) -> int:
+        """A new sequence that begins with the same positions; blocks are copied when written."""
+        return self.kv.fork(sequence)
+
+    def free(self, sequence: int) -> None:
+        """Forgets the sequence."""
+        self.kv.free(sequence)

@@ -1,0 +1,151 @@
+"""The one decoder: it walks the layers of any architecture over any backend (DESIGN 5 and 5b)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2cache_rs.errors import UsageError
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.uint32]
+Observer = Callable[[int, str, Floats], None]
+
+# Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
+PROMPT_CHUNK = 256
+# Decode tokens whose logits are the same bits alone and together.
+DECODE_BATCH = 32
+
+
+class Kind(IntEnum):
+    """What a token is: it decides how tokens are batched, never what is computed for one."""
+
+    PROMPT = 0
+    DECODE = 1
+    DRAFT = 2
+
+
+class Backend(Protocol):
+    """What computes. Arrays are C-contiguous, x and results float32 [N, hidden], rows by rising position."""
+
+    def embed(self, tokens: Ids) -> Floats:
+        """Embedding rows of tokens [N]."""
+
+    def attention(self, layer: int, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+        """What the attention branch (its norm included) adds to x; appends the rows' keys and values."""
+
+    def ffn(self, layer: int, x: Floats) -> Floats:
+        """What the FFN branch (its norm included) adds to x."""
+
+    def head(self, x: Floats) -> Floats:
+        """Logits [N, vocab] of hidden rows before the final norm."""
+
+    def create(self, inv_freq: Floats, attention_factor: float) -> int:
+        """A new, empty sequence with its rotary frequencies [head_dim / 2]; its id."""
+
+    def length(self, sequence: int) -> int:
+        """Positions the sequence holds."""
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forgets the positions from `length` on, also those a failed call left half-written."""
+
+    def fork(self, sequence: int) -> int:
+        """A new sequence that begins with the same positions."""
+
+    def free(self, sequence: int) -> None:
+        """Forgets the sequence."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N rows, each with its own position, sequence and kind; `tokens` [N], or `hidden` [N, d] later on."""
+
+    positions: Ids
+    sequences: Ids
+    kinds: NDArray[np.uint8]
+    tokens: Ids | None = None
+    hidden: Floats | None = None
+
+    @classmethod
+    def run(cls, tokens: Ids, sequence: int, start: int, kind: Kind) -> Batch:
+        """Consecutive tokens of one sequence, the first at position `start`."""
+        n = len(tokens)
+        positions = np.arange(start, start + n, dtype=np.uint32)
+        kinds = np.full(n, kind, np.uint8)
+        return cls(positions, np.full(n, sequence, np.uint32), kinds, tokens=np.asarray(tokens, np.uint32))
+
+    def rows(self, part: slice) -> Batch:
+        """The rows of `part`."""
+        kept = {name: value[part] for name, value in vars(self).items() if value is not None}
+        return replace(self, **kept)
+
+
+@dataclass
+class Decoder:
+    """Runs batches through `layers` layers of `backend`.
+
+    `observer(layer, which, x)` sees the hidden rows in front of every norm, which being `attn`, `ffn` or
+    (layer = `layers`) `final`: calibration listens there.
+    """
+
+    backend: Backend
+    layers: int
+    observer: Observer | None = None
+
+    def forward(
+        self, batch: Batch, layers: range | None = None, want: NDArray[np.bool_] | None = None
+    ) -> Floats:
+        """Logits [wanted, vocab], or hidden rows [wanted, d] when `layers` ends before the last layer.
+
+        `want` is a mask [N]; None wants all. Appends to the batch's sequences; if anything is raised half-way
+        (I/O, Ctrl-C), they are as before and the decoder can be used again.
+        """
+        span = range(self.layers) if layers is None else layers
+        before = {int(s): self.backend.length(int(s)) for s in np.unique(batch.sequences)}
+        mask = np.ones(len(batch.positions), bool) if want is None else want
+        try:
+            return np.concatenate([self._piece(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)])
+        except BaseException:
+            for sequence, length in before.items():
+                self.backend.truncate(sequence, length)
+            raise
+
+    def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
+        x = self._enter(batch)
+        for layer in span:
+            self._observe(layer, "attn", x)
+            x += self.backend.attention(layer, x, batch.sequences, batch.positions)
+            self._observe(layer, "ffn", x)
+            x += self.backend.ffn(layer, x)
+        if span.stop < self.layers:
+            return x[want]
+        self._observe(self.layers, "final", x)
+        return self.backend.head(x[want])
+
+    def _enter(self, batch: Batch) -> Floats:
+        if batch.hidden is not None:
+            return batch.hidden.copy()
+        if batch.tokens is None:
+            raise UsageError("a batch has neither tokens nor hidden rows")
+        return self.backend.embed(batch.tokens)
+
+    def _observe(self, layer: int, which: str, x: Floats) -> None:
+        if self.observer is not None:
+            self.observer(layer, which, x)
+
+
+def pieces(batch: Batch) -> Iterator[slice]:
+    """Rows that run together: a prompt's up to a multiple of PROMPT_CHUNK, others up to DECODE_BATCH."""
+    prompt = batch.kinds == Kind.PROMPT
+    other = batch.sequences[1:] != batch.sequences[:-1]
+    ends = prompt[1:] & (other | (batch.positions[1:] % PROMPT_CHUNK == 0))
+    cuts = (np.flatnonzero(ends | (prompt[1:] != prompt[:-1])) + 1).tolist()
+    for start, stop in pairwise(sorted({0, *cuts, len(prompt)})):
+        step = PROMPT_CHUNK if prompt[start] else DECODE_BATCH
+        yield from (slice(at, min(at + step, stop)) for at in range(start, stop, step))
