@@ -8,6 +8,8 @@ import pytest
 
 from tests.reference.shared import shared_folder
 
+pytest_plugins = ["tests.stores"]
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -1,0 +1,83 @@
+"""What a store carries beside weights: the model's own configuration, generation settings and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2cache_rs.errors import StoreError, UnsupportedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Assets:
+    """The source model's own files in a store; each is read when first asked for."""
+
+    store: Path
+
+    @cached_property
+    def generation(self) -> Mapping[str, Any]:
+        """generation_config.json; empty where the model has none."""
+        return self._json("generation_config.json")
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins a text, if the model has one."""
+        ids = self._ids("bos_token_id")
+        return ids[0] if ids else None
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """The ids that end a text."""
+        return frozenset(self._ids("eos_token_id"))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. UnsupportedError where the store has none, StoreError where it is broken."""
+        from tokenizers import Tokenizer
+
+        path = self.store / "tokenizer.json"
+        if not path.exists():
+            raise UnsupportedError(
+                f"{self.store} has no tokenizer.json: give token ids, or convert again with one"
+            )
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise StoreError(f"{path} is no tokenizer: {error}; convert the model again") from error
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether ids can become text."""
+        return (self.store / "tokenizer.json").exists()
+
+    def _ids(self, name: str) -> list[int]:
+        """Ids of a role: the generation config's word, else the model config's."""
+        value = self.generation.get(name)
+        value = self._config.get(name) if value is None else value
+        ids: list[int] = [] if value is None else value if isinstance(value, list) else [value]
+        if any(type(one) is not int for one in ids):
+            raise StoreError(f"{self.store}: {name} is {value!r}; an id or a list of ids is needed")
+        return ids
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        return self._json("config.json")
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        path = self.store / name
+        if not path.exists():
+            return {}
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read: {error}; convert the model again") from error
+        if not isinstance(value, dict):
+            raise StoreError(f"{path} is no JSON object; convert the model again")
+        return value

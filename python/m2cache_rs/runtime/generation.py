@@ -1,0 +1,108 @@
+"""One generation: what is asked for, checked, and the loop that answers it token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2cache_rs.config import Sampling
+from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime.decoder import Batch, Ids, Kind
+from m2cache_rs.runtime.sampling import sample
+from m2cache_rs.runtime.text import Detokenizer, StopStrings
+
+if TYPE_CHECKING:
+    from m2cache_rs.runtime.session import Model
+
+DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token.
+
+    `text` is what it adds to the text so far: nothing in the middle of a character, or while it may be the
+    beginning of a stop string; the last token brings what was held back. An end-of-text id is yielded, as the
+    last token.
+    """
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one generation was asked for, checked against the model."""
+
+    prompt: Ids
+    count: int
+    settings: Sampling
+    seed: int = 0
+    stops: tuple[str, ...] = ()
+
+
+def new_tokens(asked: int | None, prompt: int, context: int) -> int:
+    """Tokens to generate behind a prompt of that many: as asked, else 256 or what the context leaves."""
+    if prompt >= context:
+        raise UsageError(
+            f"the prompt has {prompt} tokens, the model's context holds {context}: shorten the prompt"
+        )
+    if asked is None:
+        return min(DEFAULT_NEW_TOKENS, context - prompt)
+    if asked < 1:
+        raise UsageError(f"max_new_tokens is {asked}; it must be at least 1")
+    if prompt + asked > context:
+        raise UsageError(
+            f"a prompt of {prompt} tokens and {asked} new ones exceed the model's context of {context}: "
+            f"ask for at most {context - prompt} new tokens"
+        )
+    return asked
+
+
+def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
+    """The stop strings, none of them empty."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(stops):
+        raise UsageError("a stop string is empty; it would stop before the first token")
+    return stops
+
+
+def token_ids(ids: Sequence[int] | Ids, vocab: int) -> Ids:
+    """`ids` as uint32 [N]. UsageError where one is not in the vocabulary."""
+    found = np.asarray(ids)
+    if found.size == 0:
+        return np.empty(0, np.uint32)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise UsageError("token ids must be a flat list of integers")
+    outside = found[(found < 0) | (found >= vocab)]
+    if outside.size:
+        raise UsageError(f"token id {outside[0]} is not in the model's vocabulary of {vocab}")
+    return found.astype(np.uint32)
+
+
+def generate(model: Model, request: Request) -> Generator[Token]:
+    """Yields the tokens of `request`. Closing the generator early frees its sequence."""
+    ids = [int(one) for one in request.prompt]
+    text, stops = Detokenizer(model.text_of, ids), StopStrings(request.stops)
+    with model.sequence(len(ids)) as sequence:
+        batch = Batch.run(request.prompt, sequence, 0, Kind.PROMPT)
+        for left in range(request.count - 1, -1, -1):
+            row = model.forward(batch, _last_row(batch))[0]
+            chosen = sample(row, request.settings, request.seed, len(ids), ids)
+            last = left == 0 or chosen in model.assets.eos
+            shown = stops.push("" if chosen in model.assets.eos else text.push(chosen))
+            yield Token(chosen, shown + stops.flush() if last else shown)
+            if last or stops.stopped:
+                return
+            batch = Batch.run(np.array([chosen], np.uint32), sequence, len(ids), Kind.DECODE)
+            ids.append(chosen)
+
+
+def _last_row(batch: Batch) -> NDArray[np.bool_]:
+    want = np.zeros(len(batch.positions), bool)
+    want[-1] = True
+    return want

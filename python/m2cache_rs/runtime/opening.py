@@ -1,0 +1,89 @@
+"""From a path and a cache size to a store and a budget, with an answer to all that a user can get wrong."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from m2cache_rs._core import Engine, Store
+from m2cache_rs.config import format_size, parse_size
+from m2cache_rs.errors import BudgetError, UsageError
+from m2cache_rs.models import Architecture
+from m2cache_rs.runtime.memory import free_memory
+
+_LOG = logging.getLogger("m2cache_rs")
+_MANIFEST = "m2cache.json"
+# Kept free beside the weights: interpreter, libraries and scratch; 60 MB measured, the rest is for the other
+# programs.
+_MARGIN = 256 << 20
+# Positions whose keys and values the default cache leaves room for; longer contexts want an explicit --cache.
+_KV_POSITIONS = 4096
+
+Levels = tuple[int, int, int, int]
+
+
+def open_store(path: str | Path) -> Store:
+    """The store at `path`. UsageError says what else lies there; StoreError what is broken in it."""
+    path = Path(path)
+    wrong = _not_a_store(path)
+    if wrong:
+        raise UsageError(wrong)
+    return Store(str(path))
+
+
+def _not_a_store(path: Path) -> str | None:
+    if not path.exists():
+        return f"{path} does not exist; a store is a directory that `m2cache convert MODEL {path}` makes"
+    if path.name.endswith(".partial"):
+        return (
+            f"{path} is an unfinished conversion; run the same `m2cache convert` again, it goes on from there"
+        )
+    if not path.is_dir():
+        return (
+            f"{path} is a file, not a store (a directory); make one with `m2cache convert MODEL {path}.m2c`"
+        )
+    if not (path / _MANIFEST).exists():
+        kind = (
+            "a model, not a store" if (path / "config.json").exists() else f"no store: it has no {_MANIFEST}"
+        )
+        source = path if (path / "config.json").exists() else "MODEL"
+        return f"{path} is {kind}; make a store with `m2cache convert {source} {path.resolve().name}.m2c`"
+    return None
+
+
+def cache_bytes(store: Store, levels: Levels, architecture: Architecture, cache: int | str | None) -> int:
+    """Bytes of weight cache: what was asked for, else all weights at these levels as far as memory is free.
+
+    BudgetError names the least that works.
+    """
+    everything, least = Engine.needs(store, levels)
+    if cache is not None:
+        wanted = parse_size(cache, "cache")
+        if wanted < least:
+            raise BudgetError(
+                f"a cache of {format_size(wanted)} is too small for this model at this precision: "
+                f"the least that works is {least} bytes ({format_size(least)})"
+            )
+        return wanted
+    return _fitting(everything, least, free_memory() - _MARGIN - _kv_bytes(architecture))
+
+
+def _fitting(everything: int, least: int, free: int) -> int:
+    if free < least:
+        raise BudgetError(
+            f"this model at this precision needs a cache of at least {format_size(least)}, and only "
+            f"{format_size(max(free, 0))} of memory is free for it: free some, or lower the precision"
+        )
+    if free < everything:
+        _LOG.warning(
+            "the weights at this precision take %s, the cache holds %s (free memory, less a margin); "
+            "the rest is read from the store for every token",
+            format_size(everything),
+            format_size(free),
+        )
+    return min(everything, free)
+
+
+def _kv_bytes(architecture: Architecture) -> int:
+    positions = min(architecture.context, _KV_POSITIONS)
+    return positions * architecture.layers * architecture.kv_heads * architecture.head_dim * 2 * 4
