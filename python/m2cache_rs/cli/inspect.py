@@ -1,0 +1,108 @@
+"""`m2cache inspect`: what a store holds, without reading its weights."""
+
+from __future__ import annotations
+
+import json as codec
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2cache_rs.cli import output
+from m2cache_rs.config import LEVELS, PLANES, format_size
+
+if TYPE_CHECKING:
+    from m2cache_rs._core import Store
+
+
+def inspect(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store that `m2cache convert` made.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show architecture, coding, sections and their bytes, bits per weight, files, and the cache it needs."""
+    from m2cache_rs.runtime.opening import open_store
+
+    report = _report(store, open_store(store))
+    output.print_json(report) if json else output.print_rows(list(_rows(report)))
+
+
+def _report(path: Path, store: Store) -> dict[str, Any]:
+    from m2cache_rs._core import Engine
+    from m2cache_rs.models import Architecture
+    from m2cache_rs.runtime.footprint import bits_per_weight
+
+    manifest, layout = codec.loads(store.manifest()), codec.loads(store.layout())
+    planes, spec = manifest["encoding"]["planes"], Architecture.from_dict(manifest["architecture"])
+    levels = LEVELS[:planes]
+    needs = {
+        bits: dict(zip(("all", "least"), Engine.needs(store, (bits,) * 4), strict=True)) for bits in levels
+    }
+    return {
+        "store": str(path),
+        "bytes": sum(one["bytes"] for one in (*manifest["files"], *manifest["assets"])),
+        "weights": sum(one["weights"] for one in manifest["files"]),
+        "bits_per_weight": bits_per_weight(layout, spec, planes, padded=False),
+        "padded_bits_per_weight": bits_per_weight(layout, spec, planes, padded=True),
+        "cache": needs,
+        "sections": _sections(layout),
+        **manifest,
+    }
+
+
+def _sections(layout: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sections of the same name, summed over the files."""
+    from m2cache_rs.runtime.footprint import sections
+
+    found: dict[str, dict[str, Any]] = {}
+    for one in sections(layout):
+        total = found.setdefault(
+            one.name, {"name": one.name, "files": 0, "records": 0, "stride": one.stride, "bytes": 0}
+        )
+        total["files"] += 1
+        total["records"] += one.records
+        total["bytes"] += one.bytes
+    return list(found.values())
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    size, features = format_size(report["bytes"]), _list(report["features"])
+    yield "store", f"{report['store']}, {size} in {len(report['files'])} files"
+    yield "id", f"{report['id']} (format version {report['version']}, features: {features})"
+    yield from _model(report["architecture"])
+    yield from _coding(report)
+    for one in report["sections"]:
+        shape = f"{one['records']} records of {one['stride']} bytes, {one['files']} files"
+        yield f"section {one['name']}", f"{format_size(one['bytes'])}: {shape}"
+    for bits, need in report["cache"].items():
+        least = format_size(need["least"])
+        yield f"cache at {bits} bits", f"{format_size(need['all'])} for all weights, at least {least}"
+    yield "assets", _list([one["name"] for one in report["assets"]])
+
+
+def _model(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    gated, tied = " gated" if spec["gated"] else "", " tied" if spec["tied"] else ""
+    yield (
+        "model",
+        f"{spec['family']}, {spec['layers']} layers, hidden {spec['hidden']}, context {spec['context']}",
+    )
+    yield "attention", f"{spec['heads']} heads and {spec['kv_heads']} KV heads of {spec['head_dim']}"
+    yield "FFN", f"{spec['ffn']} neurons, {spec['activation']}{gated}"
+    yield "vocabulary", f"{spec['vocab']}{tied}"
+    yield "biases", _list(spec["biases"])
+    yield "rope", _list([f"{name} {value}" for name, value in spec["rope"].items()])
+
+
+def _coding(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    coding, planes = report["encoding"]["coding"], PLANES[: report["encoding"]["planes"]]
+    yield "coding", f"{coding['form']}, groups of {coding['group']}, planes {_list(planes)}"
+    yield "equalized", "no" if report["equalize"] is None else codec.dumps(report["equalize"])
+    yield "synthetic", "yes: random weights" if report["synthetic"] else "no"
+    for part, levels in report["bits_per_weight"].items():
+        padded = report["padded_bits_per_weight"][part]
+        shown = [f"{real:.2f} at {bits} (padded {padded[bits]:.2f})" for bits, real in levels.items()]
+        yield f"bits per weight, {part}", _list(shown)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,99 @@
+"""What every command shares: exit codes, one-line errors, JSON, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from m2cache_rs.errors import M2CacheError
+
+ERROR = 2
+INTERRUPTED = 130
+# What a shell reports for a program that SIGPIPE ended.
+BROKEN_PIPE = 141
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns what a command raises into one line on stderr and the promised exit code (a decorator, too)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        stop(INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        _forget_stdout()
+        raise SystemExit(BROKEN_PIPE) from None
+    except MemoryError:
+        stop(ERROR, "error: out of memory; a smaller --cache or a lower --precision needs less")
+    except (M2CacheError, OSError) as error:
+        stop(ERROR, f"error: {error}")
+
+
+def stop(code: int, message: str) -> NoReturn:
+    """One line on stderr, then the end."""
+    note(message)
+    raise SystemExit(code) from None
+
+
+def note(message: str) -> None:
+    """One line on stderr."""
+    with _quiet_pipe():
+        print(f"m2cache: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """`text` with its control characters shown, not obeyed: they may come from a hostile file name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more: what is buffered goes nowhere, so the interpreter's last flush cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One object on stdout."""
+    print(json.dumps(value, indent=2))
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {one_line(value)}")
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where that is a terminal; yields what is told how much is done."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    amount = DownloadColumn(binary_units=True) if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,159 @@
+"""Bad use: one clear line on stderr, exit code 2, no traceback, nothing on stdout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from m2cache_rs.cli import output
+from m2cache_rs.cli.main import main
+
+from tests.stores import EXAMPLE, SMALL, Cli, save_small
+
+Refuses = Callable[..., None]
+
+PROMPT = ("-p", "In the beginning")
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
+    """Runs a command line in this process (a process each would take a minute) and looks at its one line."""
+
+    def check(*arguments: object, message: str) -> None:
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main([str(one) for one in arguments]))
+        shown = capsys.readouterr()
+        assert ended.value.code == 2
+        assert shown.out == ""
+        assert shown.err.startswith("m2cache: error: ")
+        assert shown.err.count("\n") == 1
+        assert message in shown.err
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "command", [("generate", *PROMPT), ("inspect",), ("verify",), ("eval", "--text", __file__)]
+)
+def test_paths_that_are_no_store(refuses: Refuses, tmp_path: Path, command: tuple[str, ...]) -> None:
+    name, *rest = command
+    refuses(name, tmp_path / "none.m2c", *rest, message="does not exist")
+    refuses(name, EXAMPLE, *rest, message="is a model, not a store; make a store with `m2cache convert")
+    refuses(name, tmp_path, *rest, message="it has no m2cache.json")
+    refuses(name, __file__, *rest, message="is a file, not a store")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give one prompt: -p TEXT"),
+        ((*PROMPT, "-f", __file__), "give one prompt"),
+        (("-f", "/nowhere/prompt"), "the prompt cannot be read from /nowhere/prompt: No such file"),
+        (("-f", "/"), "the prompt cannot be read from /: Is a directory"),
+        ((*PROMPT, "--precision", "7"), "precision '7' is not known"),
+        ((*PROMPT, "--precision", "nose=8"), "the part 'nose'"),
+        ((*PROMPT, "--cache", "plenty"), "cache 'plenty' is no size"),
+        ((*PROMPT, "--cache", "1K"), "the least that works is"),
+        ((*PROMPT, "--temperature", "-1"), "temperature is -1.0"),
+        ((*PROMPT, "--max-new-tokens", "0"), "max_new_tokens is 0"),
+        ((*PROMPT, "--max-new-tokens", "many"), "max-new-tokens"),
+        ((*PROMPT, "--verify", "maybe"), "verify is 'maybe'"),
+        ((*PROMPT, "--stop", ""), "stop string is empty"),
+        ((*PROMPT, "--sead", "1"), "--sead"),
+        (("-p", "word " * 1100), "the model's context holds 1024"),
+    ],
+)
+def test_generate(refuses: Refuses, tale: Path, options: tuple[str, ...], message: str) -> None:
+    refuses("generate", tale, *options, message=message)
+
+
+def test_a_prompt_that_is_not_utf8(refuses: Refuses, tale: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"ab\xff")
+    refuses("generate", tale, "-f", tmp_path / "prompt", message="is not UTF-8 (byte 2)")
+
+
+def test_a_plane_that_is_not_stored(refuses: Refuses, tale_mid: Path) -> None:
+    refuses("generate", tale_mid, *PROMPT, "--precision", "16", message="needs the plane 'low'")
+
+
+def test_an_unfinished_conversion(refuses: Refuses, tmp_path: Path) -> None:
+    (tmp_path / "x.m2c.partial").mkdir()
+    refuses("inspect", tmp_path / "x.m2c.partial", message="unfinished conversion")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--text", "/nowhere/text"), "the text cannot be read from /nowhere/text"),
+        (("--text", "/bin/ls"), "is not UTF-8"),
+        (("--text", "/dev/null"), "no token to predict"),
+        (("--text", __file__, "--tokens", "1"), "tokens is 1"),
+    ],
+)
+def test_eval(refuses: Refuses, tale: Path, options: tuple[str, ...], message: str) -> None:
+    refuses("eval", tale, *options, message=message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"architectures": ["BertModel"], "model_type": "bert"},
+            "'BertModel' is not supported; supported are: Llama",
+        ),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantised with gptq"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish'"),
+    ],
+)
+def test_models_that_cannot_be_converted(
+    refuses: Refuses, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    save_small(tmp_path / "model")
+    shutil.copy(EXAMPLE / "tokenizer.json", tmp_path / "model")
+    (tmp_path / "model/config.json").write_text(json.dumps({**SMALL, **change}))
+    refuses("convert", tmp_path / "model", tmp_path / "x.m2c", message=message)
+    assert not (tmp_path / "x.m2c").exists()
+
+
+def test_convert_needs_a_model_and_a_free_target(refuses: Refuses, tmp_path: Path) -> None:
+    refuses("convert", tmp_path / "none", tmp_path / "x.m2c", message=str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    refuses("convert", tmp_path / "empty", tmp_path / "x.m2c", message="config.json")
+    (tmp_path / "there.m2c").mkdir()
+    refuses("convert", EXAMPLE, tmp_path / "there.m2c", message="--force")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nonsense",), "nonsense"),
+        (("--nonsense",), "--nonsense"),
+        (("generate",), "STORE"),
+        (("eval", "x"), "--text"),
+    ],
+)
+def test_command_lines_that_make_no_sense(refuses: Refuses, arguments: tuple[str, ...], message: str) -> None:
+    refuses(*arguments, message=message)
+
+
+def test_no_command_shows_the_help(cli: Cli) -> None:
+    done = cli()
+    assert done.returncode == 2
+    assert "generate" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hostile_name_cannot_steer_the_terminal(refuses: Refuses, tmp_path: Path) -> None:
+    refuses("inspect", tmp_path / "a\x1b[31m\nb[bold]", message=r"a\x1b[31m\nb[bold] does not exist")
+    assert output.one_line("é日\t") == r"é日\t"
+
+
+def test_a_full_disk_is_one_line(cli: Cli, tale: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = cli("inspect", tale, capture_output=False, stdout=full, stderr=-1)
+    assert done.returncode == 2
+    assert done.stderr == "m2cache: error: [Errno 28] No space left on device\n"
