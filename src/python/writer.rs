@@ -62,7 +62,7 @@ impl StoreWriter {
     /// of down. Tiles are cut at multiples of 64 records. Returns the exact zeros in groups that are not all zero.
     ///
     /// Raises CheckpointError naming tensor, row and group of a weight that cannot be coded.
-    #[pyo3(signature = (first, dtype, matrices, column_scale=None))]
+    #[pyo3(signature = (first, dtype, matrices: "dict[str, NDArray[Any]]", column_scale=None))]
     fn records(
         &self,
         py: Python<'_>,

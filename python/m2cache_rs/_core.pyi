@@ -1,0 +1,174 @@
+"""
+The Rust core of m2cache_rs.
+"""
+
+from numpy import float32, uint32
+from numpy.typing import NDArray
+from os import PathLike
+from typing import Any, Final, SupportsFloat, SupportsIndex, final
+
+__all__ = ["__version__", "Engine", "KvCache", "Store", "StoreWriter", "publish", "read_header"]
+
+__version__: Final[str]
+"""
+Version of the package.
+"""
+
+@final
+class Engine:
+    """
+    An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
+    """
+    def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None) -> Engine:
+        """
+        levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
+        kept in memory, None for all; verify is first, always or never.
+
+        Raises BudgetError naming the least cache, UsageError for planes that are not stored.
+        """
+    def attention(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], groups: tuple[SupportsIndex, SupportsIndex] | None = None) -> NDArray[float32]:
+        """
+        Attention of x, float32 [N, hidden] before the norm, to be added to x; appends K and V. sequences and positions are
+        uint32 [N]. With groups=(a, b): partial sums of those KV-head groups, [b - a, N, hidden], without bias.
+        """
+    def embed(self, /, tokens: NDArray[uint32]) -> NDArray[float32]:
+        """
+        Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
+        """
+    def ffn(self, /, layer: SupportsIndex, x: NDArray[float32], chunks: tuple[SupportsIndex, SupportsIndex] | None = None) -> NDArray[float32]:
+        """
+        FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
+        256 neurons, [b - a, N, hidden], without bias.
+        """
+    def head(self, /, x: NDArray[float32]) -> NDArray[float32]:
+        """
+        Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
+        """
+    @staticmethod
+    def needs(store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> tuple[int, int]:
+        """
+        (cache bytes that hold every weight, least cache that works) at these levels.
+        """
+    def norm(self, /, layer: SupportsIndex, which: str) -> NDArray[float32]:
+        """
+        A norm's gain, float32 [hidden]: attn or ffn of a layer, or final.
+        """
+    def stats(self, /) -> str:
+        """
+        What the tiers did so far, as JSON: {"io", "isa", "threads", "fixed_bytes", "ring_bytes", "hit_bytes", "read_bytes",
+        "reads", "read_seconds", "sections": [{"section", "stored_bytes", "hit_bytes", "read_bytes", "reads"}]}.
+        """
+
+@final
+class KvCache:
+    """
+    K and V of sequences, in blocks of 64 positions per layer and KV head.
+    """
+    def __new__(cls, /, layers: SupportsIndex, kv_heads: SupportsIndex, head_dim: SupportsIndex) -> KvCache:
+        """
+        An empty cache; head_dim is even.
+        """
+    def bytes(self, /) -> int:
+        """
+        Bytes of all blocks, shared ones once.
+        """
+    def create(self, /, inv_freq: NDArray[float32], attention_factor: SupportsFloat | SupportsIndex) -> int:
+        """
+        A new empty sequence: inv_freq float32 [head_dim / 2], attention_factor multiplies cos and sin. Returns its id.
+        """
+    def fork(self, /, sequence: SupportsIndex) -> int:
+        """
+        A new sequence that shares the blocks of this one (copied when one side writes). Returns its id.
+        """
+    def free(self, /, sequence: SupportsIndex) -> None:
+        """
+        Removes a sequence.
+        """
+    def length(self, /, sequence: SupportsIndex) -> int:
+        """
+        Positions that every layer of a sequence holds.
+        """
+    def truncate(self, /, sequence: SupportsIndex, length: SupportsIndex) -> None:
+        """
+        Forgets positions from length on, in every layer; also repairs a forward that failed half-way.
+        """
+
+@final
+class Store:
+    """
+    An open store; its manifest and every header were checked.
+    """
+    def __new__(cls, /, path: str | PathLike[str]) -> Store:
+        """
+        Opens a store directory. Raises StoreError, StoreIOError or UnsupportedError, naming the file.
+        """
+    def layout(self, /) -> str:
+        """
+        Files, sections and vectors as JSON: {"files": [{"name", "layer", "bytes", "sections": [...], "vectors": [...]}]}.
+        """
+    def manifest(self, /) -> str:
+        """
+        The manifest as JSON.
+        """
+    def verify(self, /, name: str, progress: Any | None = None) -> list[str]:
+        """
+        Checks one file (of weights, or an asset) whole: a message per damage, none if it is sound. progress is told the
+        bytes done; what it raises (KeyboardInterrupt) ends the check.
+        """
+
+@final
+class StoreWriter:
+    """
+    Writes the files of one store into an existing directory, tile by tile.
+    """
+    def __new__(cls, /, directory: str | PathLike[str], architecture: str, encoding: str) -> StoreWriter:
+        """
+        architecture and encoding are JSON texts. Raises UsageError when they break a rule.
+        """
+    def adopt(self, /, entry: str) -> bool:
+        """
+        Takes over a file that an interrupted run finished; false when it is not there as the entry says.
+        """
+    def begin(self, /, name: str) -> None:
+        """
+        Starts one file; its disk space is taken now.
+        """
+    def end(self, /) -> str:
+        """
+        Completes the open file: tables, header, fsync. Returns its entry as JSON, for adopt.
+        """
+    def files(self, /) -> list[tuple[str, int]]:
+        """
+        (name, exact bytes) of every file, layers first.
+        """
+    def finish(self, /, extra: str) -> str:
+        """
+        Writes the manifest, which makes the directory a store, and returns its id. extra is JSON: {"generator", "source",
+        "equalize", "synthetic", "assets": [names of files already copied there]}.
+        """
+    def records(self, /, first: SupportsIndex, dtype: str, matrices: "dict[str, NDArray[Any]]", column_scale: NDArray[float32] | None = None) -> int:
+        """
+        Codes and writes records first.. of matrices that share records, each [T, hidden] with records as rows; dtype is
+        BF16 or F16 (uint16 bit patterns) or F32 (float32). column_scale, float32 [hidden], multiplies every row but those
+        of down. Tiles are cut at multiples of 64 records. Returns the exact zeros in groups that are not all zero.
+
+        Raises CheckpointError naming tensor, row and group of a weight that cannot be coded.
+        """
+    def vector(self, /, name: str, values: NDArray[float32]) -> None:
+        """
+        Writes a norm gain or bias of the open file: float32 [n].
+        """
+
+def publish(partial: str | PathLike[str], target: str | PathLike[str], replace: bool) -> None:
+    """
+    Renames a finished directory into place in one step; with replace an existing target is exchanged and removed.
+
+    Raises UsageError if the target exists and replace is false, StoreIOError otherwise.
+    """
+
+def read_header(path: str | PathLike[str]) -> list[tuple[str, str, list[int], int, int]]:
+    """
+    Reads and checks the header of any safetensors file: (name, dtype, shape, begin, bytes) per tensor, in file order.
+
+    Raises StoreIOError if the file cannot be read, StoreError naming the broken rule.
+    """
