@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 LOCKED := $(if $(CI),--locked)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 help:
 	@echo 'make demo        convert a small model, generate from it through a cache of half its size'
@@ -22,21 +23,21 @@ help:
 
 $(VENV)/packages: constraints/test.txt
 	python=$$(scripts/prerequisites) && "$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install -q -r $<
+	$(BIN)/python -m pip install -r $<
 	touch $@
 
 # Editable: Python sources count at once, the Rust module is rebuilt when its sources changed.
 $(VENV)/core: $(VENV)/packages pyproject.toml Cargo.toml Cargo.lock $(shell find src -name '*.rs')
-	scripts/prerequisites >/dev/null
+	@scripts/prerequisites >/dev/null
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release $(LOCKED)
 	touch $@
 
 $(VENV)/linters: constraints/lint.txt $(VENV)/packages
-	$(BIN)/python -m pip install -q -r $<
+	$(BIN)/python -m pip install -r $<
 	touch $@
 
 demo: $(VENV)/core
-	$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/core
 	cargo test $(LOCKED)

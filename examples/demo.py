@@ -7,10 +7,10 @@ The converted store stays in .demo/ and is used again when it is sound.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("examples/models/tale-silu")
 STORE = Path(".demo/tale-silu.m2c")
 PROMPT = "In the beginning"
-TOKENS = 120
-SEED = 7
+SETTINGS = {"max_new_tokens": 120, "temperature": 0.7, "top_p": 0.9, "seed": 3}
+PARTS = {"attention": "qkvo", "feed-forward": ("gate", "up", "down"), "embedding and head": ("embed", "head")}
 
 
 def main() -> None:
@@ -30,65 +30,70 @@ def main() -> None:
     store = ROOT / STORE
     if not sound(store):
         store.parent.mkdir(exist_ok=True)
-        m2cache("convert", str(SOURCE), str(STORE), "--force", check=True)
+        code = m2cache("convert", str(SOURCE), str(STORE), "--force")
+        if code:
+            sys.exit(code)
     stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     report(stored, *write(store, prompt, stored // 2))
 
 
 def sound(store: Path) -> bool:
     """Whether the store is there and every checksum in it holds."""
-    return store.exists() and m2cache("verify", str(STORE)).returncode == 0
+    return store.exists() and m2cache("verify", str(STORE)) == 0
 
 
-def m2cache(*arguments: str, check: bool = False) -> subprocess.CompletedProcess[bytes]:
+def m2cache(*arguments: str) -> int:
     """Runs one command of the package, showing it as a user would type it."""
-    print("$ m2cache", *arguments, flush=True)
-    return subprocess.run([Path(sys.executable).with_name("m2cache"), *arguments], cwd=ROOT, check=check)
+    show(*arguments)
+    return subprocess.run([Path(sys.executable).with_name("m2cache"), *arguments], cwd=ROOT).returncode
+
+
+def show(*arguments: str) -> None:
+    """The command line that does the same."""
+    print("$", shlex.join(["m2cache", *arguments]), flush=True)
 
 
 def write(store: Path, prompt: str, cache: int) -> tuple[int, int, float, dict[str, Any]]:
-    """Streams a text to the terminal; returns the cache size, the tokens made, their seconds, and the statistics."""
-    print(f'$ m2cache generate {STORE} -p "{prompt}" --cache {cache} --temperature 0.8 --seed {SEED}\n')
+    """Streams a text to the terminal; returns the cache size, the tokens made, the seconds, the counters."""
+    options = [
+        text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    show("generate", str(STORE), "--cache", str(cache), *options, "-p", prompt)
     with Model.open(store, cache=cache) as model:
-        print(prompt, end="", flush=True)
+        print(f"\n{prompt}", end="", flush=True)
         begin, tokens = time.perf_counter(), 0
-        for token in model.generate(prompt, max_new_tokens=TOKENS, temperature=0.8, seed=SEED):
+        for token in model.generate(prompt, **SETTINGS):
             print(token.text, end="", flush=True)
             tokens += 1
         return cache, tokens, time.perf_counter() - begin, model.stats()
 
 
 def report(stored: int, cache: int, tokens: int, seconds: float, stats: dict[str, Any]) -> None:
-    """The figures behind the text."""
-    print("\n")
-    touched = stats["hit_bytes"] + stats["read_bytes"]
-    rows = stats["tokens"]["decode"] + stats["tokens"]["prompt"]
-    for label, value in {
-        "store on disk": mib(stored),
-        "weight cache": f"{mib(cache)} ({cache / stored:.0%} of the store)",
-        "weights touched per token": mib(touched / rows),
-        "  from the cache": f"{mib(stats['hit_bytes'] / rows)} ({stats['hit_bytes'] / touched:.0%})",
-        "  from the store": f"{mib(stats['read_bytes'] / rows)} ({stats['reads'] / rows:.0f} reads)",
-        "tokens per second": f"{tokens / seconds:.1f}",
-        "peak memory of the process": mib(stats["peak_rss_bytes"]),
-    }.items():
-        print(f"{label:<28}{value}")
-    print()
-    print("\n".join(sections(stats["sections"])))
+    """What each tier did for the text."""
+    steps = sum(stats["tokens"].values())
+    titles = f"{'touched':>10}{'from cache':>12}{'from store':>12}{'hits':>8}{'reads':>8}"
+    print(f"\n\n{'MiB per token':<22}{titles}")
+    for part, of in PARTS.items():
+        print(row(part, steps, [one for one in stats["sections"] if one["section"].split(".")[0] in of]))
+    print(row("all weights", steps, [stats]))
+    print(f"\nstore {mib(stored)}, weight cache {mib(cache)} ({cache / stored:.0%} of it)")
+    print(f"{tokens / seconds:.0f} tokens/s, peak memory of this process {mib(stats['peak_rss_bytes'])}")
 
 
-def sections(found: list[dict[str, Any]]) -> Iterator[str]:
-    """What was streamed, a line for each kind of section."""
-    yield f"{'section':<20}{'stored':>12}{'from cache':>14}{'from store':>14}{'reads':>9}"
-    for one in found:
-        sizes = mib(one["stored_bytes"]), mib(one["hit_bytes"]), mib(one["read_bytes"])
-        yield f"{one['section']:<20}{sizes[0]:>12}{sizes[1]:>14}{sizes[2]:>14}{one['reads']:>9}"
+def row(label: str, steps: int, counters: list[dict[str, Any]]) -> str:
+    """One line of the table: sums over counters, per token."""
+    hit, read, reads = (sum(one[name] for one in counters) for name in ("hit_bytes", "read_bytes", "reads"))
+    touched, hit, read = ((size / steps / 2**20) for size in (hit + read, hit, read))
+    return f"{label:<22}{touched:>10.2f}{hit:>12.2f}{read:>12.2f}{hit / touched:>8.0%}{reads / steps:>8.0f}"
 
 
 def mib(size: float) -> str:
     """A number of bytes for people."""
-    return f"{size / 2**20:.2f} MiB"
+    return f"{size / 2**20:.1f} MiB"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
