@@ -13,7 +13,7 @@ from m2cache_rs.convert.checkpoint import Part
 from m2cache_rs.convert.equalize import Calibration
 from m2cache_rs.convert.source import widen
 from m2cache_rs.convert.tiles import tiles
-from m2cache_rs.errors import CheckpointError, StoreError, UsageError
+from m2cache_rs.errors import CheckpointError, StoreError
 from m2cache_rs.models import Architecture
 
 Scale = NDArray[np.float32]
@@ -50,7 +50,7 @@ class FileWriter:
                     {matrix: parts[matrix] for matrix in group}, scales.get(NORMS.get(group[0], ""))
                 )
             return self.writer.end()
-        except (CheckpointError, StoreError, UsageError) as err:
+        except (CheckpointError, StoreError) as err:
             raise CheckpointError(f"{name.removesuffix('.safetensors')}: {err}") from err
 
     def work(self, parts: Mapping[str, Part]) -> int:
