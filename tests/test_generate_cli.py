@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from m2cache_rs import Model, __version__
 from m2cache_rs.cli import output
+from m2cache_rs.cli.main import main
+from m2cache_rs.runtime import opening
 
 from tests.stores import Cli
 
@@ -157,6 +159,30 @@ def test_verify_names_every_damage(cli: Cli, tale: Path, tmp_path: Path) -> None
     lines = plain.stdout.splitlines()
     assert lines[0] == f"layer 2: {report['damages'][0]['message']}"
     assert lines[-1] == "3 damages"
+
+
+def test_warnings_are_one_line(
+    tale: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(opening, "free_memory", lambda: opening._MARGIN + (16 << 20))
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main(["generate", str(tale), "-p", PROMPT, "--max-new-tokens", "1", "--json"]))
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 0
+    assert len(lines) == 1
+    assert lines[0].startswith("m2cache: warning: the weights at this precision take 12.")
+
+
+@pytest.mark.parametrize("name", ["layer-00001.safetensors", "m2cache.json"])
+def test_verify_reports_a_missing_file(cli: Cli, tale: Path, tmp_path: Path, name: str) -> None:
+    store = shutil.copytree(tale, tmp_path / "less.m2c")
+    (store / name).unlink()
+    done = cli("verify", store)
+    if name == "m2cache.json":  # then it is no store at all
+        assert (done.returncode, done.stdout) == (2, "")
+    else:
+        assert done.returncode == 1
+        assert name in done.stdout
 
 
 def test_verify_reports_a_store_that_cannot_be_opened_as_damaged(

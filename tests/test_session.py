@@ -270,6 +270,21 @@ def test_little_free_memory_caps_the_default_cache_and_says_so(
         Model.open(tale)
 
 
+def test_a_model_beside_another_leaves_it_its_memory(
+    tale: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Model.open(tale) as model:
+        kept = opening._MARGIN + opening._kv_bytes(model.architecture)
+        monkeypatch.setattr(opening, "free_memory", lambda: kept + model.cache + (1 << 20))
+        with Model.open(tale) as alone, Model.open(tale, beside=model) as other:
+            assert alone.cache == model.cache
+            assert other.cache == 1 << 20
+        with caplog.at_level(logging.WARNING), Model.open(tale, cache="12MiB", beside=model) as asked:
+            assert asked.cache == 12 << 20
+        assert "a cache of 12.0 MiB is more than the free memory holds" in caplog.text
+        assert Model.open(tale, cache="1TB").cache == model.cache
+
+
 def test_a_store_without_tokenizer_takes_ids(tale: Path, tmp_path: Path) -> None:
     store = shutil.copytree(tale, tmp_path / "plain.m2c")
     (store / "tokenizer.json").unlink()

@@ -50,3 +50,4 @@ def options(
     ] = False,
 ) -> None:
     """Options in front of a command."""
+    output.show_warnings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +39,11 @@ def evaluate(
     content = _read(text)
     from m2cache_rs.runtime.session import Model
 
-    with Model.open(store, cache=cache, precision=precision, threads=threads) as model:
+    with ExitStack() as opened:
+        model = opened.enter_context(Model.open(store, cache=cache, precision=precision, threads=threads))
         reference, words = _reference(model, store, threads)
+        if reference is not None:
+            opened.enter_context(reference)
         report = _run(model, content, tokens, reference)
         levels = {part: getattr(model.precision, part) for part in PARTS}
     report = {"precision": levels, "reference": words, **report}
@@ -66,7 +70,7 @@ def _reference(model: Model, store: Path, threads: int | None) -> tuple[Model | 
             None,
             "none: the store leaves out the plane 'low' that 16 bits need (convert with --planes all)",
         )
-    return Model.open(store, precision=16, threads=threads), "the same store dense at 16 bits"
+    return Model.open(store, precision=16, threads=threads, beside=model), "the same store dense at 16 bits"
 
 
 def _run(model: Model, text: str, tokens: int | None, reference: Model | None) -> dict[str, Any]:

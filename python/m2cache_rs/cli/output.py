@@ -46,6 +46,17 @@ def note(message: str) -> None:
         print(f"m2cache: {one_line(message)}", file=sys.stderr, flush=True)
 
 
+def show_warnings() -> None:
+    """What the package logs (a capped cache, a fallback) becomes one line on stderr."""
+    import logging
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(f"warning: {record.getMessage()}")
+
+    logging.getLogger("m2cache_rs").handlers = [Notes(logging.WARNING)]
+
+
 def one_line(text: str) -> str:
     """`text` with its control characters shown, not obeyed: they may come from a hostile file name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json as codec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from m2cache_rs.cli import output
 from m2cache_rs.config import format_size
-from m2cache_rs.errors import StoreError
+from m2cache_rs.errors import StoreError, StoreIOError
 
 if TYPE_CHECKING:
     from m2cache_rs._core import Store
@@ -27,8 +28,10 @@ def verify(
 
     try:
         opened = open_store(store)
-    except StoreError as error:
-        # Manifest or headers are damaged: without them there is nothing to check the rest against.
+    except (StoreError, StoreIOError) as error:
+        if isinstance(error, StoreIOError) and error.errno != errno.ENOENT:
+            raise
+        # A broken manifest or header, or a missing file: what to check the rest against is unknown.
         _finish({"store": str(store), "id": None, "bytes": 0, "damages": [_damage(None, str(error))]}, json)
         return
     manifest = codec.loads(opened.manifest())

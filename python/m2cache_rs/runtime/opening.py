@@ -51,21 +51,27 @@ def _not_a_store(path: Path) -> str | None:
     return None
 
 
-def cache_bytes(store: Store, levels: Levels, architecture: Architecture, cache: int | str | None) -> int:
+def cache_bytes(
+    store: Store, levels: Levels, architecture: Architecture, cache: int | str | None, promised: int = 0
+) -> int:
     """Bytes of weight cache: what was asked for, else all weights at these levels as far as memory is free.
 
-    BudgetError names the least that works.
+    `promised` bytes of the free memory belong to somebody else already. BudgetError names the least that
+    works.
     """
     everything, least = Engine.needs(store, levels)
-    if cache is not None:
-        wanted = parse_size(cache, "cache")
-        if wanted < least:
-            raise BudgetError(
-                f"a cache of {format_size(wanted)} is too small for this model at this precision: "
-                f"the least that works is {least} bytes ({format_size(least)})"
-            )
-        return wanted
-    return _fitting(everything, least, free_memory() - _MARGIN - _kv_bytes(architecture))
+    free = free_memory() - promised - _MARGIN - _kv_bytes(architecture)
+    if cache is None:
+        return _fitting(everything, least, free)
+    wanted = parse_size(cache, "cache")
+    if wanted < least:
+        raise BudgetError(
+            f"a cache of {format_size(wanted)} is too small for this model at this precision: "
+            f"the least that works is {least} bytes ({format_size(least)})"
+        )
+    if min(wanted, everything) > free:
+        _LOG.warning("a cache of %s is more than the free memory holds", format_size(wanted))
+    return min(wanted, everything)
 
 
 def _fitting(everything: int, least: int, free: int) -> int:

@@ -53,7 +53,7 @@ def candidates(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Ids that survive the filters, ascending, and their weights (not normalised), by temperature above 0."""
     scores = (scores - scores.max()) / settings.temperature
-    ids = _top_k(scores, settings.top_k)
+    ids = _top_k(scores, int(settings.top_k))
     weights = np.exp(scores[ids])
     ids, weights = _top_p(ids, weights, settings.top_p)
     likely = weights >= settings.min_p * weights.max()

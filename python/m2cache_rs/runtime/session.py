@@ -40,10 +40,11 @@ class Model:
     Safe from several threads: forward passes run one at a time with the GIL released, generations interleave.
     """
 
-    def __init__(self, path: Path, store: Store, precision: Precision, engine: Engine) -> None:
+    def __init__(self, path: Path, store: Store, precision: Precision, engine: Engine, cache: int) -> None:
         self.path = path
         manifest = json.loads(store.manifest())
         self.precision = precision
+        self.cache = cache
         self.planes = int(manifest["encoding"]["planes"])
         self.architecture = Architecture.from_dict(manifest["architecture"])
         self.assets = Assets(path)
@@ -61,6 +62,7 @@ class Model:
         verify: str = "first",
         act: str = "auto",
         threads: int | None = None,
+        beside: Model | None = None,
     ) -> Model:
         """Opens the store at `path`.
 
@@ -68,7 +70,8 @@ class Model:
         free (a warning is logged when it is not). `precision`: 4, 8, 16, "attn=8,ffn=4" or a mapping; parts
         not named, and None, are read at the highest level the store holds. `verify`: checksums on "first"
         read, "always" or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
-        for one a core. None but `precision` and `act` changes a result, not by a bit.
+        for one a core. Only `precision` and `act` change results; nothing else does, not by a bit. `beside`:
+        a Model that was just opened in this process, whose cache the free memory has yet to hold.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -80,9 +83,10 @@ class Model:
         store = opening.open_store(path)
         manifest = json.loads(store.manifest())
         levels = Precision.parse(precision).levels(manifest["encoding"]["planes"])
-        budget = opening.cache_bytes(store, levels, Architecture.from_dict(manifest["architecture"]), cache)
+        spec, promised = Architecture.from_dict(manifest["architecture"]), beside.cache if beside else 0
+        budget = opening.cache_bytes(store, levels, spec, cache, promised)
         engine = Engine(store, levels, act, budget, verify, threads)
-        return cls(Path(path), store, Precision(*levels), engine)
+        return cls(Path(path), store, Precision(*levels), engine, budget)
 
     def generate(
         self,
