@@ -109,7 +109,7 @@ def test_stories260k_is_read_as_the_reference_reads_it(shared: Path, tmp_path: P
 
 
 def llama2c_ids(pieces: list[tuple[str, float]], text: str) -> list[int]:
-    """llama2.c's encode() as its C source goes: BOS, a space, letters or bytes, then the best pair over and over."""
+    """Encodes as the C source does: BOS, a space, letters or bytes, then the best pair again and again."""
     ids = {piece: index for index, (piece, _) in enumerate(pieces)}
     found = [ids[" "]] if text else []
     for letter in text:

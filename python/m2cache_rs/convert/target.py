@@ -41,7 +41,7 @@ def _check_parent(parent: Path) -> None:
         raise UsageError(f"the directory {parent} does not exist; create it first")
     if not parent.is_dir():
         raise UsageError(f"{parent} is not a directory")
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
         raise StoreIOError(f"the directory {parent} cannot be written (read-only, or no permission)")
 
 

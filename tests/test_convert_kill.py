@@ -1,0 +1,129 @@
+"""kill -9 at any point of a conversion: the target is absent or complete, and a second run completes it."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from m2cache_rs.convert import convert
+
+from tests.sources import contents, is_sound, make
+
+POINTS = 20
+
+# Counts what Python calls and what it calls in C, and dies at the given count: points spread over the work
+# rather than over time. Rust writes a whole tile between two of them; the kills by the clock fall into those.
+CHILD = """
+import os, signal, sys
+from m2cache_rs.convert import convert
+source, target, force, deadly = sys.argv[1], sys.argv[2], sys.argv[3] == "force", int(sys.argv[4])
+seen = 0
+def count(frame, event, what):
+    global seen
+    if "m2cache_rs" in frame.f_code.co_filename:
+        seen += 1
+        if seen == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.setprofile(count)
+convert(source, target, force=force, equalize=True)
+sys.setprofile(None)
+print(seen)
+"""
+
+
+def run(source: Path, target: Path, deadly: int, force: bool = False) -> subprocess.CompletedProcess[str]:
+    arguments = [str(source), str(target), "force" if force else "new", str(deadly)]
+    command = [sys.executable, "-c", CHILD, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("kill") / "model")
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path) -> dict[str, bytes]:
+    """What an undisturbed conversion makes."""
+    convert(source, source.with_name("whole.m2c"), equalize=True)
+    return contents(source.with_name("whole.m2c"))
+
+
+@pytest.fixture(scope="module")
+def events(source: Path) -> int:
+    """How many calls a conversion makes."""
+    result = run(source, source.with_name("counted.m2c"), -1)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.mark.parametrize("part", range(POINTS))
+def test_a_kill_leaves_nothing_or_all(
+    part: int, source: Path, whole: dict[str, bytes], events: int, tmp_path: Path
+) -> None:
+    target = tmp_path / "tiny.m2c"
+    deadly = random.Random(part).randint(part * events // POINTS + 1, (part + 1) * events // POINTS)
+    assert run(source, target, deadly).returncode == -signal.SIGKILL
+    if target.exists():
+        assert contents(target) == whole
+    convert(source, target, equalize=True, force=target.exists(), notify=lambda _: None)
+    assert contents(target) == whole
+    assert is_sound(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.m2c"]
+
+
+@pytest.mark.parametrize("back", [1, 2, 4, 8, 16, 32, 64])
+def test_a_kill_at_the_end_of_a_replacement_leaves_the_old_or_the_new(
+    back: int, source: Path, whole: dict[str, bytes], events: int, tmp_path: Path
+) -> None:
+    target = tmp_path / "tiny.m2c"
+    convert(source, target, planes="base")
+    old = contents(target)
+    assert run(source, target, events - back, force=True).returncode == -signal.SIGKILL
+    assert contents(target) in (old, whole)
+    convert(source, target, equalize=True, force=True, notify=lambda _: None)
+    assert contents(target) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.m2c"]
+
+
+def test_kills_again_and_again_never_lose_a_finished_file(
+    source: Path, whole: dict[str, bytes], events: int, tmp_path: Path
+) -> None:
+    target, finished = tmp_path / "tiny.m2c", 0
+    for deadly in [events // 2, events // 2, events // 2]:
+        assert run(source, target, deadly).returncode == -signal.SIGKILL
+        if target.exists():
+            break
+        journal = json.loads((tmp_path / "tiny.m2c.partial/convert.journal").read_text())
+        assert len(journal["entries"]) >= finished
+        finished = len(journal["entries"])
+    assert finished > 0
+    if not target.exists():
+        assert convert(source, target, equalize=True, notify=lambda _: None).resumed_files > 0
+    assert contents(target) == whole
+
+
+def test_kills_by_the_clock(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """At points that no count of calls reaches: inside the writer, inside a sync, inside the rename."""
+    target = tmp_path / "tiny.m2c"
+    command = [sys.executable, "-c", CHILD, str(source), str(target), "new", "-1"]
+    begun = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    lasts = time.monotonic() - begun
+    for part in range(6):
+        for path in tmp_path.iterdir():
+            subprocess.run(["rm", "-r", str(path)], check=True)
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(lasts * (0.5 + part / 10))
+        child.kill()
+        child.wait()
+        assert not target.exists() or contents(target) == whole
+        if not target.exists():
+            convert(source, target, equalize=True, notify=lambda _: None)
+        assert contents(target) == whole
