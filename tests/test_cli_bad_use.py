@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from m2cache_rs.cli import output
-from m2cache_rs.cli.main import main
+from m2cache_rs.cli.program import main
 
 from tests.stores import EXAMPLE, SMALL, Cli, save_small
 

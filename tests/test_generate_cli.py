@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from m2cache_rs import Model, __version__
 from m2cache_rs.cli import output
-from m2cache_rs.cli.main import main
+from m2cache_rs.cli.program import main
 from m2cache_rs.runtime import opening
 
 from tests.stores import Cli

@@ -1,43 +1,32 @@
-"""Where the program begins and ends: exit codes 0 done, 1 verify found damage, 2 an error, 130 Ctrl-C."""
+"""The console script: as little as possible is imported before an interrupt can be answered."""
 
 from __future__ import annotations
 
+import os
 import sys
 
-from m2cache_rs.cli import output
+_INTERRUPTED = 130
 
 
 def run() -> None:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))
-
-
-def main(arguments: list[str]) -> int:
-    """Runs one command line; its exit code, unless a command ends the program itself."""
+    """Runs the command line of this process and ends it."""
     try:
-        with output.exit_codes():
-            from m2cache_rs.cli.app import app
-
-            return _ended(app(args=arguments, prog_name="m2cache", standalone_mode=False))
-    except Exception as error:
-        # Bad usage. The classes live in click or in typer's own copy of it, depending on typer's version.
-        if not hasattr(error, "format_message"):
-            raise
-        return _bad_usage(error)
-
-
-def _ended(code: object) -> int:
-    """typer turns Ctrl-C outside of a command into a return value."""
-    if code == output.INTERRUPTED:
-        output.note("interrupted")
-    return code if isinstance(code, int) else 0
+        code = _code()
+    except KeyboardInterrupt:
+        sys.stderr.write("m2cache: interrupted\n")
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        # CPython remembers an interrupt of code run from a string (importing dataclasses does that), and then ends
+        # by the signal instead of the exit code. Everything has been cleaned up by here.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
-def _bad_usage(error: Exception) -> int:
-    context = getattr(error, "ctx", None)
-    where = context.command_path if context else "m2cache"
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(context.get_help() if context else "", file=sys.stderr)
-        return output.ERROR
-    output.note(f"error: {error.format_message()} (see {where} --help)")  # type: ignore[attr-defined]
-    return output.ERROR
+def _code() -> int | str | None:
+    try:
+        from m2cache_rs.cli.program import main
+
+        return main(sys.argv[1:])
+    except SystemExit as ended:
+        return ended.code

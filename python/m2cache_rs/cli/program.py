@@ -1,0 +1,38 @@
+"""Runs a command line. Exit codes: 0 done, 1 verify found damage, 2 an error, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+
+from m2cache_rs.cli import output
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command line; its exit code, unless a command ends the program itself."""
+    try:
+        with output.exit_codes():
+            from m2cache_rs.cli.app import app
+
+            return _ended(app(args=arguments, prog_name="m2cache", standalone_mode=False))
+    except Exception as error:
+        # Bad usage. The classes live in click or in typer's own copy of it, depending on typer's version.
+        if not hasattr(error, "format_message"):
+            raise
+        return _bad_usage(error)
+
+
+def _ended(code: object) -> int:
+    """typer turns Ctrl-C outside of a command into a return value."""
+    if code == output.INTERRUPTED:
+        output.note("interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _bad_usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context else "m2cache"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(context.get_help() if context else "", file=sys.stderr)
+        return output.ERROR
+    output.note(f"error: {error.format_message()} (see {where} --help)")  # type: ignore[attr-defined]
+    return output.ERROR
