@@ -143,8 +143,8 @@ def test_command_lines_that_make_no_sense(refuses: Refuses, arguments: tuple[str
 def test_no_command_shows_the_help(cli: Cli) -> None:
     done = cli()
     assert done.returncode == 2
-    assert "generate" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert "generate" in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_hostile_name_cannot_steer_the_terminal(refuses: Refuses, tmp_path: Path) -> None:

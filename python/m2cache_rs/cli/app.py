@@ -21,7 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    no_args_is_help=True,
     help="Run language models bigger than the memory you have, at 4, 8 or 16 bits from one copy on disk.",
 )
 _COMMANDS: dict[str, Callable[..., None]] = {

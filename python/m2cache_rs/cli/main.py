@@ -16,8 +16,8 @@ def run() -> None:
         sys.stderr.write("m2cache: interrupted\n")
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        # CPython remembers an interrupt of code run from a string (importing dataclasses does that), and then ends
-        # by the signal instead of the exit code. Everything has been cleaned up by here.
+        # CPython remembers an interrupt of code run from a string (importing dataclasses does that)
+        # and then ends by the signal instead of the exit code. Everything has been cleaned up by here.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from m2cache_rs.cli import output
 
 
@@ -13,7 +11,8 @@ def main(arguments: list[str]) -> int:
         with output.exit_codes():
             from m2cache_rs.cli.app import app
 
-            return _ended(app(args=arguments, prog_name="m2cache", standalone_mode=False))
+            ended = _ended(app(args=arguments or ["--help"], prog_name="m2cache", standalone_mode=False))
+            return ended if arguments else output.ERROR
     except Exception as error:
         # Bad usage. The classes live in click or in typer's own copy of it, depending on typer's version.
         if not hasattr(error, "format_message"):
@@ -31,8 +30,5 @@ def _ended(code: object) -> int:
 def _bad_usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "m2cache"
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(context.get_help() if context else "", file=sys.stderr)
-        return output.ERROR
     output.note(f"error: {error.format_message()} (see {where} --help)")  # type: ignore[attr-defined]
     return output.ERROR

@@ -52,7 +52,7 @@ class Assets:
         except Exception as error:  # tokenizers raises bare Exception
             raise StoreError(f"{path} is no tokenizer: {error}; convert the model again") from error
 
-    @property
+    @cached_property
     def has_tokenizer(self) -> bool:
         """Whether ids can become text."""
         return (self.store / "tokenizer.json").exists()
