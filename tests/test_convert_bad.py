@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from m2cache_rs import _core
 from m2cache_rs.convert import Progress, convert, partial, run
+from m2cache_rs.convert.target import check_target
 from m2cache_rs.errors import CheckpointError, StoreIOError, UsageError
 
 from tests.reference import checkpoint
@@ -153,15 +155,13 @@ def unprivileged() -> Iterator[None]:
         os.setegid(0)
 
 
-def test_a_read_only_parent_is_named(tmp_path: Path) -> None:
-    from m2cache_rs.convert.target import check_target
-
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o555)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    with unprivileged(), pytest.raises(StoreIOError, match="closed cannot be written"):
-        check_target(closed / "tiny.m2c", force=False)
+def test_a_read_only_parent_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        closed = Path(folder) / "closed"
+        closed.mkdir(mode=0o555)
+        with unprivileged(), pytest.raises(StoreIOError, match="closed cannot be written"):
+            check_target(closed / "tiny.m2c", force=False)
 
 
 def test_two_conversions_at_a_time_are_refused(model: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ normal = st.floats(2.0**-40, 2.0**40, width=32)
 signed = st.builds(lambda x, minus: -x if minus else x, normal, st.booleans())
 
 
+@settings(deadline=None)
 @given(sizes, sizes)
 def test_factors_are_powers_of_two_within_the_limit(activation: Array, weight: Array) -> None:
     found = factors(activation, weight)
@@ -43,6 +44,7 @@ def test_factors_are_powers_of_two_within_the_limit(activation: Array, weight: A
     assert (abs(exponent - 1) <= LIMIT).all()
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float64, 48, elements=st.floats(0.01, 100)), st.integers(-30, 30))
 def test_only_the_proportions_of_channels_count(activation: Array, exponent: int) -> None:
     weight = activation[::-1].copy()
@@ -51,6 +53,7 @@ def test_only_the_proportions_of_channels_count(activation: Array, exponent: int
     )
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.float32, (2, 12), elements=signed),
     hnp.arrays(np.float32, 12, elements=signed),
