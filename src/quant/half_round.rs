@@ -2,15 +2,20 @@
 
 use half::f16;
 
-/// The smallest f16 that is not below `x` (infinite when `x` is above 65504).
+/// The smallest f16 that is not below `x` (infinite when `x` is above 65504). Zero is +0.
 pub fn round_up(x: f64) -> f16 {
     let nearest = f16::from_f64(x);
-    if nearest.to_f64() < x { next_up(nearest) } else { nearest }
+    unsigned_zero(if nearest.to_f64() < x { next_up(nearest) } else { nearest })
 }
 
-/// The largest f16 that is not above `x` (infinite when `x` is below -65504).
+/// The largest f16 that is not above `x` (infinite when `x` is below -65504). Zero is +0.
 pub fn round_down(x: f64) -> f16 {
-    -round_up(-x)
+    unsigned_zero(-round_up(-x))
+}
+
+/// Which zero is the least of 0 and -0 is the processor's choice, so only one of them is stored.
+fn unsigned_zero(h: f16) -> f16 {
+    if h == f16::ZERO { f16::ZERO } else { h }
 }
 
 fn next_up(h: f16) -> f16 {
@@ -39,7 +44,8 @@ mod tests {
     #[test]
     fn tiny_becomes_the_smallest_subnormal_and_huge_infinite() {
         assert_eq!(round_up(1e-30).to_bits(), 1);
-        assert_eq!(round_up(0.0).to_bits(), 0);
+        assert_eq!(round_up(-1e-30).to_bits(), 0);
+        assert!([0.0, -0.0].iter().all(|zero| round_up(*zero).to_bits() == 0 && round_down(*zero).to_bits() == 0));
         assert!(round_up(65504.1).is_infinite());
     }
 }

@@ -148,6 +148,16 @@ fn activations_that_are_not_finite_get_a_nan_scale() {
 }
 
 #[test]
+fn the_sign_of_a_zero_changes_no_byte() {
+    let coding = Coding { form: Form::Affine, group: 64, cells: [1, 1, 1] };
+    let want = encode(&coding, &[0.0, 0.0, 1.0]);
+    for zeros in [[0.0, -0.0], [-0.0, 0.0], [-0.0, -0.0]] {
+        assert_eq!(encode(&coding, &[zeros[0], zeros[1], 1.0]), want);
+    }
+    assert_eq!(encode(&coding, &[-0.0; 70]), encode(&coding, &[0.0; 70]));
+}
+
+#[test]
 fn an_edge_cell_offset_decodes_to_the_lower_edge() {
     let coding = Coding { form: Form::Affine, group: 64, cells: [0, 1, 1] };
     let (planes, _) = encode(&coding, &[0.0, 1.0]);
