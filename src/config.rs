@@ -3,8 +3,12 @@
 use crate::types::{BLOCK, Matrix, Plane};
 use serde::{Deserialize, Serialize};
 
-/// Sizes beyond which a number in a manifest is an attack, not a model.
+/// Sizes beyond which a number in a manifest is an attack, not a model. With them no product in the layout overflows.
 const MAX_DIM: usize = 1 << 24;
+/// The longest record: what 64 of them take stays below 128 MiB.
+const MAX_HIDDEN: usize = 1 << 20;
+/// File names have five digits for the layer; a manifest of 4 MiB has room for this many entries.
+const MAX_LAYERS: usize = 1 << 14;
 
 /// The architecture spec: data read by every backend, written into the manifest by the converter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,17 +105,17 @@ impl Architecture {
 
     fn validate_sizes(&self) -> Result<(), String> {
         let sizes = [
-            ("layers", self.layers),
-            ("hidden", self.hidden),
-            ("ffn", self.ffn),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("vocab", self.vocab),
-            ("context", self.context),
+            ("layers", self.layers, MAX_LAYERS),
+            ("hidden", self.hidden, MAX_HIDDEN),
+            ("ffn", self.ffn, MAX_DIM),
+            ("heads", self.heads, MAX_DIM),
+            ("kv_heads", self.kv_heads, MAX_DIM),
+            ("head_dim", self.head_dim, MAX_DIM),
+            ("vocab", self.vocab, MAX_DIM),
+            ("context", self.context, MAX_DIM),
         ];
-        match sizes.iter().find(|(_, n)| *n == 0 || *n > MAX_DIM) {
-            Some((name, n)) => Err(format!("architecture.{name} is {n}; it must lie in 1..={MAX_DIM}")),
+        match sizes.iter().find(|(_, n, max)| *n == 0 || n > max) {
+            Some((name, n, max)) => Err(format!("architecture.{name} is {n}; it must lie in 1..={max}")),
             None => Ok(()),
         }
     }
@@ -120,16 +124,32 @@ impl Architecture {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!("architecture.heads {} is no multiple of kv_heads {}", self.heads, self.kv_heads));
         }
+        if self.heads * self.head_dim > MAX_DIM {
+            return Err(format!(
+                "architecture.heads {} times head_dim {} is above {MAX_DIM}",
+                self.heads, self.head_dim
+            ));
+        }
         if !self.head_dim.is_multiple_of(2) {
             return Err(format!("architecture.head_dim {} is odd; rotary embedding needs pairs", self.head_dim));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0 && self.attention_scale.is_finite()) {
             return Err("architecture.norm_eps and attention_scale must be finite".into());
         }
+        if !self.rope.is_object() {
+            return Err("architecture.rope is no object of parameters".into());
+        }
+        self.validate_biases()
+    }
+
+    fn validate_biases(&self) -> Result<(), String> {
         let known = self.layer_matrices();
-        match self.biases.iter().find(|m| !known.contains(m)) {
-            Some(m) => Err(format!("architecture.biases names {}, which no layer of this model has", m.name())),
-            None => Ok(()),
+        if let Some(m) = self.biases.iter().find(|m| !known.contains(m)) {
+            return Err(format!("architecture.biases names {}, which no layer of this model has", m.name()));
+        }
+        match self.biases.is_sorted_by(|a, b| a < b) {
+            true => Ok(()),
+            false => Err("architecture.biases is not in file order (q, k, v, o, gate, up, down), each once".into()),
         }
     }
 
