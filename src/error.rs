@@ -70,6 +70,14 @@ pub enum Error {
         /// Checksum of the bytes.
         computed: u64,
     },
+    /// A part of a file that has no records of its own does not match its digest.
+    #[error("{path}: {what} does not match its digest; the file is damaged, convert the model again", path = path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The part: a vector, a table of checksums, the header, the whole.
+        what: String,
+    },
     /// A weight cannot be coded.
     #[error("tensor {tensor}, row {row}, group {group}: {why}")]
     Weight {
@@ -124,5 +132,46 @@ impl Error {
     /// A wrong argument.
     pub fn usage(what: impl Into<String>) -> Error {
         Error::Usage(what.into())
+    }
+}
+
+/// The longest piece of a hostile file that a message repeats, in characters.
+const SHOWN: usize = 120;
+
+/// A name out of a file as a message shows it: in quotes, control characters escaped, cut where it is long.
+pub fn quoted(name: &str) -> String {
+    match name.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}...", &name[..end]),
+        None => format!("{name:?}"),
+    }
+}
+
+/// A message that repeats parts of a file: one line without control characters, of bounded length. Its end is kept,
+/// since parsers write the place there.
+pub fn one_line(message: &str) -> String {
+    let clean = |text: &str| -> String {
+        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    };
+    let head = message.char_indices().nth(2 * SHOWN);
+    let tail = message.char_indices().rev().nth(SHOWN);
+    match (head, tail) {
+        (Some((head, _)), Some((tail, _))) if head < tail => {
+            format!("{}...{}", clean(&message[..head]), clean(&message[tail..]))
+        }
+        _ => clean(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_stays_one_short_line() {
+        assert_eq!(quoted("a\nb"), r#""a\nb""#);
+        assert_eq!(quoted(&"é".repeat(500)), format!("\"{}\"...", "é".repeat(SHOWN)));
+        assert_eq!(one_line("a\nb\u{1b}[0m at line 3"), r"a\nb\u{1b}[0m at line 3");
+        let cut = one_line(&format!("{} at line 3", "x\n".repeat(1 << 20)));
+        assert!(cut.len() < 800 && cut.ends_with(" at line 3") && !cut.contains('\n'));
     }
 }

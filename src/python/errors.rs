@@ -25,7 +25,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::Io { .. } => "StoreIOError",
         Error::Truncated { .. } | Error::Header { .. } | Error::Format { .. } => "StoreError",
         Error::Unsupported { .. } => "UnsupportedError",
-        Error::Damage { .. } => "DamageError",
+        Error::Damage { .. } | Error::Digest { .. } => "DamageError",
         Error::Weight { .. } => "CheckpointError",
         Error::CacheTooSmall { .. } | Error::Memory { .. } => "BudgetError",
         Error::Usage(_) => "UsageError",
