@@ -1,5 +1,6 @@
 //! What a file's header declares beyond the container: enough for a reader that knows no architecture.
 
+use super::header::render;
 use super::layout::FileLayout;
 use crate::config::{Coding, Slice};
 use serde::{Deserialize, Serialize};
@@ -71,5 +72,10 @@ impl Declared {
             sections: sections.collect(),
             vectors: vectors.collect(),
         }
+    }
+
+    /// The one header that a file of this layout with these digests has.
+    pub fn header(&self, layout: &FileLayout) -> Vec<u8> {
+        render(&layout.tensors(), &serde_json::json!(self).to_string())
     }
 }

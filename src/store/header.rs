@@ -4,9 +4,10 @@
 //! JSON object without duplicate names; every tensor has a known dtype, a shape whose product does not overflow, and a
 //! byte range of exactly that size; ranges cover the rest of the file in order, without holes or overlaps.
 
+use super::entries::{Entries, RawTensor};
 use super::layout::{PAGE, TensorLayout};
-use crate::error::{Error, Result};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use super::regular::open_linked;
+use crate::error::{Error, Result, one_line, quoted};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
@@ -31,7 +32,7 @@ pub struct Tensor {
 }
 
 /// A parsed header.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Header {
     /// Tensors in file order.
     pub tensors: Vec<Tensor>,
@@ -46,31 +47,26 @@ pub struct Header {
 /// # Errors
 /// `Error::Io` if the file cannot be read, `Error::Header` naming the broken rule otherwise.
 pub fn read_header(path: &Path) -> Result<Header> {
-    let mut file = File::open(path).map_err(|e| Error::io("opening", path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io("reading", path, e))?;
-    if !meta.is_file() {
-        return Err(rule(path, "is no regular file"));
-    }
-    read_header_from(&mut file, meta.len(), path)
+    let mut file = open_linked(path)?;
+    let size = file.metadata().map_err(|e| Error::io("reading", path, e))?.len();
+    read_header_from(&mut file, size, MAX_HEADER, path)
 }
 
-/// The same for a file that is already open.
-pub fn read_header_from(file: &mut File, size: u64, path: &Path) -> Result<Header> {
+/// The same for an open file whose header may take `most` bytes; nothing is allocated for a claim above that, or above
+/// what the file holds.
+pub fn read_header_from(file: &mut File, size: u64, most: u64, path: &Path) -> Result<Header> {
     let mut raw = vec![0u8; 8];
     read_exact(file, &mut raw, path)?;
     let length = u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]);
-    if length > MAX_HEADER {
-        return Err(rule(
-            path,
-            format!("the header claims {length} bytes; no safetensors header is above {MAX_HEADER}"),
-        ));
+    if length > most {
+        return Err(rule(path, format!("the header claims {length} bytes; here it can have {most} at most")));
     }
     if 8 + length > size {
         return Err(rule(path, format!("the header claims {length} bytes, but the file has {size} in all: truncated")));
     }
     raw.resize(8 + length as usize, 0);
     read_exact(file, &mut raw[8..], path)?;
-    let mut header = parse(&raw[8..], size - 8 - length).map_err(|e| rule(path, e))?;
+    let mut header = parse_header(&raw[8..], size - 8 - length).map_err(|e| rule(path, e))?;
     header.raw = raw;
     Ok(header)
 }
@@ -87,55 +83,42 @@ fn rule(path: &Path, rule: impl Into<String>) -> Error {
 }
 
 /// Parses header text for a file with `data` bytes behind it; `begin` counts from the start of the file.
-pub fn parse(text: &[u8], data: u64) -> std::result::Result<Header, String> {
-    let text_str = std::str::from_utf8(text).map_err(|e| format!("the header is not UTF-8: {e}"))?;
+///
+/// # Errors
+/// The broken rule.
+pub fn parse_header(text: &[u8], data: u64) -> std::result::Result<Header, String> {
+    let utf8 = std::str::from_utf8(text).map_err(|e| format!("the header is not UTF-8: {e}"))?;
     let entries: Entries =
-        serde_json::from_str(text_str).map_err(|e| format!("the header is no JSON object of tensors: {e}"))?;
-    let mut header = Header::default();
+        serde_json::from_str(utf8).map_err(|e| one_line(&format!("the header is no JSON object of tensors: {e}")))?;
+    let tensors = entries.tensors.into_iter().map(|(name, raw)| tensor(name, raw));
+    let mut tensors = tensors.collect::<std::result::Result<Vec<_>, _>>()?;
     let mut names = HashSet::new();
-    for (name, value) in entries.0 {
-        if !names.insert(name.clone()) {
-            return Err(format!("tensor {name:?} is declared twice"));
-        }
-        match name.as_str() {
-            "__metadata__" => header.metadata = metadata(value)?,
-            _ => header.tensors.push(tensor(name, value)?),
-        }
+    if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name.as_str())) {
+        return Err(format!("tensor {} is declared twice", quoted(&twice.name)));
     }
-    header.tensors.sort_by_key(|t| (t.begin, t.bytes));
-    check_cover(&header.tensors, data)?;
+    tensors.sort_by_key(|t| (t.begin, t.bytes));
+    check_cover(&tensors, data)?;
     let base = 8 + text.len() as u64;
-    header.tensors.iter_mut().for_each(|t| t.begin += base);
-    Ok(header)
+    tensors.iter_mut().for_each(|t| t.begin += base);
+    Ok(Header { tensors, metadata: entries.metadata, raw: vec![] })
 }
 
-fn metadata(value: serde_json::Value) -> std::result::Result<BTreeMap<String, String>, String> {
-    serde_json::from_value(value).map_err(|e| format!("__metadata__ is no map of strings: {e}"))
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTensor {
-    dtype: String,
-    shape: Vec<u64>,
-    data_offsets: [u64; 2],
-}
-
-fn tensor(name: String, value: serde_json::Value) -> std::result::Result<Tensor, String> {
-    let raw: RawTensor = serde_json::from_value(value).map_err(|e| format!("tensor {name:?}: {e}"))?;
-    let item =
-        item_bytes(&raw.dtype).ok_or_else(|| format!("tensor {name:?} has the unknown dtype {:?}", raw.dtype))?;
+fn tensor(name: String, raw: RawTensor) -> std::result::Result<Tensor, String> {
+    let shown = quoted(&name);
+    let Some(item) = item_bytes(&raw.dtype) else {
+        return Err(format!("tensor {shown} has the unknown dtype {}", quoted(&raw.dtype)));
+    };
     let [begin, end] = raw.data_offsets;
     let bytes =
-        end.checked_sub(begin).ok_or_else(|| format!("tensor {name:?} ends at {end}, before it begins at {begin}"))?;
-    let size = raw.shape.iter().try_fold(item, |size, n| size.checked_mul(*n));
+        end.checked_sub(begin).ok_or_else(|| format!("tensor {shown} ends at {end}, before it begins at {begin}"))?;
+    let size = raw.shape.0.iter().try_fold(item, |size, n| size.checked_mul(*n));
     if size != Some(bytes) {
         return Err(format!(
-            "tensor {name:?} of shape {:?} and dtype {} cannot take {bytes} bytes",
-            raw.shape, raw.dtype
+            "tensor {shown} of shape {:?} and dtype {} cannot take {bytes} bytes",
+            raw.shape.0, raw.dtype
         ));
     }
-    let shape = raw.shape.iter().map(|n| usize::try_from(*n).map_err(|_| format!("tensor {name:?} is too large")));
+    let shape = raw.shape.0.iter().map(|n| usize::try_from(*n).map_err(|_| format!("tensor {shown} is too large")));
     let shape = shape.collect::<std::result::Result<_, _>>()?;
     Ok(Tensor { name, dtype: raw.dtype, shape, begin, bytes })
 }
@@ -156,36 +139,14 @@ fn check_cover(tensors: &[Tensor], data: u64) -> std::result::Result<(), String>
     for t in tensors {
         if t.begin != at {
             let what = if t.begin < at { "overlaps the tensor before it" } else { "leaves a hole before it" };
-            return Err(format!("tensor {:?} begins at {} and {what}, which ends at {at}", t.name, t.begin));
+            let name = quoted(&t.name);
+            return Err(format!("tensor {name} begins at {} and {what}, which ends at {at}", t.begin));
         }
         at += t.bytes;
     }
     match at == data {
         true => Ok(()),
         false => Err(format!("the tensors take {at} bytes, but the file holds {data} behind its header")),
-    }
-}
-
-/// A JSON object as a list, so that duplicates are seen.
-struct Entries(Vec<(String, serde_json::Value)>);
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Entries;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        deserializer.deserialize_map(Collect)
     }
 }
 

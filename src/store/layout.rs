@@ -98,11 +98,14 @@ pub struct TensorLayout {
     pub bytes: u64,
 }
 
-/// The files of a store, layers first, `embed.safetensors` last.
+/// File `index` of a store: the layers, then `embed.safetensors`.
+pub fn file(arch: &Architecture, encoding: &Encoding, index: usize) -> FileLayout {
+    if index < arch.layers { layer_file(arch, encoding, index) } else { embed_file(arch, encoding) }
+}
+
+/// All files of a store.
 pub fn files(arch: &Architecture, encoding: &Encoding) -> Vec<FileLayout> {
-    let mut all: Vec<FileLayout> = (0..arch.layers).map(|layer| layer_file(arch, encoding, layer)).collect();
-    all.push(embed_file(arch, encoding));
-    all
+    (0..=arch.layers).map(|index| file(arch, encoding, index)).collect()
 }
 
 fn layer_file(arch: &Architecture, encoding: &Encoding, layer: usize) -> FileLayout {
@@ -158,6 +161,11 @@ impl FileLayout {
         }
         out.fill_page();
         out.list
+    }
+
+    /// Bytes behind the header.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors().last().map_or(0, |t| t.begin + t.bytes)
     }
 
     /// Weights the file's sections code.

@@ -1,8 +1,12 @@
 //! `m2cache.json`: what makes a directory a store. Written last.
 
+use super::canonical::digest_of;
+use super::regular::open_regular;
 use crate::config::{Architecture, Encoding};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line, quoted};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
 
@@ -13,7 +17,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// What the `format` field says.
 const FORMAT: &str = "m2cache-store";
 /// A manifest above this is an attack.
-const MAX_MANIFEST: u64 = 16 << 20;
+const MAX_MANIFEST: u64 = 4 << 20;
+/// What the id is the hash of: all that determines the model's output, and nothing else.
+const IDENTITY: [&str; 6] = ["version", "features", "architecture", "encoding", "files", "assets"];
 
 /// A file of weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +67,11 @@ pub struct Manifest {
     pub version: u32,
     /// What a reader must know beyond the version.
     pub features: Vec<String>,
-    /// Hash of all that determines the model's output; see [`Manifest::compute_id`].
+    /// xxh3-128 of the canonical text of version, features, architecture, encoding, files and assets: all that
+    /// determines the model's output. Where the files lie and who wrote them is left out.
     pub id: String,
+    /// xxh3-128 of the canonical text of everything else here: a manifest that was damaged or edited is seen.
+    pub checksum: String,
     /// The model.
     pub architecture: Architecture,
     /// How its weights are coded and cut.
@@ -91,6 +100,7 @@ impl Manifest {
             version: FORMAT_VERSION,
             features: vec![],
             id: String::new(),
+            checksum: String::new(),
             architecture,
             encoding,
             files,
@@ -103,26 +113,35 @@ impl Manifest {
         }
     }
 
-    /// xxh3-128 over features, architecture, encoding, file digests and assets as compact JSON with sorted keys; where the
-    /// files lie (`roots`) and who wrote them is left out.
-    pub fn compute_id(&self) -> String {
-        let identity = serde_json::json!({
-            "version": self.version, "features": self.features, "architecture": self.architecture,
-            "encoding": self.encoding, "files": self.files, "assets": self.assets,
-        });
-        digest(identity.to_string().as_bytes())
+    /// Sets id and checksum; the last thing to do to a manifest.
+    ///
+    /// # Errors
+    /// The broken rule, if it could not be read again.
+    pub fn seal(&mut self) -> std::result::Result<(), String> {
+        self.id = id_of(&serde_json::json!(self));
+        self.checksum = checksum_of(&serde_json::json!(self));
+        self.validate()
     }
 
     /// Reads and checks the manifest of `store`.
     pub fn read(store: &Path) -> Result<Manifest> {
         let path = store.join(MANIFEST);
-        let text = read_capped(&path)?;
-        let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| Error::format(&path, format!("the manifest is no JSON: {e}")))?;
-        check_version(&path, &value)?;
-        let manifest: Manifest = serde_json::from_value(value)
-            .map_err(|e| Error::format(&path, format!("the manifest breaks its schema: {e}")))?;
-        manifest.validate().map_err(|e| Error::format(&path, e))?;
+        let bytes = read_capped(&path)?;
+        Manifest::parse(&bytes, &path)
+    }
+
+    /// Checks the bytes of a manifest; `path` is for messages.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` for another version or an unknown feature, `Error::Format` naming the broken rule.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Manifest> {
+        let rule = |what: &str, e: &dyn std::fmt::Display| Error::format(path, one_line(&format!("{what}: {e}")));
+        let text = std::str::from_utf8(bytes).map_err(|e| rule("the manifest is not UTF-8", &e))?;
+        let value: Value = serde_json::from_str(text).map_err(|e| rule("the manifest is no JSON", &e))?;
+        check_version(path, &value)?;
+        let manifest: Manifest = serde_json::from_str(text).map_err(|e| rule("the manifest breaks its schema", &e))?;
+        manifest.validate().map_err(|e| Error::format(path, e))?;
+        check_digests(&manifest, value).map_err(|e| Error::format(path, e))?;
         Ok(manifest)
     }
 
@@ -130,55 +149,80 @@ impl Manifest {
         self.architecture.validate()?;
         self.encoding.validate(&self.architecture)?;
         if self.roots != ["."] {
-            return Err(format!("roots is {:?}; this version reads stores in one directory (\".\")", self.roots));
+            return Err(one_line(&format!(
+                "roots is {:?}; this version reads stores in one directory (\".\")",
+                self.roots
+            )));
         }
-        if let Some(asset) = self.assets.iter().find(|a| !is_plain_name(&a.name)) {
-            return Err(format!("asset {:?} is no plain file name", asset.name));
+        let mut names: HashSet<&str> = self.files.iter().map(|f| f.name.as_str()).chain([MANIFEST]).collect();
+        for asset in &self.assets {
+            if !is_plain_name(&asset.name) {
+                return Err(format!("asset {} is no plain file name", quoted(&asset.name)));
+            }
+            if !names.insert(&asset.name) {
+                return Err(format!("asset {} has the name of another file", quoted(&asset.name)));
+            }
         }
-        match self.compute_id() == self.id {
-            true => Ok(()),
-            false => Err(format!(
-                "the id {} does not match the contents ({}); the manifest is damaged or was edited",
-                self.id,
-                self.compute_id()
-            )),
-        }
+        Ok(())
+    }
+}
+
+fn id_of(manifest: &Value) -> String {
+    digest_of(&IDENTITY.iter().map(|name| ((*name).to_owned(), manifest[name].clone())).collect())
+}
+
+fn checksum_of(manifest: &Value) -> String {
+    let mut rest = manifest.clone();
+    if let Some(map) = rest.as_object_mut() {
+        map.remove("checksum");
+    }
+    digest_of(&rest)
+}
+
+fn check_digests(manifest: &Manifest, value: Value) -> std::result::Result<(), String> {
+    let id = id_of(&value);
+    if id != manifest.id {
+        return Err(format!(
+            "the id {} does not match the contents ({id}); the manifest is damaged or was edited",
+            quoted(&manifest.id)
+        ));
+    }
+    match checksum_of(&value) == manifest.checksum {
+        true => Ok(()),
+        false => Err("the manifest does not match its checksum: it is damaged or was edited".into()),
     }
 }
 
 fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != ".." && name != MANIFEST
+    !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != ".."
 }
 
-fn read_capped(path: &Path) -> Result<String> {
-    let file = super::open::open_regular(path)?;
+fn read_capped(path: &Path) -> Result<Vec<u8>> {
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io("reading", path, e))?;
     if bytes.len() as u64 > MAX_MANIFEST {
         return Err(Error::format(path, format!("the manifest is above {MAX_MANIFEST} bytes")));
     }
-    String::from_utf8(bytes).map_err(|e| Error::format(path, format!("the manifest is not UTF-8: {e}")))
+    Ok(bytes)
 }
 
-fn check_version(path: &Path, value: &serde_json::Value) -> Result<()> {
+fn check_version(path: &Path, value: &Value) -> Result<()> {
+    let unsupported = |what: String| Err(Error::Unsupported { path: path.into(), what: one_line(&what) });
     if value["format"] != FORMAT {
-        return Err(Error::format(
-            path,
-            format!("is no store manifest (format is {}, not \"{FORMAT}\")", value["format"]),
-        ));
+        let found = format!("is no store manifest (format is {}, not {FORMAT:?})", value["format"]);
+        return Err(Error::format(path, one_line(&found)));
     }
     if value["version"] != FORMAT_VERSION {
-        let what = format!(
+        return unsupported(format!(
             "is format version {}; this program reads version {FORMAT_VERSION}: update it or convert again",
             value["version"]
-        );
-        return Err(Error::Unsupported { path: path.into(), what });
+        ));
     }
     match value["features"].as_array().and_then(|f| f.first()) {
-        Some(unknown) => Err(Error::Unsupported {
-            path: path.into(),
-            what: format!("needs the feature {unknown}, which this version does not have; update it"),
-        }),
+        Some(unknown) => {
+            unsupported(format!("needs the feature {unknown}, which this version does not have; update it"))
+        }
         None => Ok(()),
     }
 }

@@ -1,16 +1,22 @@
 //! The store on SSD (docs/format.md): layout arithmetic, headers, the streaming writer, the reader. Knows no cache.
 
+mod accept;
+mod canonical;
 mod declared;
+mod entries;
+#[cfg(test)]
+mod fuzz_tests;
 mod header;
 mod layout;
 mod manifest;
 mod open;
 mod publish;
+mod regular;
 mod tile;
 mod verify;
 mod writer;
 
-pub use header::{Header, Tensor, read_header};
+pub use header::{Header, Tensor, parse_header, read_header};
 pub use layout::{FileLayout, SectionLayout, VectorLayout, files};
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, asset};
 pub use open::{Section, SectionId, Store};

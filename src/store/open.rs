@@ -1,19 +1,18 @@
-//! Opening a store: every header is checked against the layout that architecture and encoding dictate, so that nothing
-//! behind this point meets an offset, count or name that the arithmetic did not produce itself.
+//! An open store: where its sections lie, and reading them.
 
+use super::accept::open_file;
 use super::declared::Declared;
-use super::header::{Header, read_header_from};
-use super::layout::{FileLayout, SectionLayout, files};
-use super::manifest::{FileEntry, MANIFEST, Manifest, digest};
+use super::layout::{FileLayout, SectionLayout, file};
+use super::manifest::{MANIFEST, Manifest, digest};
+use super::regular::open_regular;
 use crate::config::Slice;
 use crate::error::{Error, Result};
 use crate::types::{Matrix, Plane};
-use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A section of the store, counted over all files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +29,8 @@ pub struct Section {
     pub begin: u64,
     /// First byte of the checksum table in the file.
     pub sums: u64,
+    /// Set once the table was found to match the header's digest.
+    pub(super) trusted: OnceLock<()>,
 }
 
 /// An open file of weights.
@@ -45,7 +46,8 @@ pub struct StoreFile {
     pub declared: Declared,
     /// Size in bytes.
     pub bytes: u64,
-    vectors: HashMap<String, (u64, String)>,
+    /// First byte and digest of every vector.
+    pub(super) vectors: HashMap<String, (u64, String)>,
 }
 
 /// An open store.
@@ -68,19 +70,24 @@ impl Store {
     /// # Errors
     /// `Error::Io`, `Error::Format`, `Error::Header`, `Error::Truncated`, `Error::Unsupported`, each naming the file.
     pub fn open(path: &Path) -> Result<Store> {
+        if path.extension().is_some_and(|e| e == "partial") {
+            return Err(Error::format(path, "is an unfinished conversion: run the same conversion again"));
+        }
         let manifest = Manifest::read(path)?;
-        let layouts = files(&manifest.architecture, &manifest.encoding);
-        check_file_list(path, &manifest.files, &layouts)?;
+        check_count(path, &manifest)?;
         let mut store = Store { path: path.into(), manifest, files: vec![], sections: vec![], slices: HashMap::new() };
-        for layout in layouts {
-            let file = open_file(&store, layout)?;
+        // One after the other: the manifest of a hostile store can claim more files than it has.
+        for index in 0..store.manifest.files.len() {
+            let layout = file(&store.manifest.architecture, &store.manifest.encoding, index);
+            let file = open_file(path, &store.manifest, index, layout)?;
             store.index(file);
         }
+        store.manifest.assets.iter().try_for_each(|asset| check_asset(&path.join(&asset.name)))?;
         Ok(store)
     }
 
     fn index(&mut self, file: StoreFile) {
-        let header = 8 + header_len(&file);
+        let header = file.bytes - file.layout.data_bytes();
         let tensors: HashMap<String, u64> =
             file.layout.tensors().into_iter().map(|t| (t.name, header + t.begin)).collect();
         for layout in file.layout.sections.clone() {
@@ -93,7 +100,7 @@ impl Store {
                 }
             }
             let (begin, sums) = (tensors[&layout.name], tensors[&format!("xxh3.{}", layout.name)]);
-            self.sections.push(Section { file: self.files.len(), layout, begin, sums });
+            self.sections.push(Section { file: self.files.len(), layout, begin, sums, trusted: OnceLock::new() });
         }
         self.files.push(file);
     }
@@ -133,10 +140,7 @@ impl Store {
         self.read_at(index, *begin, &mut bytes)?;
         match digest(&bytes) == *want {
             true => Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-            false => Err(Error::format(
-                &file.path,
-                format!("vector {name} does not match its digest: the file is damaged, convert the model again"),
-            )),
+            false => Err(Error::Digest { path: file.path.clone(), what: format!("vector {name}") }),
         }
     }
 
@@ -167,116 +171,22 @@ pub fn truncated(path: &Path, file: &File, end: u64) -> Error {
     Error::Truncated { path: path.into(), size, what: "a read".into(), end }
 }
 
-/// Opens a regular file for reading; symlinks are refused, so that a store cannot point outside itself.
-pub fn open_regular(path: &Path) -> Result<File> {
-    // NONBLOCK: a FIFO in place of a file must be refused, not waited for.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let opened = rustix::fs::open(path, flags, Mode::empty());
-    let file = match opened {
-        Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::LOOP) => {
-            return Err(Error::format(path, "is a symbolic link; files of a store are regular files"));
-        }
-        Err(e) => return Err(Error::io("opening", path, e.into())),
-    };
-    match file.metadata().map_err(|e| Error::io("reading", path, e))?.is_file() {
-        true => Ok(file),
-        false => Err(Error::format(path, "is no regular file")),
-    }
-}
-
-fn check_file_list(path: &Path, entries: &[FileEntry], layouts: &[FileLayout]) -> Result<()> {
-    let manifest = path.join(MANIFEST);
-    if entries.len() != layouts.len() {
-        return Err(Error::format(
-            manifest,
-            format!("lists {} files; this architecture has {}", entries.len(), layouts.len()),
-        ));
-    }
-    match entries.iter().zip(layouts).find(|(e, l)| e.name != l.name) {
-        Some((e, l)) => Err(Error::format(manifest, format!("lists the file {:?} where {:?} belongs", e.name, l.name))),
-        None => Ok(()),
-    }
-}
-
-fn open_file(store: &Store, layout: FileLayout) -> Result<StoreFile> {
-    let entry = &store.manifest.files[store.files.len()];
-    let path = store.path.join(&layout.name);
-    let mut file = open_regular(&path)?;
-    let size = file.metadata().map_err(|e| Error::io("reading", &path, e))?.len();
-    if size < entry.bytes {
-        return Err(Error::Truncated { path, size, what: "the manifest".into(), end: entry.bytes });
-    }
-    let header = read_header_from(&mut file, size, &path)?;
-    check_header(&path, &header, entry, &layout)?;
-    let declared = declared(&path, &header)?;
-    check_declared(&declared, &store.manifest, &layout).map_err(|e| Error::format(&path, e))?;
-    let vectors = vector_index(&header, &declared);
-    Ok(StoreFile { path, file: Arc::new(file), layout, declared, bytes: size, vectors })
-}
-
-fn check_header(path: &Path, header: &Header, entry: &FileEntry, layout: &FileLayout) -> Result<()> {
-    check_tensors(header, layout).map_err(|e| Error::format(path, e))?;
-    match digest(&header.raw) == entry.digest {
+fn check_count(path: &Path, manifest: &Manifest) -> Result<()> {
+    let (have, want) = (manifest.files.len(), manifest.architecture.layers + 1);
+    match have == want {
         true => Ok(()),
         false => Err(Error::format(
-            path,
-            "the header does not match the manifest's digest: the file is damaged or from another store",
+            path.join(MANIFEST),
+            format!("lists {have} files; {} layers and the embedding make {want}", want - 1),
         )),
     }
 }
 
-fn check_tensors(header: &Header, layout: &FileLayout) -> std::result::Result<(), String> {
-    let base = header.raw.len() as u64;
-    let want = layout.tensors();
-    for (have, want) in header.tensors.iter().zip(&want) {
-        let same = have.name == want.name
-            && have.dtype == want.dtype
-            && have.shape == want.shape
-            && have.begin == base + want.begin;
-        if !same {
-            return Err(format!(
-                "tensor {:?} ({} {:?} at {}) stands where the layout has {:?} ({} {:?} at {})",
-                have.name,
-                have.dtype,
-                have.shape,
-                have.begin,
-                want.name,
-                want.dtype,
-                want.shape,
-                base + want.begin
-            ));
-        }
+/// What a link or a pipe in place of an asset would do to its reader is seen here; a missing one is left to `verify`
+/// and to who needs it, since token ids need no tokenizer.
+fn check_asset(path: &Path) -> Result<()> {
+    match open_regular(path) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.map(|_| ()),
     }
-    match header.tensors.len() == want.len() {
-        true => Ok(()),
-        false => Err(format!("has {} tensors; the layout has {}", header.tensors.len(), want.len())),
-    }
-}
-
-fn declared(path: &Path, header: &Header) -> Result<Declared> {
-    let text =
-        header.metadata.get("m2cache").ok_or_else(|| Error::format(path, "the header has no m2cache metadata"))?;
-    serde_json::from_str(text)
-        .map_err(|e| Error::format(path, format!("the header's m2cache metadata breaks its schema: {e}")))
-}
-
-fn check_declared(declared: &Declared, manifest: &Manifest, layout: &FileLayout) -> std::result::Result<(), String> {
-    let mut want = Declared::new(manifest.architecture.hidden, manifest.encoding.coding, layout);
-    let digests = declared.sections.iter().zip(&mut want.sections).map(|(d, w)| w.digest.clone_from(&d.digest)).count();
-    let vectors = declared.vectors.iter().zip(&mut want.vectors).map(|(d, w)| w.digest.clone_from(&d.digest)).count();
-    match *declared == want && digests == want.sections.len() && vectors == want.vectors.len() {
-        true => Ok(()),
-        false => Err("the header declares sections that the manifest's architecture and encoding do not have".into()),
-    }
-}
-
-fn vector_index(header: &Header, declared: &Declared) -> HashMap<String, (u64, String)> {
-    let begin: HashMap<&str, u64> = header.tensors.iter().map(|t| (t.name.as_str(), t.begin)).collect();
-    declared.vectors.iter().map(|v| (v.name.clone(), (begin[v.name.as_str()], v.digest.clone()))).collect()
-}
-
-fn header_len(file: &StoreFile) -> u64 {
-    let data: u64 = file.layout.tensors().last().map_or(0, |t| t.begin + t.bytes);
-    file.bytes - 8 - data
 }

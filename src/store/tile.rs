@@ -71,7 +71,7 @@ pub fn check_tile(
             "every matrix of a tile is [T, {width}] with the same T, and a column scale has {width} values"
         )));
     }
-    let end = first + count;
+    let end = first.saturating_add(count);
     let aligned = first.is_multiple_of(section.check) && (end.is_multiple_of(section.check) || end == section.records);
     match count > 0 && end <= section.records && aligned {
         true => Ok(count),

@@ -2,7 +2,8 @@
 
 use super::header::read_header_from;
 use super::manifest::digest;
-use super::open::{SectionId, Store, open_regular};
+use super::open::{SectionId, Store};
+use super::regular::open_regular;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::io::Read;
@@ -30,7 +31,7 @@ impl Store {
         progress(asset.bytes);
         Ok(match damage {
             Ok(false) => vec![],
-            Ok(true) => vec![format!("{}: does not match its digest", self.path.join(name).display())],
+            Ok(true) => vec![Error::Digest { path: self.path.join(name), what: "it".into() }.to_string()],
             Err(e) => vec![e.to_string()],
         })
     }
@@ -64,17 +65,17 @@ impl Store {
         let file = &self.files[index];
         let mut handle = open_regular(&file.path)?;
         let size = handle.metadata().map_err(|e| Error::io("reading", &file.path, e))?.len();
-        let header = read_header_from(&mut handle, size, &file.path)?;
+        let header = read_header_from(&mut handle, size, file.bytes - file.layout.data_bytes() - 8, &file.path)?;
         match digest(&header.raw) == self.manifest.files[index].digest {
             true => Ok(()),
-            false => Err(Error::format(&file.path, "the header does not match the manifest's digest")),
+            false => Err(Error::Digest { path: file.path.clone(), what: "the header".into() }),
         }
     }
 
     fn verify_fillers(&self, index: usize) -> Result<()> {
         let file = &self.files[index];
         let tensors = file.layout.tensors();
-        let base = file.bytes - tensors.last().map_or(0, |t| t.begin + t.bytes);
+        let base = file.bytes - file.layout.data_bytes();
         for filler in tensors.iter().filter(|t| t.name.starts_with("filler.")) {
             let mut bytes = vec![0u8; filler.bytes as usize];
             self.read_at(index, base + filler.begin, &mut bytes)?;
@@ -88,18 +89,11 @@ impl Store {
     fn verify_section(&self, id: SectionId, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<String>> {
         let section = self.section(id);
         let layout = &section.layout;
-        let table = self.checksums(id, 0, layout.checks())?;
-        let declared = self.files[section.file].declared.sections.iter().find(|s| s.name == layout.name);
-        let bytes: Vec<u8> = table.iter().flat_map(|s| s.to_le_bytes()).collect();
-        if declared.is_none_or(|d| d.digest != digest(&bytes)) {
-            return Err(Error::format(
-                &self.files[section.file].path,
-                format!("the checksum table of section {} does not match its digest", layout.name),
-            ));
-        }
+        let (table, sound) = self.table(id)?;
+        // The records are compared with a damaged table as well: that names the entries that were hit.
+        let mut damages: Vec<String> = sound.err().map(|e| e.to_string()).into_iter().collect();
         let unit = layout.check * layout.stride;
         let units = (PIECE / unit).max(1);
-        let mut damages = Vec::new();
         for first in (0..table.len()).step_by(units) {
             let count = units.min(table.len() - first);
             let records = (count * layout.check).min(layout.records - first * layout.check);
@@ -110,16 +104,35 @@ impl Store {
                 break;
             }
         }
+        Ok(self.listed(id, damages))
+    }
+
+    fn listed(&self, id: SectionId, mut damages: Vec<String>) -> Vec<String> {
+        let section = self.section(id);
         let more = damages.len().saturating_sub(LISTED);
         damages.truncate(LISTED);
         if more > 0 {
-            damages.push(format!(
-                "{}: section {}: {more} more damaged places",
-                self.files[section.file].path.display(),
-                layout.name
-            ));
+            let path = self.files[section.file].path.display();
+            damages.push(format!("{path}: section {}: {more} more damaged places", section.layout.name));
         }
-        Ok(damages)
+        damages
+    }
+
+    /// All checksums of a section, and whether they match the digest that the header declares.
+    fn table(&self, id: SectionId) -> Result<(Vec<u64>, Result<()>)> {
+        let section = self.section(id);
+        let file = &self.files[section.file];
+        let table = self.checksums(id, 0, section.layout.checks())?;
+        let bytes: Vec<u8> = table.iter().flat_map(|s| s.to_le_bytes()).collect();
+        let declared = file.declared.sections.iter().find(|s| s.name == section.layout.name);
+        let sound = match declared.is_some_and(|d| d.digest == digest(&bytes)) {
+            true => Ok(()),
+            false => Err(Error::Digest {
+                path: file.path.clone(),
+                what: format!("the checksum table of section {}", section.layout.name),
+            }),
+        };
+        Ok((table, sound))
     }
 
     fn compare(&self, id: SectionId, first: usize, bytes: &[u8], stored: &[u64]) -> Vec<String> {
@@ -132,11 +145,28 @@ impl Store {
     /// Checks records that were just read: `first` is a multiple of the section's unit, `bytes` whole records.
     ///
     /// # Errors
-    /// `Error::Damage` naming the first unit that differs.
+    /// `Error::Damage` naming the first unit that differs; `Error::Digest` naming the table, if that is damaged and the
+    /// records agree with it.
     pub fn check_records(&self, id: SectionId, first: usize, bytes: &[u8]) -> Result<()> {
         let layout = &self.section(id).layout;
         let unit = first / layout.check;
         let stored = self.checksums(id, unit, bytes.len().div_ceil(layout.check * layout.stride))?;
+        self.compare_records(id, unit, bytes, stored)?;
+        self.trust(id)
+    }
+
+    /// Checks a section's table once, at its first use.
+    fn trust(&self, id: SectionId) -> Result<()> {
+        let trusted = &self.section(id).trusted;
+        if trusted.get().is_none() {
+            self.table(id)?.1?;
+            trusted.get_or_init(|| ());
+        }
+        Ok(())
+    }
+
+    fn compare_records(&self, id: SectionId, unit: usize, bytes: &[u8], stored: Vec<u64>) -> Result<()> {
+        let layout = &self.section(id).layout;
         for (i, (chunk, stored)) in bytes.chunks(layout.check * layout.stride).zip(stored).enumerate() {
             let computed = xxh3_64(chunk);
             if computed != stored {

@@ -1,7 +1,6 @@
 //! Writing a store tile by tile: sizes are known up front, checksums are taken on the way, the header goes in last.
 
 use super::declared::Declared;
-use super::header::render;
 use super::layout::{FileLayout, SectionLayout, TensorLayout, files};
 use super::manifest::{FileEntry, MANIFEST, Manifest, digest};
 use super::tile::{RawRows, Tile, check_tile, sections_of};
@@ -59,12 +58,11 @@ impl StoreWriter {
     }
 
     fn file_bytes(&self, layout: &FileLayout) -> u64 {
-        let data = layout.tensors().last().map_or(0, |t| t.begin + t.bytes);
-        self.blank_header(layout).len() as u64 + data
+        self.header_bytes(layout) + layout.data_bytes()
     }
 
-    fn blank_header(&self, layout: &FileLayout) -> Vec<u8> {
-        render(&layout.tensors(), &declared_text(&self.declared(layout)))
+    fn header_bytes(&self, layout: &FileLayout) -> u64 {
+        self.declared(layout).header(layout).len() as u64
     }
 
     fn declared(&self, layout: &FileLayout) -> Declared {
@@ -89,7 +87,7 @@ impl StoreWriter {
         reserve(&file, self.file_bytes(layout)).map_err(|e| Error::io("reserving space for", &path, e))?;
         let tensors = layout.tensors().into_iter().map(|t| (t.name.clone(), t)).collect();
         let sums = layout.sections.iter().map(|s| vec![None; s.checks()]).collect();
-        let header = self.blank_header(layout).len() as u64;
+        let header = self.header_bytes(layout);
         self.open = Some(Open { index, path, file, header, tensors, declared: self.declared(layout), sums, zeros: 0 });
         Ok(())
     }
@@ -181,7 +179,7 @@ impl StoreWriter {
         let entries = self.files.iter().map(|f| self.done[&f.name].clone()).collect();
         let mut manifest = Manifest::new(self.architecture.clone(), self.encoding.clone(), entries);
         fill(&mut manifest)?;
-        manifest.id = manifest.compute_id();
+        manifest.seal().map_err(Error::Usage)?;
         write_manifest(&self.directory, &manifest)?;
         Ok(manifest.id)
     }
@@ -201,9 +199,11 @@ impl Open {
         let unit = section.check * section.stride;
         let sums: Vec<u64> = bytes.par_chunks(unit).map(xxh3_64).collect();
         let begin = first / section.check;
-        for (slot, sum) in self.sums[index][begin..].iter_mut().zip(sums) {
-            *slot = Some(sum);
+        let slots = &mut self.sums[index][begin..begin + sums.len()];
+        if slots.iter().any(Option::is_some) {
+            return Err(Error::usage(format!("records {first}.. of section {} were written already", section.name)));
         }
+        slots.iter_mut().zip(sums).for_each(|(slot, sum)| *slot = Some(sum));
         self.write(&self.tensors[&section.name], (first * section.stride) as u64, bytes)
     }
 
@@ -228,14 +228,10 @@ impl Open {
     }
 
     fn write_header(&self, layout: &FileLayout) -> Result<Vec<u8>> {
-        let header = render(&layout.tensors(), &declared_text(&self.declared));
+        let header = self.declared.header(layout);
         self.file.write_all_at(&header, 0).map_err(|e| Error::io("writing", &self.path, e))?;
         Ok(header)
     }
-}
-
-fn declared_text(declared: &Declared) -> String {
-    serde_json::json!(declared).to_string()
 }
 
 /// Takes the file's blocks now, so that a full disk is met before the work; a sparse file where that is not supported.
