@@ -21,7 +21,7 @@ from m2cache_rs.eval.metrics import kl_divergence, log_softmax
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime.decoder import Batch, Kind
 
-from tests.reference import checkpoint, text, tiny
+from tests.reference import checkpoint, store, text, tiny
 from tests.reference.decoder import forward
 from tests.reference.sums import Ordered
 from tests.reference.weights import Plain, Quantised, uniform
@@ -49,9 +49,9 @@ def stored(folder: Path, config: dict[str, Any], named: dict[str, Array], **opti
     yield folder / "model.m2c"
 
 
-def logits(store: Path, ids: Array, precision: int, act: str = "auto", kind: Kind = Kind.DECODE) -> Array:
+def logits(path: Path, ids: Array, precision: int, act: str = "auto", kind: Kind = Kind.DECODE) -> Array:
     """One sequence's logits; unlike Model.logits also beyond the context, where dynamic rope begins."""
-    with Model.open(store, precision=precision, act=act) as model, model.sequence(len(ids)) as sequence:
+    with Model.open(path, precision=precision, act=act) as model, model.sequence(len(ids)) as sequence:
         return model.forward(Batch.run(np.asarray(ids, np.uint32), sequence, 0, kind))
 
 
@@ -63,11 +63,11 @@ def distance(found: Array, expected: Array) -> float:
 def test_tiny_models_equal_transformers(name: str, tmp_path: Path) -> None:
     config = CASES[name]["config"]
     named = tiny.weights(architecture_of(config)[1], CASES[name]["seed"])
-    with stored(tmp_path, config, named) as store, np.load(GOLDEN / "tiny.npz") as golden:
+    with stored(tmp_path, config, named) as path, np.load(GOLDEN / "tiny.npz") as golden:
         ids, expected = golden[f"{name}.ids"], golden[f"{name}.logits"]
-        assert distance(logits(store, ids, 16), expected) < SIXTEEN_BITS
-        assert distance(logits(store, ids, 16, kind=Kind.PROMPT), expected) < SIXTEEN_BITS
-        assert distance(logits(store, ids[:12], 16)[-1:], golden[f"{name}.short"]) < SIXTEEN_BITS
+        assert distance(logits(path, ids, 16), expected) < SIXTEEN_BITS
+        assert distance(logits(path, ids, 16, kind=Kind.PROMPT), expected) < SIXTEEN_BITS
+        assert distance(logits(path, ids[:12], 16)[-1:], golden[f"{name}.short"]) < SIXTEEN_BITS
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -90,8 +90,8 @@ def test_random_models_equal_the_reference(
     named, ids = tiny.weights(arch, seed), tiny.tokens(arch, 40, seed)
     expected = forward(arch, Quantised(named, uniform(bits), False, form, group, Ordered()), ids)
     folder = tmp_path_factory.mktemp("random")
-    with stored(folder, config, named, form=form, group=group) as store:
-        assert distance(logits(store, np.array(ids), bits, act="f32"), expected) < SAME_NUMBERS
+    with stored(folder, config, named, form=form, group=group, equalize=False) as path:
+        assert distance(logits(path, np.array(ids), bits, act="f32"), expected) < SAME_NUMBERS
 
 
 @pytest.mark.parametrize("form", ["symmetric", "affine"])
@@ -102,10 +102,10 @@ def test_int8_activations_equal_the_reference(form: str, group: int, tmp_path: P
     for name, case in CASES.items():
         arch = architecture_of(case["config"])[1]
         named, ids = tiny.weights(arch, case["seed"]), tiny.tokens(arch, 40, case["seed"])
-        with stored(tmp_path / name, case["config"], named, form=form, group=group) as store:
+        with stored(tmp_path / name, case["config"], named, form=form, group=group, equalize=False) as path:
             for bits in (4, 8):
                 expected = forward(arch, Quantised(named, uniform(bits), True, form, group, Ordered()), ids)
-                apart.append(distance(logits(store, np.array(ids), bits), expected))
+                apart.append(distance(logits(path, np.array(ids), bits), expected))
     assert np.quantile(apart, 0.8) < SAME_NUMBERS
     assert max(apart) < ROUNDED_APART
 
@@ -120,8 +120,8 @@ def test_tales_equal_the_reference(name: str, shared: Path, tmp_path: Path) -> N
     sixteen, eight = (log_softmax(logits(tmp_path / "tale.m2c", np.array(ids), bits)) for bits in (16, 8))
     assert kl_divergence(plain, sixteen).mean() < KL_SIXTEEN_BITS
     assert kl_divergence(plain, eight).mean() < KL_EIGHT_BITS
-    twin = log_softmax(forward(arch, Quantised(named, uniform(8), sums=Ordered()), ids))
-    assert kl_divergence(twin, eight).mean() < KL_SAME_QUANTISATION
+    twin = Quantised(store.contents(tmp_path / "tale.m2c"), uniform(8), sums=Ordered())
+    assert kl_divergence(log_softmax(forward(arch, twin, ids)), eight).mean() < KL_SAME_QUANTISATION
 
 
 def test_stories_as_transformers_tells_it(shared: Path, tmp_path: Path) -> None:

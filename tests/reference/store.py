@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,39 @@ _BYTES = {"base": 32, "mid": 32, "low": 64}
 def weights(store: Path) -> dict[str, Array]:
     """Float32 weights at the highest stored level, norms and biases, by the decoder's names."""
     found: dict[str, Array] = {}
-    for path in sorted(store.glob("*.safetensors")):
-        layer = f"{int(path.stem[6:])}." if path.stem.startswith("layer-") else ""
+    for layer, path in _files(store):
         found |= {layer + name: values for name, values in file_weights(path).items()}
+    return found
+
+
+def contents(store: Path) -> dict[str, Coded | Array]:
+    """The coded matrices themselves, norms and biases, by the decoder's names."""
+    found: dict[str, Coded | Array] = {}
+    for layer, path in _files(store):
+        vectors, coded = _file_contents(path)
+        found |= {layer + name: values for name, values in vectors.items()}
+        found |= {layer + name: codes for name, (codes, _) in coded.items()}
     return found
 
 
 def file_weights(path: Path) -> dict[str, Array]:
     """The weights of one file."""
+    vectors, coded = _file_contents(path)
+    return vectors | {name: decode(codes, bits) for name, (codes, bits) in coded.items()}
+
+
+def _files(store: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(store.glob("*.safetensors")):
+        yield f"{int(path.stem[6:])}." if path.stem.startswith("layer-") else "", path
+
+
+def _file_contents(path: Path) -> tuple[dict[str, Array], dict[str, tuple[Coded, int]]]:
     data = path.read_bytes()
     tensors = {name: _array(entry) for name, entry in safetensors.deserialize(data)}
     length = int.from_bytes(data[:8], "little")
     declared = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["m2cache"])
     vectors = {entry["name"]: tensors[entry["name"]] for entry in declared["vectors"]}
-    return vectors | {name: decode(coded, bits) for name, (coded, bits) in _coded(declared, tensors).items()}
+    return vectors, _coded(declared, tensors)
 
 
 def _array(entry: dict[str, Any]) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tests.reference import numbers
@@ -40,21 +41,27 @@ class Plain:
 class Quantised(Plain):
     """The model as a store holds it: every matrix coded once, read at the level of its part.
 
+    named: matrices are float32 and coded here, or coded already (`store.contents`), whatever form says.
     levels: bits of 'attn', 'ffn', 'head', 'embed'. int8: dots below 16 bits quantise their activations.
     """
 
     def __init__(
         self,
-        named: Named,
+        named: Mapping[str, Array | numbers.Coded],
         levels: Mapping[str, int],
         int8: bool = True,
-        form: str = "symmetric",
+        form: str = "affine",
         group: int = 64,
         sums: Sums | None = None,
     ) -> None:
-        super().__init__(named, sums)
+        vectors = {name: v for name, v in named.items() if isinstance(v, np.ndarray) and v.ndim == 1}
+        super().__init__(vectors, sums)
         self.levels, self.int8 = levels, int8
-        self.coded = {k: numbers.encode(v, form, group) for k, v in named.items() if v.ndim == 2}
+        self.coded = {
+            name: v if isinstance(v, numbers.Coded) else numbers.encode(v, form, group)
+            for name, v in named.items()
+            if name not in vectors
+        }
         self.decoded: dict[tuple[str, int], Array] = {}
 
     def rows(self, name: str, ids: Array) -> Array:

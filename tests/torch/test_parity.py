@@ -19,7 +19,7 @@ from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime.decoder import Batch, Kind
 
 from tests.golden.make import build, logits
-from tests.reference import checkpoint, text, tiny
+from tests.reference import checkpoint, store, text, tiny
 from tests.reference.decoder import forward
 from tests.reference.sums import Ordered
 from tests.reference.weights import Plain, Quantised, uniform
@@ -77,18 +77,18 @@ def tale(
 ) -> Iterator[tuple[Path, Path, list[tuple[list[int], Array]]]]:
     """A trained model, its store, and 4,000 held-out tokens in 8 windows with transformers' logits."""
     source = shared / "data/models" / request.param
-    store = tmp_path_factory.mktemp("tale") / "tale.m2c"
-    convert(source, store)
+    path = tmp_path_factory.mktemp("tale") / "tale.m2c"
+    convert(source, path)
     model = reference(source)
     windows = list(text.windows(shared, source / "tokenizer.json", 500))
     assert sum(map(len, windows)) == 4000
-    return source, store, [(ids, logits(model, ids)) for ids in windows]
+    return source, path, [(ids, logits(model, ids)) for ids in windows]
 
 
 def test_sixteen_bits_on_held_out_text(tale: tuple[Path, Path, list[tuple[list[int], Array]]]) -> None:
-    source, store, windows = tale
+    source, path, windows = tale
     divergence = []
-    with Model.open(store, precision=16) as model:
+    with Model.open(path, precision=16) as model:
         for ids, expected in windows:
             found = model.logits(ids, path="prompt")
             divergence.append(kl_divergence(log_softmax(expected), log_softmax(found)).mean())
@@ -101,15 +101,14 @@ def test_sixteen_bits_on_held_out_text(tale: tuple[Path, Path, list[tuple[list[i
 
 
 def test_eight_bits_on_held_out_text(tale: tuple[Path, Path, list[tuple[list[int], Array]]]) -> None:
-    source, store, windows = tale
-    _, arch, named = checkpoint.load(source)
-    twin = Quantised(named, uniform(8), sums=Ordered())
+    source, path, windows = tale
+    twin = Quantised(store.contents(path), uniform(8), sums=Ordered())
     original, same = [], []
-    with Model.open(store, precision=8) as model:
+    with Model.open(path, precision=8) as model:
         for ids, expected in windows:
             found = log_softmax(model.logits(ids))
             original.append(kl_divergence(log_softmax(expected), found).mean())
-            same.append(kl_divergence(log_softmax(forward(arch, twin, ids)), found).mean())
+            same.append(kl_divergence(log_softmax(forward(model.architecture, twin, ids)), found).mean())
     print(f"\n{source.name}, 8 bits: mean KL {np.mean(original):.2e}, {np.mean(same):.2e} to the reference")
     assert np.mean(original) < KL_EIGHT_BITS
     assert np.mean(same) < KL_SAME_QUANTISATION
