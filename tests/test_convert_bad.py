@@ -286,7 +286,7 @@ def test_the_command_says_what_it_made(tmp_path: Path, cli: Cli) -> None:
     assert result.returncode == 0
     assert result.stderr == ""
     assert "13.3 MB from 11.5 MB" in result.stdout
-    assert "4.25 at 4 bits, 8.25 at 8 bits, 16.25 at 16 bits" in result.stdout
+    assert "4.5 at 4 bits, 8.5 at 8 bits, 16.5 at 16 bits" in result.stdout
     again = cli("convert", EXAMPLE, tmp_path / "tale.m2c")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == f"m2cache: error: {tmp_path}/tale.m2c exists already; pass --force to replace it\n"

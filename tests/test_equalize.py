@@ -131,7 +131,7 @@ def test_the_stored_model_is_the_same_function(config: dict[str, Any], seed: int
 def test_a_tied_head_is_left_alone(tmp_path: Path) -> None:
     source = make(tmp_path / "model", tie_word_embeddings=True)
     uneven(source, 0)
-    convert(source, tmp_path / "plain.m2c")
+    convert(source, tmp_path / "plain.m2c", equalize=False)
     convert(source, tmp_path / "equal.m2c", equalize=True)
     plain, equal = contents(tmp_path / "plain.m2c"), contents(tmp_path / "equal.m2c")
     assert plain["embed.safetensors"] == equal["embed.safetensors"]
@@ -168,8 +168,8 @@ def test_injected_outliers_cost_nothing_once_equalised(tmp_path: Path) -> None:
     outliers = tmp_path / "outliers"
     checkpoint.save(outliers, config, inject(named, spec.layers), "BF16")
     (outliers / "tokenizer.json").write_bytes((EXAMPLE / "tokenizer.json").read_bytes())
-    convert(EXAMPLE, tmp_path / "plain.m2c", planes="base")
-    convert(outliers, tmp_path / "outliers.m2c", planes="base")
+    convert(EXAMPLE, tmp_path / "plain.m2c", planes="base", equalize=False)
+    convert(outliers, tmp_path / "outliers.m2c", planes="base", equalize=False)
     convert(outliers, tmp_path / "equal.m2c", planes="base", equalize=True)
     plain = noise(EXAMPLE, tmp_path / "plain.m2c")
     assert noise(outliers, tmp_path / "outliers.m2c") > 5 * plain
@@ -242,9 +242,19 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_calibrating_needs_no_store_and_leaves_none(tmp_path: Path, tale: Path, text: Path, cli: Cli) -> None:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example model without equalisation: what statistics are taken from."""
+    path = tmp_path_factory.mktemp("plain") / "tale.m2c"
+    convert(EXAMPLE, path, equalize=False)
+    return path
+
+
+def test_calibrating_needs_no_store_and_leaves_none(
+    tmp_path: Path, plain: Path, text: Path, cli: Cli
+) -> None:
     made = cli("convert", EXAMPLE, tmp_path / "a.m2c", "--calibrate", text)
-    named = cli("convert", EXAMPLE, tmp_path / "b.m2c", "--calibrate", text, "--from", tale)
+    named = cli("convert", EXAMPLE, tmp_path / "b.m2c", "--calibrate", text, "--from", plain)
     assert (made.returncode, named.returncode) == (0, 0), made.stderr + named.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.m2c", "b.m2c", "text.txt"]
     assert contents(tmp_path / "a.m2c") == contents(tmp_path / "b.m2c")
@@ -264,18 +274,18 @@ def test_a_text_that_cannot_be_used_leaves_nothing(content: bytes | None, tmp_pa
 
 
 def test_statistics_come_from_a_plain_store_of_the_same_source(
-    tmp_path: Path, model: Path, tale: Path, text: Path, cli: Cli
+    tmp_path: Path, model: Path, plain: Path, text: Path, cli: Cli
 ) -> None:
     convert(EXAMPLE, tmp_path / "equal.m2c", equalize=True)
     for source, used, why in [
         (EXAMPLE, tmp_path / "equal.m2c", "is equalised"),
-        (model, tale, "made from another source"),
+        (model, plain, "made from another source"),
         (EXAMPLE, tmp_path / "none.m2c", "none.m2c"),
     ]:
         result = cli("convert", source, tmp_path / "new.m2c", "--calibrate", text, "--from", used)
         assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
         assert why in result.stderr
-    alone = cli("convert", EXAMPLE, tmp_path / "new.m2c", "--from", tale)
+    alone = cli("convert", EXAMPLE, tmp_path / "new.m2c", "--from", plain)
     assert alone.returncode == 2
     assert "--calibrate" in alone.stderr
 

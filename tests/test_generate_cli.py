@@ -117,10 +117,10 @@ def test_inspect_shows_what_the_store_holds(cli: Cli, tale: Path) -> None:
     plain, report = cli("inspect", tale), json.loads(cli("inspect", tale, "--json").stdout)
     assert plain.returncode == 0
     assert report["id"] in plain.stdout
-    assert "4.25 at 4 (padded 6.00), 8.25 at 8 (padded 10.00), 16.25 at 16" in plain.stdout
+    assert "4.50 at 4 (padded 6.00), 8.50 at 8 (padded 10.00), 16.50 at 16" in plain.stdout
     assert report["architecture"]["layers"] == 6
-    assert report["encoding"]["coding"] == {"form": "symmetric", "group": 64, "cells": [1, 1, 1]}
-    assert report["bits_per_weight"]["ffn"] == {"4": 4.25, "8": 8.25, "16": 16.25}
+    assert report["encoding"]["coding"] == {"form": "affine", "group": 64, "cells": [1, 1, 1]}
+    assert report["bits_per_weight"]["ffn"] == {"4": 4.5, "8": 8.5, "16": 16.5}
     assert report["bytes"] == sum(
         file.stat().st_size for file in tale.iterdir() if file.name != "m2cache.json"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from m2cache_rs.convert import convert
 from m2cache_rs.convert.llama2c_tokenizer import tokenizer_json
@@ -99,7 +99,7 @@ def test_rows_are_reordered_whatever_the_tile(model: Path, first: int, last: int
 
 def test_stories260k_is_read_as_the_reference_reads_it(shared: Path, tmp_path: Path) -> None:
     source = shared / "data/models/stories260K.bin"
-    convert(source, tmp_path / "stories.m2c")
+    convert(source, tmp_path / "stories.m2c", equalize=False)
     _, named = llama2c.load(source)
     found = store.weights(tmp_path / "stories.m2c")
     assert found.keys() == named.keys()
@@ -160,6 +160,7 @@ def tokenizer(pieces: list[tuple[str, float]], tmp_path_factory: pytest.TempPath
 @settings(max_examples=300, deadline=None)
 @given(text=st.one_of(st.text("the cand;:b é\n€", max_size=40), st.text(max_size=12)))
 def test_ids_and_text_are_llama2cs(text: str, pieces: list[tuple[str, float]], tokenizer: Tokenizer) -> None:
+    assume(not any(special in text for special in ("<unk>", "<s>", "</s>")))  # read as what they name
     ids = tokenizer.encode(text).ids
     assert ids == llama2c_ids(pieces, text)
     assert tokenizer.decode(ids) == text

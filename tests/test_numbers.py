@@ -110,8 +110,9 @@ def test_integer_dots_are_dots_of_decoded_numbers(
     whole, scale = numbers.quantise(x)
     decoded_x = (whole * scale[..., None]).reshape(2, -1)[:, :130]
     terms = decoded_x[:, None] * numbers.decode(coded, bits).astype(np.float64)
-    size = np.abs(decoded_x[:, None] * np.abs(weights).max()).sum(2)
-    assert (np.abs(numbers.dot(coded, bits, x) - terms.sum(2)) <= 1e-5 * size + 1e-30).all()
+    reach = np.abs(coded.low.astype(np.float64)).max() + coded.span.max()
+    size = np.abs(decoded_x).sum(1, keepdims=True) * reach
+    assert (np.abs(numbers.dot(coded, bits, x) - terms.sum(2)) <= 1e-6 * size + 1e-30).all()
 
 
 def test_activations_take_whole_numbers_up_to_127() -> None:

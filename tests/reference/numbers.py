@@ -33,7 +33,7 @@ class Coded:
         return int(self.codes.shape[2])
 
 
-def encode(weights: Array, form: str = "symmetric", group: int = 64) -> Coded:
+def encode(weights: Array, form: str = "affine", group: int = 64) -> Coded:
     """Codes float32 weights [R, width]. Raises ValueError where a group is not finite or beyond float16."""
     groups, real = _grouped(weights.astype(F64), group)
     if not np.isfinite(groups).all():

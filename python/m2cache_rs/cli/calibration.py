@@ -42,7 +42,7 @@ def temporary_store(src: str, target: Path, source: dict[str, Any], tokenizer: P
     try:
         if not _usable(path, source):
             output.note(f"making a plain store for the statistics: {path} (removed afterwards)")
-            convert(src, path, force=True, tokenizer=tokenizer, notify=output.note)
+            convert(src, path, equalize=False, force=True, tokenizer=tokenizer, notify=output.note)
         yield path
     finally:
         _remove(path)

@@ -22,13 +22,15 @@ def convert(
         str, typer.Argument(metavar="SRC", help="A model directory, hub id (OWNER/MODEL) or llama2.c .bin.")
     ],
     dst: Annotated[Path, typer.Argument(metavar="DST", help="The store to make, for example NAME.m2c.")],
-    form: Annotated[str, typer.Option(help="How a group is coded: symmetric or affine.")] = "symmetric",
+    form: Annotated[str, typer.Option(help="How a group is coded: affine or symmetric.")] = "affine",
     group: Annotated[int, typer.Option(help="Weights that share a scale: 64 or 32.")] = 64,
     planes: Annotated[str, typer.Option(help="Stored planes: base (4 bits), mid (8) or all (16).")] = "all",
     sections: Annotated[
         str | None, typer.Option(help="Preset: split, bundled or gated; default: what suits the activation.")
     ] = None,
-    equalize: Annotated[bool, typer.Option("--equalize", help="Equalise channels by the weights.")] = False,
+    equalize: Annotated[
+        bool, typer.Option(help="Equalise channels by the weights: same function, finer codes.")
+    ] = True,
     calibrate: Annotated[
         Path | None, typer.Option(metavar="TEXT", help="Equalise channels by activations on this text file.")
     ] = None,

@@ -75,11 +75,11 @@ def convert(
     src: str | Path,
     dst: str | Path,
     *,
-    form: str = "symmetric",
+    form: str = "affine",
     group: int = 64,
     planes: str = "all",
     sections: str | None = None,
-    equalize: bool = False,
+    equalize: bool = True,
     calibration: Calibration | None = None,
     force: bool = False,
     tokenizer: str | Path | None = None,
@@ -90,8 +90,9 @@ def convert(
 
     `dst` appears at once when everything is written; until then the work is in `dst`.partial, which the same
     call resumes. `sections` is a preset (split, bundled, gated), or None for what suits the activation;
-    `calibration` equalises by measured activations, `equalize` alone by the weights. `notify` gets what the
-    user should know (the package's logger without it). Memory stays below 1 GiB whatever the model.
+    channels are equalised by `calibration` where given, else by the weights unless `equalize` is false (the
+    f32 function stays the same to the bit). `notify` gets what the user should know (the package's logger
+    without it). Memory stays below 1 GiB whatever the model. The defaults follow docs/format-decision.md.
 
     Raises `UsageError`, `CheckpointError`, `UnsupportedError`, `StoreIOError`.
     """
