@@ -116,7 +116,7 @@ fn softmax(scores: &mut [f32]) {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for score in scores.iter_mut() {
-        *score = (*score - max).exp();
+        *score = libm::expf(*score - max);
         sum += *score;
     }
     scores.iter_mut().for_each(|weight| *weight /= sum);

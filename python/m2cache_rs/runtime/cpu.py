@@ -6,7 +6,7 @@ import numpy as np
 
 from m2cache_rs._core import Engine, KvCache
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.decoder import Floats, Ids
+from m2cache_rs.runtime.decoder import Floats, Ids, Span
 
 
 class CpuBackend:
@@ -21,13 +21,15 @@ class CpuBackend:
         """Embedding rows [N, hidden]."""
         return self.engine.embed(tokens)
 
-    def attention(self, layer: int, x: Floats, sequences: Ids, positions: Ids) -> Floats:
-        """What attention adds to x [N, hidden]."""
-        return self.engine.attention(layer, x, self.kv, sequences, positions)
+    def attention(
+        self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None
+    ) -> Floats:
+        """What attention adds to x [N, hidden], or partial sums of a range of KV-head groups."""
+        return self.engine.attention(layer, x, self.kv, sequences, positions, groups)
 
-    def ffn(self, layer: int, x: Floats) -> Floats:
-        """What the FFN adds to x [N, hidden]."""
-        return self.engine.ffn(layer, x)
+    def ffn(self, layer: int, x: Floats, chunks: Span | None = None) -> Floats:
+        """What the FFN adds to x [N, hidden], or partial sums of a range of runs of 256 neurons."""
+        return self.engine.ffn(layer, x, chunks)
 
     def head(self, x: Floats) -> Floats:
         """Logits [N, vocab]; no rows wanted cost nothing (a prompt's chunks before the last)."""

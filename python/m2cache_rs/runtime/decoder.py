@@ -16,6 +16,7 @@ from m2cache_rs.errors import UsageError
 Floats = NDArray[np.float32]
 Ids = NDArray[np.uint32]
 Observer = Callable[[int, str, Floats], None]
+Span = tuple[int, int]
 
 # Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
 PROMPT_CHUNK = 256
@@ -32,15 +33,22 @@ class Kind(IntEnum):
 
 
 class Backend(Protocol):
-    """What computes. Arrays are C-contiguous, x and results float32 [N, hidden], rows by rising position."""
+    """What computes. Arrays are C-contiguous, x and results float32 [N, hidden], rows by rising position.
+
+    A branch is a sum of chunks: one per KV-head group in attention, one per 256 neurons in the FFN. Asked for
+    a range of them it gives their partial sums [chunks, N, hidden] without bias, for another device to go on
+    from: bias + chunk 0 + chunk 1 + ... in this order are the bits of the whole.
+    """
 
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows of tokens [N]."""
 
-    def attention(self, layer: int, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+    def attention(
+        self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None
+    ) -> Floats:
         """What the attention branch (its norm included) adds to x; appends the rows' keys and values."""
 
-    def ffn(self, layer: int, x: Floats) -> Floats:
+    def ffn(self, layer: int, x: Floats, chunks: Span | None = None) -> Floats:
         """What the FFN branch (its norm included) adds to x."""
 
     def head(self, x: Floats) -> Floats:

@@ -17,7 +17,7 @@ from m2cache_rs._core import Engine, Store
 from m2cache_rs.config import Precision, PrecisionLike, Sampling
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.models.rope import inverse_frequencies
+from m2cache_rs.models.rope import inverse_frequencies, positions
 from m2cache_rs.runtime import opening
 from m2cache_rs.runtime.activations import ActivationRms
 from m2cache_rs.runtime.assets import Assets
@@ -124,7 +124,7 @@ class Model:
             self.tokenizer  # noqa: B018  stop strings need text: a store without tokenizer says so now
         if not 0 <= seed < 2**64:
             raise UsageError(f"seed is {seed}; it must lie in 0..2^64-1")
-        count = new_tokens(max_new_tokens, len(ids), self.architecture.context)
+        count = new_tokens(max_new_tokens, len(ids), self.context)
         return generate(
             self, Request(ids, count, Sampling.resolve(self.assets.generation, **flags), seed, stops)
         )
@@ -156,6 +156,11 @@ class Model:
             with self.sequence(len(part)) as sequence:
                 self.forward(Batch.run(part, sequence, 0, Kind.PROMPT), np.zeros(len(part), bool), observer)
         return observer.rms()
+
+    @property
+    def context(self) -> int:
+        """Positions a sequence may have: the model's context, or what its rope scaling stretches it to."""
+        return positions(self.architecture.rope, self.architecture.context)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the special tokens that the model's tokenizer adds."""
@@ -255,7 +260,7 @@ class Model:
         return token_ids(ids, self.architecture.vocab)
 
     def _text(self, ids: Sequence[int] | Ids) -> Ids:
-        checked, context = token_ids(ids, self.architecture.vocab), self.architecture.context
+        checked, context = token_ids(ids, self.architecture.vocab), self.context
         if not 0 < len(checked) <= context:
             raise UsageError(f"{len(checked)} token ids were given; the model's context takes 1 to {context}")
         return checked
