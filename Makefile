@@ -18,7 +18,7 @@ help:
 	@echo 'make test        Rust and Python tests, without torch'
 	@echo 'make test-torch  parity with transformers, in an environment with torch (5.3 GB, shared by clones)'
 	@echo 'make lint        formatters, linters, types, the stub of the Rust module'
-	@echo 'make bench       the inner loops, briefly; names the long benchmarks that are run by hand'
+	@echo 'make bench       inner loops and conversion, briefly; names the long benchmarks that are run by hand'
 	@echo 'make clean       remove what the others built here'
 
 $(VENV)/packages: constraints/test.txt
@@ -57,8 +57,9 @@ lint: $(VENV)/core $(VENV)/linters
 	scripts/check-stub $(LOCKED)
 	scripts/check-tree
 
-bench:
+bench: $(VENV)/core
 	cargo bench $(LOCKED) -- --quick
+	$(BIN)/python benches/convert_memory.py --gigabytes 0.1
 	@echo 'not run here: the format decision, 20 minutes beside llama.cpp (benches/quality/README.md)'
 
 clean:
