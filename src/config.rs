@@ -99,8 +99,7 @@ impl Architecture {
     /// Checks every rule that the arithmetic relies on; the message names the field.
     pub fn validate(&self) -> Result<(), String> {
         self.validate_sizes()?;
-        self.validate_heads()?;
-        self.refuse_unbuilt()
+        self.validate_heads()
     }
 
     fn validate_sizes(&self) -> Result<(), String> {
@@ -136,8 +135,8 @@ impl Architecture {
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0 && self.attention_scale.is_finite()) {
             return Err("architecture.norm_eps and attention_scale must be finite".into());
         }
-        if !self.rope.is_object() {
-            return Err("architecture.rope is no object of parameters".into());
+        if !(self.rope["type"].is_string() && self.rope["theta"].is_number()) {
+            return Err("architecture.rope is no object with a type and a number theta".into());
         }
         self.validate_biases()
     }
@@ -153,7 +152,8 @@ impl Architecture {
         }
     }
 
-    fn refuse_unbuilt(&self) -> Result<(), String> {
+    /// Refuses by name what is named but not built.
+    pub fn refuse_unbuilt(&self) -> Result<(), String> {
         let unbuilt = [
             ("moe", self.moe.is_some()),
             ("sliding_window", self.sliding_window.is_some()),

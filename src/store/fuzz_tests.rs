@@ -167,7 +167,7 @@ proptest! {
     #[test]
     fn numbers_of_rope_and_source_survive_writing_and_reading(floats in prop::collection::vec(any::<f64>(), 1..20), whole in any::<i64>()) {
         let mut manifest = manifest();
-        manifest.architecture.rope = serde_json::json!({"factors": floats, "whole": whole});
+        manifest.architecture.rope = serde_json::json!({"type": "x", "theta": whole, "factors": floats});
         manifest.source = manifest.architecture.rope.clone();
         manifest.seal().unwrap();
         prop_assert_eq!(Manifest::parse(&text(&manifest), Path::new("m")).unwrap(), manifest);

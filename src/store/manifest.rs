@@ -141,6 +141,7 @@ impl Manifest {
         check_version(path, &value)?;
         let manifest: Manifest = serde_json::from_str(text).map_err(|e| rule("the manifest breaks its schema", &e))?;
         manifest.validate().map_err(|e| Error::format(path, e))?;
+        manifest.architecture.refuse_unbuilt().map_err(|what| Error::Unsupported { path: path.into(), what })?;
         check_digests(&manifest, value).map_err(|e| Error::format(path, e))?;
         Ok(manifest)
     }

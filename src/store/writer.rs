@@ -46,7 +46,7 @@ impl StoreWriter {
     /// # Errors
     /// `Error::Usage` when architecture or encoding break a rule.
     pub fn new(directory: &Path, architecture: Architecture, encoding: Encoding) -> Result<StoreWriter> {
-        architecture.validate().map_err(Error::Usage)?;
+        architecture.validate().and_then(|()| architecture.refuse_unbuilt()).map_err(Error::Usage)?;
         encoding.validate(&architecture).map_err(Error::Usage)?;
         let files = files(&architecture, &encoding);
         Ok(StoreWriter { directory: directory.into(), architecture, encoding, files, open: None, done: HashMap::new() })
