@@ -110,7 +110,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """A configuration file. Raises `CheckpointError`."""
     try:
         values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise CheckpointError(f"{path} cannot be read as JSON: {err}") from err
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not a JSON object")

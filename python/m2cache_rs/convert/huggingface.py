@@ -72,7 +72,7 @@ def _indexed(path: Path) -> list[str]:
     try:
         places = json.loads(index.read_text("utf-8"))["weight_map"]
         names = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as err:
+    except (RecursionError, ValueError, KeyError, TypeError, AttributeError, OSError) as err:
         raise CheckpointError(f"{index} has no readable weight_map: {err!r}") from err
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", "."):

@@ -76,7 +76,7 @@ class Assets:
             return {}
         try:
             value = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{path} cannot be read: {error}; convert the model again") from error
         if not isinstance(value, dict):
             raise StoreError(f"{path} is no JSON object; convert the model again")
