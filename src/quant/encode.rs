@@ -83,7 +83,8 @@ fn encode_group(form: Form, scales: &Scales, group: &[f32], codes: &mut [u16]) {
             Form::Symmetric => (w / size + 1.0) * 32768.0,
             Form::Affine => (w - lo) / size * 65536.0,
         };
-        *code = cell.floor().clamp(0.0, 65535.0) as u16;
+        // Truncation is floor here: a cell below zero is clamped first.
+        *code = cell.clamp(0.0, 65535.0) as u16;
     }
 }
 
