@@ -103,7 +103,8 @@ def _line(form: str, equalised: str, rows: list[Row]) -> list[str]:
 
 def _cell(row: Row) -> str:
     low, high = row.kl_interval
-    return f"{1e3 * row.kl:.3g} ± {1e3 * (high - low) / 2:.1g} ({row.perplexity:.2f})"
+    kl = f"{1e3 * row.kl:#.3g}".rstrip(".")
+    return f"{kl} ± {50 * (high - low) / row.kl:.0f} % ({row.perplexity:.2f})"
 
 
 def _types(results: Results) -> str:
