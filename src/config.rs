@@ -252,12 +252,6 @@ impl Coding {
         let codes = width.div_ceil(BLOCK) * plane.block_bytes();
         if plane == Plane::Base { codes + self.scale_bytes(width) } else { codes }
     }
-
-    /// Bits per weight at a level, padding of the last block included.
-    pub fn bits_per_weight(&self, planes: &[Plane], width: usize) -> f64 {
-        let bytes: usize = planes.iter().map(|p| self.plane_bytes(*p, width)).sum();
-        8.0 * bytes as f64 / width as f64
-    }
 }
 
 /// One matrix in one plane: what a section is a list of.

@@ -3,6 +3,7 @@
 //! The core behind the Python package `m2cache_rs`: the nested-plane store, the weight cache and the CPU kernels.
 //! ARCHITECTURE.md names the rooms and the one direction in which they import.
 
+#![deny(unsafe_code)]
 #![forbid(clippy::todo)]
 
 pub mod config;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod io;
 pub mod kernels;
 pub mod kv;
+#[allow(unsafe_code)]
 pub mod mem;
 pub mod prefetch;
 #[cfg(feature = "python")]

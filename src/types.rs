@@ -121,29 +121,6 @@ impl Matrix {
             Matrix::Head => "head",
         }
     }
-
-    /// The part whose level this matrix is read at.
-    pub const fn part(self) -> Part {
-        match self {
-            Matrix::Q | Matrix::K | Matrix::V | Matrix::O => Part::Attn,
-            Matrix::Gate | Matrix::Up | Matrix::Down => Part::Ffn,
-            Matrix::Embed => Part::Embed,
-            Matrix::Head => Part::Head,
-        }
-    }
-}
-
-/// A part of the model that can have a level of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
-    /// q, k, v, o.
-    Attn,
-    /// gate, up, down.
-    Ffn,
-    /// Output head (the embedding's planes when tied).
-    Head,
-    /// Embedding rows of the input tokens.
-    Embed,
 }
 
 /// The level of every part: the dense recipe.
@@ -157,23 +134,6 @@ pub struct Levels {
     pub head: Level,
     /// Embedding rows.
     pub embed: Level,
-}
-
-impl Levels {
-    /// The same level for every part.
-    pub const fn uniform(level: Level) -> Levels {
-        Levels { attn: level, ffn: level, head: level, embed: level }
-    }
-
-    /// The level of one part.
-    pub const fn of(self, part: Part) -> Level {
-        match part {
-            Part::Attn => self.attn,
-            Part::Ffn => self.ffn,
-            Part::Head => self.head,
-            Part::Embed => self.embed,
-        }
-    }
 }
 
 /// A decoder layer, counted from the input.

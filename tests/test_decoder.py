@@ -28,11 +28,11 @@ class Toy:
         self.seen[len(self.seen)] = [[] for _ in range(LAYERS)]
         return len(self.seen) - 1
 
-    def length(self, sequence: int) -> int:
-        return len(self.seen[sequence][LAYERS - 1])
+    def length(self, sequence: int, layers: tuple[int, int] | None = None) -> int:
+        return min(len(rows) for rows in self.seen[sequence][slice(*layers or (0, LAYERS))])
 
-    def truncate(self, sequence: int, length: int) -> None:
-        for rows in self.seen[sequence]:
+    def truncate(self, sequence: int, length: int, layers: tuple[int, int] | None = None) -> None:
+        for rows in self.seen[sequence][slice(*layers or (0, LAYERS))]:
             del rows[length:]
 
     def fork(self, sequence: int) -> int:
@@ -178,3 +178,14 @@ def test_a_fork_goes_its_own_way() -> None:
     own = decoder.forward(Batch.run(np.array([4, 5], np.uint32), first, 3, Kind.DECODE))
     assert (own == run([1, 2, 3, 4, 5], Kind.DECODE, [])[3:]).all()
     assert (other == run([1, 2, 3, 7, 8], Kind.DECODE, [])[3:]).all()
+
+
+def test_a_stage_that_fails_keeps_what_it_held() -> None:
+    toy, ids = Toy(), (np.arange(9) % VOCAB).astype(np.uint32)
+    decoder, stage = Decoder(toy, LAYERS), range(2)
+    sequence = toy.create(np.ones(1, np.float32), 1.0)
+    decoder.forward(Batch.run(ids[:5], sequence, 0, Kind.PROMPT), layers=stage)
+    toy.fail_at = (1, 6)
+    with pytest.raises(OSError, match="disk"):
+        decoder.forward(Batch.run(ids[5:], sequence, 5, Kind.PROMPT), layers=stage)
+    assert [len(rows) for rows in toy.seen[sequence]] == [5, 5, 0]

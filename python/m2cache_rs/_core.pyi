@@ -84,13 +84,14 @@ class KvCache:
         """
         Removes a sequence.
         """
-    def length(self, /, sequence: SupportsIndex) -> int:
+    def length(self, /, sequence: SupportsIndex, layers: tuple[SupportsIndex, SupportsIndex] | None = None) -> int:
         """
-        Positions that every layer of a sequence holds.
+        Positions that the layers (a, b) of a sequence all hold; None means every layer.
         """
-    def truncate(self, /, sequence: SupportsIndex, length: SupportsIndex) -> None:
+    def truncate(self, /, sequence: SupportsIndex, length: SupportsIndex, layers: tuple[SupportsIndex, SupportsIndex] | None = None) -> None:
         """
-        Forgets positions from length on, in every layer; also repairs a forward that failed half-way.
+        Forgets positions from length on in the layers (a, b), None meaning every layer; also repairs a forward that
+        failed half-way.
         """
 
 @final
@@ -110,9 +111,10 @@ class Store:
         """
         The manifest as JSON.
         """
-    def verify(self, /, name: str, progress: Any | None = None) -> list[str]:
+    def verify(self, /, name: str, progress: Any | None = None) -> list[tuple[str, tuple[str, int, int] | None]]:
         """
-        Checks one file (of weights, or an asset) whole: a message per damage, none if it is sound. progress is told the
+        Checks one file (of weights, or an asset) whole: per damage a message and, where it lies in records, the section,
+        the first record under the broken checksum and the records under it; none if it is sound. progress is told the
         bytes done; what it raises (KeyboardInterrupt) ends the check.
         """
 

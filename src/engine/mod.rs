@@ -25,6 +25,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use weights::Weights;
 
+/// More threads than any machine has cores: a mistake.
+const MAX_THREADS: usize = 1024;
+
 /// Activations of the dots at levels 4 and 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -97,11 +100,6 @@ impl Engine {
         &self.arch
     }
 
-    /// What it was opened with.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
     /// A norm's gain: `attn` or `ffn` of a layer, `final` (any layer).
     pub fn norm(&self, layer: usize, which: &str) -> Result<&[f32]> {
         match which {
@@ -158,8 +156,10 @@ impl LayerVectors {
 
 fn pool(threads: Option<usize>) -> Result<ThreadPool> {
     let threads = match threads {
-        Some(0) => return Err(Error::usage("threads is 0; at least 1 is needed")),
-        Some(n) => n.min(1024),
+        Some(n) if !(1..=MAX_THREADS).contains(&n) => {
+            return Err(Error::usage(format!("threads is {n}; it must lie in 1..={MAX_THREADS}")));
+        }
+        Some(n) => n,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();

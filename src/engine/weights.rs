@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::io::{Psync, Source};
 use crate::prefetch::{Fetcher, Held, Want};
 use crate::quant::{Column, Rows};
-use crate::store::{SectionId, Store};
+use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{Block, BlockId, Dram, least};
 use crate::types::{CHUNK, Level, Levels, Matrix};
 use std::collections::{BTreeMap, HashSet};
@@ -145,7 +145,7 @@ impl Weights {
         Ok(Weights { store, coding, verify: options.verify, verified: HashSet::new(), first: plan.first, fetcher })
     }
 
-    /// Leases records `first..first + count` of matrices that share records, at their part's level (or `level`). The
+    /// Leases records `first..first + count` of matrices that share records, at `level`. The
     /// range is one chunk (or its short end), or a single record.
     pub fn lease(
         &mut self,
@@ -156,6 +156,9 @@ impl Weights {
         count: usize,
     ) -> Result<Leased<'_>> {
         let ids = sections(&self.store, layer, matrices, level)?;
+        if ids.iter().any(|id| !is_run(&self.store.section(*id).layout, first, count)) {
+            return Err(Error::Internal("a lease that is neither a chunk nor a single checked record"));
+        }
         let wants: Vec<Want> = ids.iter().map(|id| self.want(*id, first, count)).collect();
         let held = self.fetch(&wants)?;
         Ok(Leased { weights: self, layer, level, count, sections: ids.into_iter().zip(held).collect() })
@@ -188,6 +191,13 @@ impl Weights {
     pub fn fetcher(&self) -> &Fetcher {
         &self.fetcher
     }
+}
+
+/// Whether records `first..first + count` are what the cache and the checksums know: a whole chunk, or one record of
+/// a section that checks records one by one.
+fn is_run(layout: &SectionLayout, first: usize, count: usize) -> bool {
+    let chunk = first.is_multiple_of(CHUNK) && count == CHUNK.min(layout.records.saturating_sub(first));
+    count > 0 && (chunk || (count == 1 && layout.check == 1 && first < layout.records))
 }
 
 /// Checks what was just read, as the mode asks; single rows are always checked unless the mode is `Never`.

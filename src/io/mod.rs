@@ -4,6 +4,8 @@
 #[cfg(test)]
 pub mod faulty;
 mod psync;
+#[cfg(test)]
+mod tests;
 
 pub use psync::Psync;
 

@@ -11,6 +11,7 @@ pub mod project;
 pub mod rope;
 #[cfg(test)]
 mod tests;
+#[allow(unsafe_code)]
 mod x86;
 
 pub use isa::Isa;

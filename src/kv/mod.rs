@@ -171,36 +171,41 @@ impl KvCache {
         Ok(&self.sequence(sequence)?.rope)
     }
 
-    /// Positions that all KV heads of a layer hold.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if the sequence or layer is unknown.
-    pub fn layer_length(&self, layer: LayerId, sequence: SequenceId) -> Result<usize> {
-        let first = self.index(layer, sequence, 0)?;
-        Ok(shortest(&self.sequence(sequence)?.heads[first..first + self.kv_heads]))
+    /// Every layer, as a range.
+    pub fn layers(&self) -> Range<usize> {
+        0..self.layers
     }
 
-    /// Positions that all layers and KV heads hold.
+    /// Positions that all KV heads of some layers hold (a stage of a pipeline has layers of its own).
     ///
     /// # Errors
-    /// [`Error::Usage`] if the sequence is unknown.
-    pub fn length(&self, sequence: SequenceId) -> Result<usize> {
-        Ok(shortest(&self.sequence(sequence)?.heads))
+    /// [`Error::Usage`] if the sequence or a layer is unknown, or no layer is named.
+    pub fn length(&self, sequence: SequenceId, layers: Range<usize>) -> Result<usize> {
+        let heads = self.heads_of(sequence, layers)?;
+        Ok(self.sequence(sequence)?.heads[heads].iter().map(Head::length).min().unwrap_or(0))
     }
 
-    /// Forgets the positions from `length` on, so that every layer and head holds exactly `length`: drops rejected
-    /// drafts, and repairs a forward that failed half-way.
+    fn heads_of(&self, sequence: SequenceId, layers: Range<usize>) -> Result<Range<usize>> {
+        match layers.start < layers.end && layers.end <= self.layers {
+            true => Ok(layers.start * self.kv_heads..layers.end * self.kv_heads),
+            false => Err(Error::usage(format!("{}: layers {layers:?} of {}", name(sequence), self.layers))),
+        }
+    }
+
+    /// Forgets the positions from `length` on in some layers, so that each of their heads holds exactly `length`: drops
+    /// rejected drafts, and repairs a forward that failed half-way.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the sequence is unknown or a head holds fewer positions. Nothing is forgotten then.
-    pub fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<()> {
-        let held = self.length(sequence)?;
+    /// [`Error::Usage`] if the sequence or a layer is unknown or a head holds fewer positions. Nothing is forgotten then.
+    pub fn truncate(&mut self, sequence: SequenceId, length: usize, layers: Range<usize>) -> Result<()> {
+        let heads = self.heads_of(sequence, layers.clone())?;
+        let held = self.length(sequence, layers)?;
         if length > held {
             let rule = format!("cannot be truncated to {length} positions: a head of it holds {held}");
             return Err(Error::usage(format!("{} {rule}", name(sequence))));
         }
         let entry = self.sequences.get_mut(&sequence).ok_or_else(|| unknown(sequence))?;
-        entry.heads.iter_mut().for_each(|head| head.truncate(length));
+        entry.heads[heads].iter_mut().for_each(|head| head.truncate(length));
         Ok(())
     }
 
@@ -240,10 +245,6 @@ impl KvCache {
         let rule = format!("the cache has {} layers x {} KV heads", self.layers, self.kv_heads);
         Err(Error::usage(format!("{}: layer {at}, KV head {kv_head} asked for, but {rule}", name(sequence))))
     }
-}
-
-fn shortest(heads: &[Head]) -> usize {
-    heads.iter().map(Head::length).min().unwrap_or(0)
 }
 
 fn distinct_bytes<'a>(heads: impl Iterator<Item = &'a Head>) -> usize {

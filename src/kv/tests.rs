@@ -115,7 +115,7 @@ impl Pair {
     fn forward(&mut self, id: SequenceId, n: usize, steps: usize) {
         let values: Vec<f32> = (0..n).map(|i| self.value + i as f32).collect();
         self.value = (self.value + n as f32) % 500_000.0;
-        let position = self.cache.length(id).unwrap_or(0);
+        let position = self.cache.length(id, self.cache.layers()).unwrap_or(0);
         let halves = (0..LAYERS).flat_map(|layer| [(layer, 0..1), (layer, 1..KV_HEADS)]);
         for (layer, heads) in halves.take(steps) {
             let (k, v) = rows(&values, heads.clone());
@@ -135,7 +135,7 @@ impl Pair {
 
     fn truncate(&mut self, id: SequenceId, length: usize) {
         let naive = self.naive.get_mut(&id).filter(|naive| naive.iter().all(|head| head.len() >= length));
-        assert_eq!(self.cache.truncate(id, length).is_ok(), naive.is_some());
+        assert_eq!(self.cache.truncate(id, length, self.cache.layers()).is_ok(), naive.is_some());
         naive.into_iter().flatten().for_each(|head| head.truncate(length));
     }
 
@@ -153,13 +153,13 @@ impl Pair {
         for id in &self.ids {
             match self.naive.get(id) {
                 Some(naive) => self.check_sequence(*id, naive),
-                None => assert!(self.cache.length(*id).is_err() && self.cache.rope(*id).is_err()),
+                None => assert!(self.cache.length(*id, self.cache.layers()).is_err() && self.cache.rope(*id).is_err()),
             }
         }
     }
 
     fn check_sequence(&self, id: SequenceId, naive: &Naive) {
-        assert_eq!(self.cache.length(id).unwrap(), naive.iter().map(Vec::len).min().unwrap());
+        assert_eq!(self.cache.length(id, self.cache.layers()).unwrap(), naive.iter().map(Vec::len).min().unwrap());
         for layer in 0..LAYERS {
             for head in 0..KV_HEADS {
                 let view = self.cache.read(LayerId(layer as u32), id, head).unwrap();
@@ -216,7 +216,7 @@ proptest! {
 fn fill(cache: &mut KvCache, id: SequenceId, values: &[f32]) {
     let (k, v) = rows(values, 0..KV_HEADS);
     for layer in 0..LAYERS {
-        let position = cache.layer_length(LayerId(layer as u32), id).unwrap();
+        let position = cache.length(id, layer..layer + 1).unwrap();
         cache.append(LayerId(layer as u32), id, 0..KV_HEADS, position, &k, &v).unwrap();
     }
 }
@@ -251,10 +251,10 @@ fn truncation_repairs_a_forward_that_failed_half_way() {
     fill(&mut cache, id, &[1.0, 2.0]);
     let (k, v) = rows(&[3.0], 0..KV_HEADS);
     cache.append(LayerId(0), id, 0..KV_HEADS, 2, &k, &v).unwrap();
-    assert_eq!((cache.length(id).unwrap(), cache.layer_length(LayerId(0), id).unwrap()), (2, 3));
-    let refused = message(cache.truncate(id, 3));
+    assert_eq!((cache.length(id, cache.layers()).unwrap(), cache.length(id, 0..1).unwrap()), (2, 3));
+    let refused = message(cache.truncate(id, 3, cache.layers()));
     assert_eq!(refused, "sequence 0 cannot be truncated to 3 positions: a head of it holds 2");
-    cache.truncate(id, 2).unwrap();
+    cache.truncate(id, 2, cache.layers()).unwrap();
     fill(&mut cache, id, &[4.0]);
     check_head(&cache.read(LayerId(0), id, 1).unwrap(), &[1.0, 2.0, 4.0], 1);
 }

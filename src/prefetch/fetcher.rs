@@ -90,6 +90,8 @@ impl Fetcher {
         held: &mut [Option<Held>],
         check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>,
     ) -> Result<()> {
+        // A step that ended in a panic may have left reads behind; their marks are not ours.
+        while self.reader.wait().is_some() {}
         let batch = self.batch(wants, missing)?;
         let begin = Instant::now();
         self.reader.submit(batch);

@@ -24,14 +24,21 @@ impl KvCache {
         Ok(lock(&self.0).create(rope)?.0)
     }
 
-    /// Positions that every layer of a sequence holds.
-    fn length(&self, sequence: u32) -> PyResult<usize> {
-        Ok(lock(&self.0).length(SequenceId(sequence))?)
+    /// Positions that the layers (a, b) of a sequence all hold; None means every layer.
+    #[pyo3(signature = (sequence, layers=None))]
+    fn length(&self, sequence: u32, layers: Option<(usize, usize)>) -> PyResult<usize> {
+        let cache = lock(&self.0);
+        let layers = layers.map_or(cache.layers(), |(a, b)| a..b);
+        Ok(cache.length(SequenceId(sequence), layers)?)
     }
 
-    /// Forgets positions from length on, in every layer; also repairs a forward that failed half-way.
-    fn truncate(&self, sequence: u32, length: usize) -> PyResult<()> {
-        Ok(lock(&self.0).truncate(SequenceId(sequence), length)?)
+    /// Forgets positions from length on in the layers (a, b), None meaning every layer; also repairs a forward that
+    /// failed half-way.
+    #[pyo3(signature = (sequence, length, layers=None))]
+    fn truncate(&self, sequence: u32, length: usize, layers: Option<(usize, usize)>) -> PyResult<()> {
+        let mut cache = lock(&self.0);
+        let layers = layers.map_or(cache.layers(), |(a, b)| a..b);
+        Ok(cache.truncate(SequenceId(sequence), length, layers)?)
     }
 
     /// A new sequence that shares the blocks of this one (copied when one side writes). Returns its id.

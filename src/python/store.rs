@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// A tensor of a header: name, dtype, shape, first byte in the file, size in bytes.
 type TensorRow = (String, String, Vec<usize>, u64, u64);
 
+/// A damage: message, and the section, first record and records it hit.
+type Finding = (String, Option<(String, u64, u64)>);
+
 /// Reads and checks the header of any safetensors file: (name, dtype, shape, begin, bytes) per tensor, in file order.
 ///
 /// Raises StoreIOError if the file cannot be read, StoreError naming the broken rule.
@@ -57,10 +60,11 @@ impl Store {
         json(&serde_json::json!({ "files": files }))
     }
 
-    /// Checks one file (of weights, or an asset) whole: a message per damage, none if it is sound. progress is told the
+    /// Checks one file (of weights, or an asset) whole: per damage a message and, where it lies in records, the section,
+    /// the first record under the broken checksum and the records under it; none if it is sound. progress is told the
     /// bytes done; what it raises (KeyboardInterrupt) ends the check.
     #[pyo3(signature = (name, progress=None))]
-    fn verify(&self, py: Python<'_>, name: String, progress: Option<Py<PyAny>>) -> PyResult<Vec<String>> {
+    fn verify(&self, py: Python<'_>, name: String, progress: Option<Py<PyAny>>) -> PyResult<Vec<Finding>> {
         py.detach(|| {
             let mut told = Instant::now();
             let mut tell = |done: u64| -> PyResult<()> {
@@ -81,7 +85,7 @@ impl Store {
                     false
                 }
             });
-            raised.map_or_else(|| Ok(found?), Err)
+            raised.map_or_else(|| Ok(found?.into_iter().map(|f| (f.message, f.place)).collect()), Err)
         })
     }
 }

@@ -22,5 +22,5 @@ pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, asset};
 pub use open::{Section, SectionId, Store};
 pub use publish::publish;
 pub use tile::RawRows;
-pub use verify::digest_file;
+pub use verify::{Finding, digest_file};
 pub use writer::StoreWriter;

@@ -123,11 +123,6 @@ impl Store {
         &self.sections[id.0 as usize]
     }
 
-    /// The layer a section belongs to; none for embedding and head.
-    pub fn layer_of(&self, id: SectionId) -> Option<usize> {
-        self.files[self.section(id).file].layout.layer
-    }
-
     /// A vector's values, checked against the header's digest.
     pub fn vector(&self, layer: Option<usize>, name: &str) -> Result<Vec<f32>> {
         let index = layer.unwrap_or(self.files.len() - 1);

@@ -14,13 +14,31 @@ const PIECE: usize = 4 << 20;
 /// Damages listed per section before the rest is only counted.
 const LISTED: usize = 100;
 
+/// One damage: what is wrong, and where it can be told, in which records of which section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The whole story in one line.
+    pub message: String,
+    /// Section name, first record under the broken checksum, records under it.
+    pub place: Option<(String, u64, u64)>,
+}
+
+impl From<Error> for Finding {
+    fn from(error: Error) -> Finding {
+        let message = error.to_string();
+        let place =
+            if let Error::Damage { section, first, count, .. } = error { Some((section, first, count)) } else { None };
+        Finding { message, place }
+    }
+}
+
 impl Store {
-    /// Checks one file of weights, or one asset, whole; returns a message per damage. `progress` is told bytes done
+    /// Checks one file of weights, or one asset, whole; returns a finding per damage. `progress` is told bytes done
     /// and says whether to go on.
     ///
     /// # Errors
     /// `Error::Usage` when the store has no such file.
-    pub fn verify(&self, name: &str, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<String>> {
+    pub fn verify(&self, name: &str, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<Finding>> {
         if let Some(index) = self.files.iter().position(|f| f.layout.name == name) {
             return Ok(self.verify_weights(index, progress));
         }
@@ -31,8 +49,8 @@ impl Store {
         progress(asset.bytes);
         Ok(match damage {
             Ok(false) => vec![],
-            Ok(true) => vec![Error::Digest { path: self.path.join(name), what: "it".into() }.to_string()],
-            Err(e) => vec![e.to_string()],
+            Ok(true) => vec![Error::Digest { path: self.path.join(name), what: "the file".into() }.into()],
+            Err(e) => vec![e.into()],
         })
     }
 
@@ -40,10 +58,10 @@ impl Store {
         digest_file(&self.path.join(name))
     }
 
-    fn verify_weights(&self, index: usize, progress: &mut dyn FnMut(u64) -> bool) -> Vec<String> {
+    fn verify_weights(&self, index: usize, progress: &mut dyn FnMut(u64) -> bool) -> Vec<Finding> {
         let file = &self.files[index];
         let mut found = Vec::new();
-        let mut note = |result: Result<()>| found.extend(result.err().map(|e| e.to_string()));
+        let mut note = |result: Result<()>| found.extend(result.err().map(Finding::from));
         note(self.verify_header(index));
         for vector in &file.layout.vectors {
             note(self.vector(file.layout.layer, &vector.name).map(|_| ()));
@@ -54,7 +72,7 @@ impl Store {
             let at = section.begin;
             match self.verify_section(id, &mut |done| progress(at + done)) {
                 Ok(damages) => found.extend(damages),
-                Err(e) => found.push(e.to_string()),
+                Err(e) => found.push(e.into()),
             }
         }
         progress(file.bytes);
@@ -86,12 +104,12 @@ impl Store {
         Ok(())
     }
 
-    fn verify_section(&self, id: SectionId, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<String>> {
+    fn verify_section(&self, id: SectionId, progress: &mut dyn FnMut(u64) -> bool) -> Result<Vec<Finding>> {
         let section = self.section(id);
         let layout = &section.layout;
         let (table, sound) = self.table(id)?;
         // The records are compared with a damaged table as well: that names the entries that were hit.
-        let mut damages: Vec<String> = sound.err().map(|e| e.to_string()).into_iter().collect();
+        let mut damages: Vec<Finding> = sound.err().map(Finding::from).into_iter().collect();
         let unit = layout.check * layout.stride;
         let units = (PIECE / unit).max(1);
         for first in (0..table.len()).step_by(units) {
@@ -107,13 +125,14 @@ impl Store {
         Ok(self.listed(id, damages))
     }
 
-    fn listed(&self, id: SectionId, mut damages: Vec<String>) -> Vec<String> {
+    fn listed(&self, id: SectionId, mut damages: Vec<Finding>) -> Vec<Finding> {
         let section = self.section(id);
         let more = damages.len().saturating_sub(LISTED);
         damages.truncate(LISTED);
         if more > 0 {
             let path = self.files[section.file].path.display();
-            damages.push(format!("{path}: section {}: {more} more damaged places", section.layout.name));
+            let message = format!("{path}: section {}: {more} more damaged places", section.layout.name);
+            damages.push(Finding { message, place: None });
         }
         damages
     }
@@ -135,11 +154,11 @@ impl Store {
         Ok((table, sound))
     }
 
-    fn compare(&self, id: SectionId, first: usize, bytes: &[u8], stored: &[u64]) -> Vec<String> {
+    fn compare(&self, id: SectionId, first: usize, bytes: &[u8], stored: &[u64]) -> Vec<Finding> {
         let layout = &self.section(id).layout;
         let computed: Vec<u64> = bytes.par_chunks(layout.check * layout.stride).map(xxh3_64).collect();
         let pairs = stored.iter().zip(&computed).enumerate().filter(|(_, (s, c))| s != c);
-        pairs.map(|(i, (s, c))| self.damage(id, first + i, *s, *c).to_string()).collect()
+        pairs.map(|(i, (s, c))| self.damage(id, first + i, *s, *c).into()).collect()
     }
 
     /// Checks records that were just read: `first` is a multiple of the section's unit, `bytes` whole records.

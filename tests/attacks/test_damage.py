@@ -62,7 +62,7 @@ def damages(store: Path) -> Iterator[str]:
         return
     manifest = json.loads(opened.manifest())
     for entry in (*manifest["files"], *manifest["assets"]):
-        yield from opened.verify(entry["name"])
+        yield from (message for message, _ in opened.verify(entry["name"]))
 
 
 @pytest.mark.parametrize("name", ["m2cache.json", FIRST, EMBED, *forge.ASSETS])
@@ -110,7 +110,8 @@ def test_a_damaged_record_is_named(store: Path, name: str, section: document.Sec
     unit = record // section.check * section.check
     last = min(unit + section.check, section.records) - 1
     shown = f"section {section.name}, record {unit}" + (f" to {last}" if last > unit else "")
-    (message,) = _core.Store(str(store)).verify(name)
+    ((message, place),) = _core.Store(str(store)).verify(name)
+    assert place == (section.name, unit, last - unit + 1)
     assert message.startswith(f"{store / name}: {shown}: checksum mismatch (stored ")
     with pytest.raises(DamageError) as caught:
         logits(store)
@@ -121,7 +122,7 @@ def test_a_damaged_record_is_named(store: Path, name: str, section: document.Sec
 def test_a_damaged_table_is_named(store: Path, name: str, section: document.Section) -> None:
     _, end = places(store, name)[f"xxh3.{section.name}"]
     forge.flip(store / name, end - 1)
-    table, record = _core.Store(str(store)).verify(name)
+    (table, _), (record, _) = _core.Store(str(store)).verify(name)
     assert f"{name}: the checksum table of section {section.name} does not match its digest" in table
     assert f"section {section.name}, record" in record
     with pytest.raises(DamageError, match=name):
@@ -136,7 +137,7 @@ def test_a_damaged_vector_is_named(store: Path, name: str, vector: str, mode: st
     """Whatever the mode: vectors are read once, when a model is opened."""
     begin, _ = places(store, name)[vector]
     forge.flip(store / name, begin + 2)
-    (message,) = _core.Store(str(store)).verify(name)
+    ((message, _),) = _core.Store(str(store)).verify(name)
     assert f"{name}: vector {vector} does not match its digest" in message
     with pytest.raises(DamageError, match=f"vector {vector} does not match"):
         logits(store, mode)
@@ -147,7 +148,7 @@ def test_a_damaged_filler_is_named_and_harmless(store: Path, truth: Array, name:
     fillers = {tensor: place for tensor, place in places(store, name).items() if tensor.startswith("filler.")}
     for tensor, (begin, end) in fillers.items():
         forge.flip(store / name, (begin + end) // 2)
-        (message,) = _core.Store(str(store)).verify(name)
+        ((message, _),) = _core.Store(str(store)).verify(name)
         assert message.endswith(f"{name}: {tensor} is not all zero")
         np.testing.assert_array_equal(logits(store), truth)
         forge.flip(store / name, (begin + end) // 2)
@@ -158,7 +159,7 @@ def test_an_edited_asset_is_named(store: Path, name: str) -> None:
     content = (store / name).read_bytes()
     for edited in (content.replace(b"e", b"E"), content + b" ", b""):
         (store / name).write_bytes(edited)
-        (message,) = _core.Store(str(store)).verify(name)
+        ((message, _),) = _core.Store(str(store)).verify(name)
         assert message.startswith(f"{store / name}: ")
         assert "does not match its digest" in message
 
@@ -170,7 +171,7 @@ def test_many_damages_are_counted_not_listed(store: Path, tmp_path: Path) -> Non
     header, data = forge.split((large / EMBED).read_bytes())
     (large / EMBED).write_bytes(forge.join(header, data[:8192] + bytes(b ^ 255 for b in data[8192:])))
     found = _core.Store(str(large)).verify(EMBED)
-    assert any("200 more damaged places" in message for message in found)
+    assert any("200 more damaged places" in message for message, _ in found)
     assert len(found) < 700
 
 

@@ -37,7 +37,7 @@ def test_a_file_is_missing(store: Path, name: str) -> None:
 def test_an_asset_is_missing(store: Path) -> None:
     """Token ids need no tokenizer: the store opens, and verify says what is missing."""
     (store / "tokenizer.json").unlink()
-    (message,) = _core.Store(str(store)).verify("tokenizer.json")
+    ((message, _),) = _core.Store(str(store)).verify("tokenizer.json")
     assert "tokenizer.json: No such file" in message
 
 
@@ -130,7 +130,7 @@ def test_the_data_of_another_store_under_our_header(store: Path, foreign: Path) 
     _, data = forge.split((foreign / FIRST).read_bytes())
     (store / FIRST).write_bytes(forge.join(header, data))
     opened = _core.Store(str(store))
-    found = opened.verify(FIRST)
+    found = [message for message, _ in opened.verify(FIRST)]
     assert any("vector norm.attn does not match its digest" in message for message in found)
     for section in ("q.base", "gate.base+up.base", "gate.low+up.low+down.low"):
         assert any(f"checksum table of section {section} does not match" in message for message in found)
@@ -168,7 +168,7 @@ def test_a_file_cut_short_while_it_is_open(store: Path, name: str) -> None:
     opened = _core.Store(str(store))
     size = (store / name).stat().st_size
     os.truncate(store / name, size - 8192)
-    assert any("the file is truncated" in message for message in opened.verify(name))
+    assert any("the file is truncated" in message for message, _ in opened.verify(name))
     os.truncate(store / name, 10)
     assert opened.verify(name)
 

@@ -47,18 +47,26 @@ def _check(store: Store, files: list[tuple[str, int]]) -> list[dict[str, Any]]:
         for name, size in files:
             base = before
             found += [
-                _damage(name, message)
-                for message in store.verify(name, lambda at, base=base: done(base + at))
+                _damage(name, message, place)
+                for message, place in store.verify(name, lambda at, base=base: done(base + at))
             ]
             before += size
             done(before)
     return found
 
 
-def _damage(name: str | None, message: str) -> dict[str, Any]:
+def _damage(name: str | None, message: str, place: tuple[str, int, int] | None = None) -> dict[str, Any]:
+    section, record, records = place or (None, None, None)
     stem = Path(name or "").stem
     layer = int(stem.removeprefix("layer-")) if stem.startswith("layer-") else None
-    return {"file": name, "layer": layer, "message": message}
+    return {
+        "file": name,
+        "layer": layer,
+        "section": section,
+        "record": record,
+        "records": records,
+        "message": message,
+    }
 
 
 def _finish(report: dict[str, Any], json: bool) -> None:

@@ -39,13 +39,13 @@ class CpuBackend:
         """A new, empty sequence."""
         return self.kv.create(inv_freq, attention_factor)
 
-    def length(self, sequence: int) -> int:
-        """Positions the sequence holds."""
-        return self.kv.length(sequence)
+    def length(self, sequence: int, layers: Span | None = None) -> int:
+        """Positions the sequence holds in all of the layers."""
+        return self.kv.length(sequence, layers)
 
-    def truncate(self, sequence: int, length: int) -> None:
-        """Forgets the positions from `length` on."""
-        self.kv.truncate(sequence, length)
+    def truncate(self, sequence: int, length: int, layers: Span | None = None) -> None:
+        """Forgets the positions from `length` on in the layers."""
+        self.kv.truncate(sequence, length, layers)
 
     def fork(self, sequence: int) -> int:
         """A new sequence that begins with the same positions; blocks are copied when written."""

@@ -57,11 +57,11 @@ class Backend(Protocol):
     def create(self, inv_freq: Floats, attention_factor: float) -> int:
         """A new, empty sequence with its rotary frequencies [head_dim / 2]; its id."""
 
-    def length(self, sequence: int) -> int:
-        """Positions the sequence holds."""
+    def length(self, sequence: int, layers: Span | None = None) -> int:
+        """Positions the sequence holds in all of the layers (None: of the model)."""
 
-    def truncate(self, sequence: int, length: int) -> None:
-        """Forgets the positions from `length` on, also those a failed call left half-written."""
+    def truncate(self, sequence: int, length: int, layers: Span | None = None) -> None:
+        """Forgets positions from `length` on in the layers, also those a failed call left half-written."""
 
     def fork(self, sequence: int) -> int:
         """A new sequence that begins with the same positions."""
@@ -115,13 +115,14 @@ class Decoder:
         (I/O, Ctrl-C), they are as before and the decoder can be used again.
         """
         span = range(self.layers) if layers is None else layers
-        before = {int(s): self.backend.length(int(s)) for s in np.unique(batch.sequences)}
+        stage = (span.start, span.stop)
+        before = {int(s): self.backend.length(int(s), stage) for s in np.unique(batch.sequences)}
         mask = np.ones(len(batch.positions), bool) if want is None else want
         try:
             return np.concatenate([self._piece(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)])
         except BaseException:
             for sequence, length in before.items():
-                self.backend.truncate(sequence, length)
+                self.backend.truncate(sequence, length, stage)
             raise
 
     def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
