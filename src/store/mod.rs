@@ -17,7 +17,7 @@ mod verify;
 mod writer;
 
 pub use header::{Header, Tensor, parse_header, read_header};
-pub use layout::{FileLayout, SectionLayout, VectorLayout, files};
+pub use layout::{FileLayout, SectionLayout, VectorLayout, file, files};
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, asset};
 pub use open::{Section, SectionId, Store};
 pub use publish::publish;
