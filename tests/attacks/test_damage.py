@@ -129,6 +129,23 @@ def test_a_damaged_table_is_named(store: Path, name: str, section: document.Sect
         logits(store)
 
 
+@pytest.mark.parametrize(("name", "section"), SECTIONS, ids=lambda value: getattr(value, "name", value))
+def test_records_of_another_store_with_their_table(
+    store: Path, foreign: Path, name: str, section: document.Section
+) -> None:
+    """Records and checksums agree with each other, but the header's digest knows another table."""
+    whole, other = bytearray((store / name).read_bytes()), (foreign / name).read_bytes()
+    for tensor in (section.name, f"xxh3.{section.name}"):
+        begin, end = places(store, name)[tensor]
+        whole[begin:end] = other[begin:end]
+    (store / name).write_bytes(whole)
+    (message,) = _core.Store(str(store)).verify(name)
+    assert f"{name}: the checksum table of section {section.name} does not match its digest" in message
+    with pytest.raises(DamageError) as caught:
+        logits(store)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("mode", ["first", "always", "never"])
 @pytest.mark.parametrize(
     ("name", "vector"), [(layout.name, vector) for layout in LAYOUTS for vector, _ in layout.vectors]
