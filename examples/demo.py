@@ -48,9 +48,9 @@ def m2cache(*arguments: str) -> int:
     return subprocess.run([Path(sys.executable).with_name("m2cache"), *arguments], cwd=ROOT).returncode
 
 
-def show(*arguments: str) -> None:
-    """The command line that does the same."""
-    print("$", shlex.join(["m2cache", *arguments]), flush=True)
+def show(*arguments: str, sign: str = "$") -> None:
+    """A command line, as run here ($) or as one that would write the same text (#)."""
+    print(sign, shlex.join(["m2cache", *arguments]), flush=True)
 
 
 def write(store: Path, prompt: str, cache: int) -> tuple[int, int, float, dict[str, Any]]:
@@ -58,7 +58,7 @@ def write(store: Path, prompt: str, cache: int) -> tuple[int, int, float, dict[s
     options = [
         text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", str(value))
     ]
-    show("generate", str(STORE), "--cache", str(cache), *options, "-p", prompt)
+    show("generate", str(STORE), "--cache", str(cache), *options, "-p", prompt, sign="# from Python, like")
     with Model.open(store, cache=cache) as model:
         print(f"\n{prompt}", end="", flush=True)
         begin, tokens = time.perf_counter(), 0

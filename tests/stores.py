@@ -69,7 +69,7 @@ def cli() -> Cli:
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
         settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 120, **options}
-        command = [sys.executable, "-c", code, *map(str, arguments)]
+        command = [sys.executable, "-c", code, *(a if isinstance(a, bytes) else str(a) for a in arguments)]
         return subprocess.run(command, check=False, env=os.environ | {"COLUMNS": "100"}, **settings)  # type: ignore[call-overload,no-any-return]
 
     return run

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,3 +159,47 @@ def test_a_full_disk_is_one_line(cli: Cli, tale: Path) -> None:
         done = cli("inspect", tale, capture_output=False, stdout=full, stderr=-1)
     assert done.returncode == 2
     assert done.stderr == "m2cache: error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "<&-"])
+def test_closed_streams_are_no_accident(tale: Path, closed: str) -> None:
+    script = f'"{sys.executable}" -m m2cache_rs inspect "{tale}" {closed}'
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False)
+
+
+def test_names_that_the_terminal_cannot_spell(tale: Path, tmp_path: Path) -> None:
+    for name in ("日本.m2c", os.fsdecode(b"st\xff.m2c")):
+        (tmp_path / name).symlink_to(tale)
+        environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
+        command = [sys.executable, "-m", "m2cache_rs"]
+        arguments = ["generate", tmp_path / name, "-p", "日本語", "--max-new-tokens", "2"]
+        for one in (["inspect", tmp_path / name], arguments):
+            result = subprocess.run([*command, *one], capture_output=True, env=environment, check=False)
+            assert (result.returncode, b"Traceback" in result.stderr) == (0, False), result.stderr
+
+
+def test_numbers_beyond_any_machine(tale: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "text.txt").write_text("In the beginning God created the heaven and the earth.")
+    for arguments in (
+        ("generate", tale, "-p", "x", "--threads", 2**70),
+        ("generate", tale, "-p", "x", "--threads", 100_000),
+        ("generate", tale, "-p", b"\xff\xfe"),
+    ):
+        result = cli(*[one if isinstance(one, bytes) else str(one) for one in arguments])
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert cli("eval", tale, "--text", tmp_path / "text.txt", "--tokens", 10**24).returncode == 0
+
+
+def test_a_model_does_not_cross_a_fork(tale: Path) -> None:
+    code = (
+        "import os, sys; from m2cache_rs import Model, errors\n"
+        "model = Model.open(sys.argv[1]); next(model.generate('x'))\n"
+        "if os.fork() == 0:\n"
+        "    try: next(model.generate('x'))\n"
+        "    except errors.UsageError: os._exit(7)\n"
+        "    os._exit(1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tale)], timeout=60, check=False)
+    assert result.returncode == 7

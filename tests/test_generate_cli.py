@@ -81,6 +81,7 @@ def test_model_text_is_not_markup(cli: Cli, tale: Path) -> None:
 def test_text_that_the_terminal_cannot_spell_is_replaced(cli: Cli, tale: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     code = "from m2cache_rs import Token; from m2cache_rs.cli.generate import _take; "
+    code += "from m2cache_rs.cli.output import make_streams_safe; make_streams_safe(); "
     code += "_take([Token(1, 'né')], True)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"n?\n")

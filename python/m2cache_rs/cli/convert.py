@@ -29,8 +29,9 @@ def convert(
         str | None, typer.Option(help="Preset: split, bundled or gated; default: what suits the activation.")
     ] = None,
     equalize: Annotated[
-        bool, typer.Option(help="Equalise channels by the weights: same function, finer codes.")
-    ] = True,
+        bool | None,
+        typer.Option(help="Equalise channels by the weights: same function, finer codes (default: do)."),
+    ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(metavar="TEXT", help="Equalise channels by activations on this text file.")
     ] = None,
@@ -50,14 +51,16 @@ def convert(
 
     if from_store is not None and calibrate is None:
         raise UsageError("--from names the store that --calibrate TEXT runs; give both")
+    if calibrate is not None and equalize is False:
+        raise UsageError("--calibrate TEXT equalises; leave out --no-equalize")
     check_target(dst, force)
     statistics = None
     if calibrate is not None:
         statistics = calibration_of(src, check_target(dst, force), calibrate, from_store, tokenizer)
     with bar("converting") as progress:
         report = run(
-            src, dst, form=form, group=group, planes=planes, sections=sections, equalize=equalize,
-            calibration=statistics, force=force, tokenizer=tokenizer, progress=progress, notify=output.note,
+            src, dst, form=form, group=group, planes=planes, sections=sections,
+            equalize=equalize is not False, calibration=statistics, force=force, tokenizer=tokenizer, progress=progress, notify=output.note,
         )  # fmt: skip
     _print(report, as_json)
 
@@ -98,7 +101,8 @@ def _print(report: ConvertReport, as_json: bool) -> None:
     rate = report.source_bytes / max(report.seconds, 1e-9) / 1e6
     bits = ", ".join(f"{bits:.4g} at {level} bits" for level, bits in report.bits_per_weight.items())
     equalized = f", equalised by {report.equalize['by']}" if report.equalize else ""
-    print(f"{report.path}: {report.bytes / 1e6:.1f} MB from {report.source_bytes / 1e6:.1f} MB of weights")
+    path = output.one_line(report.path)
+    print(f"{path}: {report.bytes / 1e6:.1f} MB from {report.source_bytes / 1e6:.1f} MB of weights")
     coding = f"{report.form} groups of {report.group}, sections {report.sections}{equalized}"
     print(f"  {report.weights:,} weights, {coding}")
     print(f"  bits per weight: {bits}; exact zeros: {report.zero_share:.2%}")

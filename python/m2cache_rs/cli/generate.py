@@ -116,9 +116,7 @@ def _prompt(text: str | None, file: Path | None) -> str:
 
 
 def _take(tokens: Iterable[Token], show: bool) -> _Run:
-    """Runs the generation; what the terminal cannot spell is replaced, never an error."""
-    if show and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+    """Runs the generation."""
     run = _Run()
     try:
         for token in tokens:

@@ -17,6 +17,16 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
+def make_streams_safe() -> None:
+    """Closed standard streams become /dev/null; what an encoding cannot spell is replaced."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  they live as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns what a command raises into one line on stderr and the promised exit code (a decorator, too)."""
@@ -66,7 +76,7 @@ def one_line(text: str) -> str:
 def _quiet_pipe() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:
+    except OSError:  # nobody reads, or a full disk: the exit code says the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

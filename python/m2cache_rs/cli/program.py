@@ -7,6 +7,7 @@ from m2cache_rs.cli import output
 
 def main(arguments: list[str]) -> int:
     """Runs one command line; its exit code, unless a command ends the program itself."""
+    output.make_streams_safe()
     try:
         with output.exit_codes():
             from m2cache_rs.cli.app import app

@@ -8,6 +8,7 @@ from pathlib import Path
 from m2cache_rs import _core
 from m2cache_rs.convert.checkpoint import Checkpoint, closing_on_error, read_config
 from m2cache_rs.convert.source import FileTensor, SourceFile, SourceTensor
+from m2cache_rs.convert.target import MANIFEST
 from m2cache_rs.convert.tokenizer import tokenizer_json
 from m2cache_rs.errors import CheckpointError, StoreError
 from m2cache_rs.models import architecture_of
@@ -38,11 +39,15 @@ def open_directory(path: Path) -> Checkpoint:
 
     Raises `CheckpointError` for what is missing or broken, `UnsupportedError` for models that are not read.
     """
+    if (path / MANIFEST).is_file():
+        raise CheckpointError(f"{path} is a store already; give the model it was made from")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is no model directory: it has no config.json")
     family, architecture = architecture_of(read_config(path / "config.json"), str(path / "config.json"))
     names = weight_files(path)
     assets: dict[str, Path | bytes] = {name: path / name for name in ASSETS if (path / name).is_file()}
+    if "generation_config.json" in assets:
+        read_config(path / "generation_config.json")
     if "tokenizer.json" not in assets:
         assets["tokenizer.json"] = tokenizer_json(path)
     files: list[SourceFile] = []

@@ -24,7 +24,7 @@ class Journal:
         try:
             values = json.loads((directory / NAME).read_text("utf-8"))
             plan, entries = values["plan"], values["entries"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         sound = (
             isinstance(plan, dict) and isinstance(entries, list) and all(isinstance(e, str) for e in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -47,7 +48,7 @@ def windows(model: Model, text: str, limit: int | None = None) -> Iterator[Windo
     if limit is not None and limit < 2:
         raise UsageError(f"tokens is {limit}; at least 2 are needed to predict one from another")
     prefix = _prefix(model)
-    tokens = islice(_tokens(model, text), limit)
+    tokens = islice(_tokens(model, text), None if limit is None else min(limit, sys.maxsize))
     room = min(model.architecture.context, WINDOW) - len(prefix)
     while part := list(islice(tokens, room)):
         ids, sizes = zip(*part, strict=True)

@@ -48,9 +48,11 @@ class Assets:
                 f"{self.store} has no tokenizer.json: give token ids, or convert again with one"
             )
         try:
-            return Tokenizer.from_file(str(path))
+            return Tokenizer.from_str(path.read_text("utf-8"))  # a path need not be UTF-8
         except Exception as error:  # tokenizers raises bare Exception
-            raise StoreError(f"{path} is no tokenizer: {error}; convert the model again") from error
+            raise StoreError(
+                f"{path} is no tokenizer: {error}; mend the model's and convert it again"
+            ) from error
 
     @cached_property
     def has_tokenizer(self) -> bool:
@@ -77,7 +79,9 @@ class Assets:
         try:
             value = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise StoreError(f"{path} cannot be read: {error}; convert the model again") from error
+            raise StoreError(
+                f"{path} cannot be read: {error}; mend the model's and convert it again"
+            ) from error
         if not isinstance(value, dict):
-            raise StoreError(f"{path} is no JSON object; convert the model again")
+            raise StoreError(f"{path} is no JSON object; mend the model's and convert it again")
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Token"]
 
+MAX_THREADS = 1024
+
 _PATHS = {"prompt": (Kind.PROMPT, PROMPT_CHUNK), "decode": (Kind.DECODE, DECODE_BATCH)}
 
 
@@ -51,6 +54,7 @@ class Model:
         self._store = store
         self._backend: CpuBackend | None = CpuBackend(engine, self.architecture)
         self._lock = threading.RLock()
+        self._process = os.getpid()
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
 
     @classmethod
@@ -78,8 +82,8 @@ class Model:
         """
         _choice("verify", verify, ("first", "always", "never"))
         _choice("act", act, ("auto", "f32"))
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}; it must be at least 1")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"threads is {threads!r}; it must lie in 1..{MAX_THREADS}")
         store = opening.open_store(path)
         manifest = json.loads(store.manifest())
         levels = Precision.parse(precision).levels(manifest["encoding"]["planes"])
@@ -164,6 +168,10 @@ class Model:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the special tokens that the model's tokenizer adds."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text is not UTF-8 (character {error.start})") from error
         return list(self.tokenizer.encode(text).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -239,9 +247,14 @@ class Model:
 
     @property
     def backend(self) -> CpuBackend:
-        """What computes, for callers that build their own batches. UsageError when the model is closed."""
+        """What computes, for callers that build their own batches.
+
+        UsageError when the model is closed, and in a forked child, where the core's threads do not exist.
+        """
         if self._backend is None:
             raise UsageError("the model is closed")
+        if os.getpid() != self._process:
+            raise UsageError("the model was opened before a fork; open it in the process that uses it")
         return self._backend
 
     def _forward_run(self, ids: Ids, kind: Kind, step: int) -> Generator[Floats]:
