@@ -60,7 +60,8 @@ def convert(
     with bar("converting") as progress:
         report = run(
             src, dst, form=form, group=group, planes=planes, sections=sections,
-            equalize=equalize is not False, calibration=statistics, force=force, tokenizer=tokenizer, progress=progress, notify=output.note,
+            equalize=equalize is not False, calibration=statistics, force=force,
+            tokenizer=tokenizer, progress=progress, notify=output.note,
         )  # fmt: skip
     _print(report, as_json)
 
