@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model
 from m2cache_rs._core import Engine, Store
+from m2cache_rs.errors import BudgetError
 from m2cache_rs.runtime.decoder import Batch, Kind
 from numpy.typing import NDArray
 
@@ -67,7 +68,7 @@ def test_the_least_cache_that_is_named_is_the_least(small: Path) -> None:
     levels = (16, 16, 16, 16)
     _, least = needs(small, 16)
     Engine(Store(str(small)), levels, cache=least)
-    with pytest.raises(Exception, match=str(least)):
+    with pytest.raises(BudgetError, match=str(least)):
         Engine(Store(str(small)), levels, cache=least - 1)
 
 
