@@ -139,7 +139,7 @@ def test_records_of_another_store_with_their_table(
         begin, end = places(store, name)[tensor]
         whole[begin:end] = other[begin:end]
     (store / name).write_bytes(whole)
-    (message,) = _core.Store(str(store)).verify(name)
+    ((message, _),) = _core.Store(str(store)).verify(name)
     assert f"{name}: the checksum table of section {section.name} does not match its digest" in message
     with pytest.raises(DamageError) as caught:
         logits(store)
