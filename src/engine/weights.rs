@@ -1,7 +1,6 @@
 //! Records of the model by name: from the cache where they are, from the store where they are not.
 
 use super::Options;
-use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Psync, Source};
 use crate::prefetch::{Fetcher, Held, Want};
@@ -43,16 +42,15 @@ struct Plan {
 /// The model's records.
 pub struct Weights {
     store: Arc<Store>,
-    coding: Coding,
     verify: Verify,
     verified: HashSet<BlockId>,
     first: BTreeMap<SectionId, u32>,
     fetcher: Fetcher,
 }
 
-/// A run of records of some matrices, leased.
-pub struct Leased<'a> {
-    weights: &'a Weights,
+/// A run of records of some matrices, leased; it holds its slots by itself, so the next run can be fetched meanwhile.
+pub struct Leased {
+    store: Arc<Store>,
     layer: Option<usize>,
     level: Level,
     count: usize,
@@ -141,8 +139,7 @@ impl Weights {
         let dram = Dram::place(&plan.blocks, &plan.ring, budget)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
         let fetcher = Fetcher::new(dram, Box::new(Psync::new(sources)), store.sections.len())?;
-        let coding = store.manifest.encoding.coding;
-        Ok(Weights { store, coding, verify: options.verify, verified: HashSet::new(), first: plan.first, fetcher })
+        Ok(Weights { store, verify: options.verify, verified: HashSet::new(), first: plan.first, fetcher })
     }
 
     /// Leases records `first..first + count` of matrices that share records, at `level`. The
@@ -154,14 +151,14 @@ impl Weights {
         level: Level,
         first: usize,
         count: usize,
-    ) -> Result<Leased<'_>> {
+    ) -> Result<Leased> {
         let ids = sections(&self.store, layer, matrices, level)?;
         if ids.iter().any(|id| !is_run(&self.store.section(*id).layout, first, count)) {
             return Err(Error::Internal("a lease that is neither a chunk nor a single checked record"));
         }
         let wants: Vec<Want> = ids.iter().map(|id| self.want(*id, first, count)).collect();
         let held = self.fetch(&wants)?;
-        Ok(Leased { weights: self, layer, level, count, sections: ids.into_iter().zip(held).collect() })
+        Ok(Leased { store: self.store.clone(), layer, level, count, sections: ids.into_iter().zip(held).collect() })
     }
 
     fn want(&self, id: SectionId, first: usize, count: usize) -> Want {
@@ -215,17 +212,17 @@ fn check(store: &Store, verify: Verify, verified: &mut HashSet<BlockId>, want: &
     Ok(())
 }
 
-impl Leased<'_> {
+impl Leased {
     /// One matrix's records of the run.
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
         let columns = self.level.planes().iter().map(|plane| {
-            let (id, offset) = self.weights.store.slice(self.layer, matrix, *plane)?;
+            let (id, offset) = self.store.slice(self.layer, matrix, *plane)?;
             let held = self.sections.iter().find(|(have, _)| *have == id);
             let (_, held) = held.ok_or(Error::Internal("records of a matrix that was not leased"))?;
-            Ok(Column { bytes: held, stride: self.weights.store.section(id).layout.stride, offset })
+            Ok(Column { bytes: held, stride: self.store.section(id).layout.stride, offset })
         });
         let columns = columns.collect::<Result<_>>()?;
-        let width = self.weights.store.manifest.architecture.hidden;
-        Ok(Rows { coding: self.weights.coding, level: self.level, width, count: self.count, columns })
+        let width = self.store.manifest.architecture.hidden;
+        Ok(Rows { coding: self.store.manifest.encoding.coding, level: self.level, width, count: self.count, columns })
     }
 }
