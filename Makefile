@@ -60,7 +60,7 @@ lint: $(VENV)/core $(VENV)/linters
 bench: $(VENV)/core
 	cargo bench $(LOCKED) -- --quick
 	$(BIN)/python benches/convert_memory.py --gigabytes 0.1
-	@echo 'not run here: the format decision, 20 minutes beside llama.cpp (benches/quality/README.md)'
+	@echo 'not run here: the format decision, half an hour beside llama.cpp (benches/quality/README.md)'
 
 clean:
 	rm -rf $(VENV) target .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
