@@ -33,6 +33,10 @@ impl<R: Reader> Reader for Faulty<R> {
         self.inner.submit(batch);
     }
 
+    fn poll(&mut self) -> Option<Done> {
+        self.done.pop()
+    }
+
     fn wait(&mut self) -> Option<Done> {
         while let Some(done) = self.inner.wait() {
             let done = self.spoil(done);

@@ -24,34 +24,40 @@ pub struct Source {
     pub file: Arc<File>,
 }
 
-/// A read to be done: fill `buffer` from `offset` of file `file`.
+/// Offsets, lengths and buffers of reads are multiples of this, so that every one can go past the page cache; store
+/// files end on such a multiple (docs/format.md).
+pub const ALIGN: usize = 4096;
+
+/// A read to be done: fill `buffers`, one after the other, with consecutive bytes from `offset` of file `file`.
 #[derive(Debug)]
 pub struct Read {
     /// Index into the engine's sources.
     pub file: usize,
     /// First byte.
     pub offset: u64,
-    /// Where it goes; its length is the read's.
-    pub buffer: WriteLease,
+    /// Where it goes; their lengths are the read's.
+    pub buffers: Vec<WriteLease>,
     /// The caller's mark, given back with the result.
-    pub token: usize,
+    pub token: u64,
 }
 
-/// A read that ended: the buffer is full, or the error says why not.
+/// A read that ended: the buffers are full, or the error says why not.
 #[derive(Debug)]
 pub struct Done {
     /// The mark of the read.
-    pub token: usize,
-    /// The buffer.
-    pub result: Result<WriteLease>,
+    pub token: u64,
+    /// The buffers, as they were given.
+    pub result: Result<Vec<WriteLease>>,
 }
 
 /// An engine of reads. Engines differ in speed, never in what arrives: one test body holds them all to it.
 ///
 /// Reads may end in any order. A result is either the whole length or an error: short reads are continued inside.
 pub trait Reader: Send {
-    /// Takes a batch of reads.
+    /// Takes a batch of reads and begins with them.
     fn submit(&mut self, batch: Vec<Read>);
+    /// One read that has ended, without waiting for it.
+    fn poll(&mut self) -> Option<Done>;
     /// Waits for one read to end; none when nothing is in flight.
     fn wait(&mut self) -> Option<Done>;
     /// The engine's name: `psync`, `uring`.

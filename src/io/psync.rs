@@ -20,10 +20,16 @@ impl Psync {
 
     fn read(&self, read: &mut Read) -> Result<()> {
         let source = &self.sources[read.file];
-        source.file.read_exact_at(&mut read.buffer, read.offset).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => ended(source, read.offset + read.buffer.len() as u64),
-            _ => Error::io("reading", &source.path, e),
-        })
+        let mut offset = read.offset;
+        for buffer in &mut read.buffers {
+            let end = offset + buffer.len() as u64;
+            source.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => ended(source, end),
+                _ => Error::io("reading", &source.path, e),
+            })?;
+            offset = end;
+        }
+        Ok(())
     }
 }
 
@@ -32,10 +38,15 @@ impl Reader for Psync {
         self.queue.extend(batch);
     }
 
+    /// A read takes place while it is waited for, so none has ended before.
+    fn poll(&mut self) -> Option<Done> {
+        None
+    }
+
     fn wait(&mut self) -> Option<Done> {
         let mut read = self.queue.pop_front()?;
         let result = self.read(&mut read);
-        Some(Done { token: read.token, result: result.map(|()| read.buffer) })
+        Some(Done { token: read.token, result: result.map(|()| read.buffers) })
     }
 
     fn name(&self) -> &'static str {

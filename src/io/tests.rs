@@ -8,6 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 const SIZE: usize = 5000;
+const LENGTHS: [usize; 4] = [1, 100, 4096, 700];
 
 type Make = fn(Vec<Source>) -> Box<dyn Reader>;
 
@@ -30,22 +31,24 @@ fn sources() -> (Vec<tempfile::NamedTempFile>, Vec<Source>) {
 }
 
 fn read(arena: &Arc<Arena>, slot: u32, file: usize, offset: u64) -> Read {
-    Read { file, offset, buffer: arena.write(SlotId(slot)).unwrap(), token: slot as usize }
+    let mut buffer = arena.write(SlotId(slot)).unwrap();
+    buffer.truncate(LENGTHS[slot as usize]);
+    Read { file, offset, buffers: vec![buffer], token: u64::from(slot) }
 }
 
 /// What every engine has to do, in whatever order.
 fn body(make: Make) {
     let (_files, sources) = sources();
-    let arena = Arena::new(&[1, 100, 4096, 700]).unwrap();
+    let arena = Arena::new(&[&LENGTHS]).unwrap();
     let mut reader = make(sources);
     assert!(reader.wait().is_none(), "nothing was submitted");
     let places = [(0, 0u64), (1, 4900), (0, 904), (1, 4800)];
     reader.submit((0..4).map(|slot| read(&arena, slot, places[slot as usize].0, places[slot as usize].1)).collect());
     let mut tokens = Vec::new();
     while let Some(done) = reader.wait() {
-        let (file, offset) = places[done.token];
+        let (file, offset) = places[done.token as usize];
         match done.result {
-            Ok(buffer) => assert!(buffer.iter().enumerate().all(|(i, b)| *b == byte(file, offset as usize + i))),
+            Ok(buffers) => assert!(buffers[0].iter().enumerate().all(|(i, b)| *b == byte(file, offset as usize + i))),
             Err(Error::Truncated { size, end, .. }) => assert_eq!((done.token, size, end), (3, SIZE as u64, 5500)),
             Err(e) => panic!("{e}"),
         }

@@ -18,10 +18,28 @@ const WRITER: u32 = 1 << 31;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub u32);
 
+/// Slots that lie side by side and are leased as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first slot.
+    pub first: SlotId,
+    /// Slots; at least one.
+    pub count: u32,
+}
+
+impl From<SlotId> for Run {
+    fn from(first: SlotId) -> Run {
+        Run { first, count: 1 }
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     base: NonNull<u8>,
+    /// Whole pages.
     len: usize,
+    /// Slab it lies in.
+    piece: usize,
     /// Readers, plus `WRITER` while there is a writer.
     state: AtomicU32,
 }
@@ -31,21 +49,39 @@ unsafe impl Send for Slot {}
 // SAFETY: as above: shared access goes through `state`.
 unsafe impl Sync for Slot {}
 
+impl Slot {
+    fn enter_write(&self) -> bool {
+        self.state.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn enter_read(&self) -> bool {
+        let enter = |n: u32| if n >= WRITER { None } else { Some(n + 1) };
+        self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok()
+    }
+
+    fn leave(&self, share: u32) {
+        self.state.fetch_sub(share, Ordering::Release);
+    }
+}
+
 /// Page-aligned slabs cut into slots of fixed sizes.
 #[derive(Debug)]
 pub struct Arena {
     slots: Vec<Slot>,
     /// Keeps the memory of `slots` mapped.
-    _slabs: Vec<Slab>,
+    slabs: Vec<Slab>,
 }
 
 impl Arena {
-    /// An arena with one slot per given size; a slot never crosses a slab. Sizes are rounded up to pages.
-    pub fn new(sizes: &[usize]) -> Result<Arc<Arena>> {
-        let mut arena = Arena { slots: Vec::with_capacity(sizes.len()), _slabs: vec![] };
-        let mut at = 0;
-        while at < sizes.len() {
-            at += arena.add_slab(&sizes[at..])?;
+    /// An arena with one slot per given size, rounded up to pages, group after group. A group begins a slab, which
+    /// is cut where it would exceed 1 GiB; slots of a slab lie side by side.
+    pub fn new(groups: &[&[usize]]) -> Result<Arc<Arena>> {
+        let mut arena = Arena { slots: vec![], slabs: vec![] };
+        for sizes in groups {
+            let mut at = 0;
+            while at < sizes.len() {
+                at += arena.add_slab(&sizes[at..])?;
+            }
         }
         Ok(Arc::new(arena))
     }
@@ -65,115 +101,129 @@ impl Arena {
         for size in &sizes[..count] {
             // SAFETY: the offsets of this slab's slots add up to `len`, so the pointer stays inside the mapping.
             let base = unsafe { slab.base().add(offset) };
-            self.slots.push(Slot { base, len: *size, state: AtomicU32::new(0) });
-            offset += rounded(size);
+            let len = rounded(size);
+            self.slots.push(Slot { base, len, piece: self.slabs.len(), state: AtomicU32::new(0) });
+            offset += len;
         }
-        self._slabs.push(slab);
+        self.slabs.push(slab);
         Ok(count)
     }
 
-    fn slot(&self, id: SlotId) -> Result<&Slot> {
-        self.slots.get(id.0 as usize).ok_or(Error::Internal("a slot beyond the arena"))
+    /// Base and length of every slab; they stay mapped while the arena or a lease lives.
+    pub fn pieces(&self) -> Vec<(NonNull<u8>, usize)> {
+        self.slabs.iter().map(|slab| (slab.base(), slab.len())).collect()
     }
 
-    /// The right to write a slot; refused while anyone reads or writes it.
-    pub fn write(self: &Arc<Self>, id: SlotId) -> Result<WriteLease> {
-        let slot = self.slot(id)?;
-        match slot.state.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => Ok(WriteLease { arena: self.clone(), id, len: slot.len }),
-            Err(_) => Err(Error::Internal("a slot was to be written while leased")),
+    /// The slots of a run, which must lie side by side.
+    fn slots(&self, run: Run) -> Result<&[Slot]> {
+        let (first, count) = (run.first.0 as usize, run.count as usize);
+        let slots = first.checked_add(count).and_then(|end| self.slots.get(first..end));
+        let adjacent = slots.filter(|s| !s.is_empty() && s[0].piece == s[count - 1].piece);
+        adjacent.ok_or(Error::Internal("a run beyond the arena or across slabs"))
+    }
+
+    /// The right to write a run; refused while anyone reads or writes part of it.
+    pub fn write(self: &Arc<Self>, run: impl Into<Run>) -> Result<WriteLease> {
+        Ok(WriteLease(self.enter(run.into(), WRITER, Slot::enter_write, "a slot was to be written while leased")?))
+    }
+
+    /// The right to read a run, shared; refused while part of it is being written.
+    pub fn read(self: &Arc<Self>, run: impl Into<Run>) -> Result<ReadLease> {
+        Ok(ReadLease(self.enter(run.into(), 1, Slot::enter_read, "a slot was to be read while written")?))
+    }
+
+    fn enter(self: &Arc<Self>, run: Run, share: u32, enter: fn(&Slot) -> bool, refusal: &'static str) -> Result<Lease> {
+        let slots = self.slots(run)?;
+        if let Some(refused) = slots.iter().position(|slot| !enter(slot)) {
+            slots[..refused].iter().for_each(|slot| slot.leave(share));
+            return Err(Error::Internal(refusal));
         }
+        let len = slots.iter().map(|slot| slot.len).sum();
+        Ok(Lease { arena: self.clone(), run, len, share })
     }
 
-    /// The right to read a slot, shared; refused while it is being written.
-    pub fn read(self: &Arc<Self>, id: SlotId) -> Result<ReadLease> {
-        let slot = self.slot(id)?;
-        let enter = |n: u32| if n >= WRITER { None } else { Some(n + 1) };
-        match slot.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter) {
-            Ok(_) => Ok(ReadLease { arena: self.clone(), id, len: slot.len }),
-            Err(_) => Err(Error::Internal("a slot was to be read while written")),
-        }
-    }
-
-    /// Whether nobody holds a lease on a slot.
-    pub fn is_idle(&self, id: SlotId) -> bool {
-        self.slot(id).is_ok_and(|s| s.state.load(Ordering::Acquire) == 0)
+    /// Whether nobody holds a lease on any slot of a run.
+    pub fn is_idle(&self, run: impl Into<Run>) -> bool {
+        self.slots(run.into()).is_ok_and(|slots| slots.iter().all(|s| s.state.load(Ordering::Acquire) == 0))
     }
 }
 
-/// Exclusive access to a slot's bytes.
+/// A share in every slot of a run.
 #[derive(Debug)]
-pub struct WriteLease {
+struct Lease {
     arena: Arc<Arena>,
-    id: SlotId,
+    run: Run,
     len: usize,
+    /// What it added to the state of each slot.
+    share: u32,
 }
+
+impl Lease {
+    fn slots(&self) -> &[Slot] {
+        &self.arena.slots[self.run.first.0 as usize..][..self.run.count as usize]
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        self.slots()[0].base
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.slots().iter().for_each(|slot| slot.leave(self.share));
+    }
+}
+
+/// Exclusive access to the bytes of a run.
+#[derive(Debug)]
+pub struct WriteLease(Lease);
 
 impl WriteLease {
     /// Shortens the lease to the bytes in use.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.0.len = self.0.len.min(len);
     }
 
-    /// Turns the right to write into one to read; the slot is never free in between.
+    /// Which slab of the arena the bytes lie in.
+    pub fn piece(&self) -> usize {
+        self.0.slots()[0].piece
+    }
+
+    /// Turns the right to write into one to read; the slots are never free in between.
     pub fn into_read(self) -> ReadLease {
-        let lease = ReadLease { arena: self.arena.clone(), id: self.id, len: self.len };
-        // WRITER and one reader: dropping the writer below leaves the reader alone.
-        self.state().fetch_add(1, Ordering::Relaxed);
-        drop(self);
-        lease
-    }
-
-    fn state(&self) -> &AtomicU32 {
-        &self.arena.slots[self.id.0 as usize].state
+        let mut lease = self.0;
+        lease.slots().iter().for_each(|slot| slot.leave(WRITER - 1));
+        lease.share = 1;
+        ReadLease(lease)
     }
 }
 
 impl Deref for WriteLease {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        let slot = &self.arena.slots[self.id.0 as usize];
-        // SAFETY: the slot lies in a slab that `arena` keeps mapped, `len` is at most the slot's, and WRITER in the
-        // state keeps everyone else out.
-        unsafe { std::slice::from_raw_parts(slot.base.as_ptr(), self.len) }
+        // SAFETY: the slots lie side by side in a slab that the lease's arena keeps mapped, `len` is at most what they
+        // hold, and WRITER in their states keeps everyone else out.
+        unsafe { std::slice::from_raw_parts(self.0.base().as_ptr(), self.0.len) }
     }
 }
 
 impl DerefMut for WriteLease {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let slot = &self.arena.slots[self.id.0 as usize];
         // SAFETY: as in `deref`; `&mut self` makes the access unique.
-        unsafe { std::slice::from_raw_parts_mut(slot.base.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.base().as_ptr(), self.0.len) }
     }
 }
 
-impl Drop for WriteLease {
-    fn drop(&mut self) {
-        self.state().fetch_sub(WRITER, Ordering::Release);
-    }
-}
-
-/// Shared access to a slot's bytes; they do not change while it lives.
+/// Shared access to the bytes of a run; they do not change while it lives.
 #[derive(Debug)]
-pub struct ReadLease {
-    arena: Arc<Arena>,
-    id: SlotId,
-    len: usize,
-}
+pub struct ReadLease(Lease);
 
 impl Deref for ReadLease {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        let slot = &self.arena.slots[self.id.0 as usize];
-        // SAFETY: the slot lies in a slab that `arena` keeps mapped, `len` is at most the slot's, and a reader's count
-        // in the state keeps writers out.
-        unsafe { std::slice::from_raw_parts(slot.base.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for ReadLease {
-    fn drop(&mut self) {
-        self.arena.slots[self.id.0 as usize].state.fetch_sub(1, Ordering::Release);
+        // SAFETY: the slots lie side by side in a slab that the lease's arena keeps mapped, `len` is at most what they
+        // hold, and a reader's count in their states keeps writers out.
+        unsafe { std::slice::from_raw_parts(self.0.base().as_ptr(), self.0.len) }
     }
 }
 
@@ -184,23 +234,47 @@ mod tests {
 
     #[test]
     fn one_writer_or_many_readers() {
-        let arena = Arena::new(&[10, 5000]).unwrap();
+        let arena = Arena::new(&[&[10, 5000]]).unwrap();
         let mut w = arena.write(SlotId(1)).unwrap();
         assert!(arena.read(SlotId(1)).is_err() && arena.write(SlotId(1)).is_err());
+        assert_eq!(w.len(), 8192);
         w[4999] = 7;
-        w.truncate(4999);
+        w.truncate(5000);
         let r = w.into_read();
         assert!(arena.write(SlotId(1)).is_err());
         let second = arena.read(SlotId(1)).unwrap();
-        assert_eq!((r.len(), second[4999]), (4999, 7));
+        assert_eq!((r.len(), second[4999]), (5000, 7));
         drop((r, second));
         assert!(arena.is_idle(SlotId(1)) && arena.write(SlotId(1)).is_ok());
         assert!(arena.is_idle(SlotId(1)));
     }
 
     #[test]
+    fn a_run_is_one_stretch_of_bytes_and_excludes_every_overlap() {
+        let arena = Arena::new(&[&[PAGE; 8], &[PAGE]]).unwrap();
+        let run = |first, count| Run { first: SlotId(first), count };
+        let mut w = arena.write(run(2, 3)).unwrap();
+        w.fill(9);
+        assert_eq!((w.len(), w.piece()), (3 * PAGE, 0));
+        for (first, count) in [(0, 3), (4, 2), (3, 1), (1, 6)] {
+            assert!(arena.write(run(first, count)).is_err() && arena.read(run(first, count)).is_err());
+        }
+        assert!(arena.is_idle(run(0, 2)) && arena.is_idle(run(5, 3)), "a refused lease leaves nothing behind");
+        let r = w.into_read();
+        assert!(arena.read(run(4, 1)).unwrap().iter().all(|b| *b == 9));
+        assert!(arena.write(run(4, 1)).is_err());
+        drop(r);
+        assert!(arena.write(run(0, 8)).is_ok());
+        assert!(arena.write(run(7, 2)).is_err(), "slot 8 lies in another slab");
+        assert!(
+            arena.write(run(8, 2)).is_err() && arena.write(run(0, 0)).is_err() && arena.read(run(u32::MAX, 2)).is_err()
+        );
+    }
+
+    #[test]
     fn slots_are_page_aligned_and_do_not_overlap() {
-        let arena = Arena::new(&[1, 4097, 64]).unwrap();
+        let arena = Arena::new(&[&[1], &[4097, 64]]).unwrap();
+        assert_eq!(arena.pieces().iter().map(|p| p.1).collect::<Vec<_>>(), [4096, 3 * 4096]);
         for id in 0..3 {
             arena.write(SlotId(id)).unwrap().fill(id as u8 + 1);
         }
@@ -213,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_lease_outlives_its_arena_handle() {
-        let arena = Arena::new(&[64]).unwrap();
+        let arena = Arena::new(&[&[64]]).unwrap();
         let mut w = arena.write(SlotId(0)).unwrap();
         drop(arena);
         w.fill(3);

@@ -3,4 +3,4 @@
 mod arena;
 mod slab;
 
-pub use arena::{Arena, PAGE, ReadLease, SlotId, WriteLease};
+pub use arena::{Arena, PAGE, ReadLease, Run, SlotId, WriteLease};

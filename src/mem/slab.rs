@@ -35,6 +35,11 @@ impl Slab {
     pub fn base(&self) -> NonNull<u8> {
         self.base
     }
+
+    /// Length.
+    pub fn len(&self) -> usize {
+        self.len
+    }
 }
 
 impl Drop for Slab {

@@ -57,7 +57,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// Allocates the tier's slots.
     pub fn new(dram: Dram, reader: Box<dyn Reader>, sections: usize) -> Result<Fetcher> {
-        let arena = Arena::new(dram.slots())?;
+        let arena = Arena::new(&[dram.slots()])?;
         Ok(Fetcher { dram, arena, reader, stats: Stats::new(sections), waited: Duration::ZERO })
     }
 
@@ -98,7 +98,7 @@ impl Fetcher {
         let mut outcome = Ok(());
         // Every read is waited for, also behind a failure: its buffer must be back before the step ends.
         while let Some(done) = self.reader.wait() {
-            let token = done.token;
+            let token = done.token as usize;
             match self.arrived(&wants[token], done, check) {
                 Ok(result) => held[token] = Some(result),
                 Err(e) => outcome = outcome.and(Err(e)),
@@ -117,7 +117,7 @@ impl Fetcher {
                 return Err(Error::Internal("a slot is smaller than what it has to hold"));
             }
             buffer.truncate(want.len);
-            Ok(Read { file: want.file, offset: want.offset, buffer, token: *index })
+            Ok(Read { file: want.file, offset: want.offset, buffers: vec![buffer], token: *index as u64 })
         };
         missing.iter().zip(slots).map(read).collect()
     }
@@ -142,7 +142,7 @@ impl Fetcher {
     }
 
     fn arrived(&mut self, want: &Want, done: Done, check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>) -> Result<Held> {
-        let buffer = done.result?;
+        let buffer = done.result?.pop().ok_or(Error::Internal("a read came back without its buffer"))?;
         self.stats.read(want.section, want.len);
         check(want, &buffer)?;
         if let Some((block, ..)) = want.block.filter(|_| want.is_whole()) {
