@@ -156,6 +156,10 @@ class StoreWriter:
 
         Raises CheckpointError naming tensor, row and group of a weight that cannot be coded.
         """
+    def synthesize(self, /, seed: SupportsIndex) -> None:
+        """
+        Fills the open file with random weights, without coding any: they depend on seed, file and shape alone.
+        """
     def vector(self, /, name: str, values: NDArray[float32]) -> None:
         """
         Writes a norm gain or bias of the open file: float32 [n].

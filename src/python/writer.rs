@@ -78,6 +78,11 @@ impl StoreWriter {
         Ok(py.detach(|| lock(&self.0).records(first, &raw, scale))?)
     }
 
+    /// Fills the open file with random weights, without coding any: they depend on seed, file and shape alone.
+    fn synthesize(&self, py: Python<'_>, seed: u64) -> PyResult<()> {
+        Ok(py.detach(|| lock(&self.0).synthesize(seed))?)
+    }
+
     /// Completes the open file: tables, header, fsync. Returns its entry as JSON, for adopt.
     fn end(&self, py: Python<'_>) -> PyResult<String> {
         json(&py.detach(|| lock(&self.0).end())?)

@@ -12,6 +12,7 @@ mod manifest;
 mod open;
 mod publish;
 mod regular;
+mod synthetic;
 mod tile;
 mod verify;
 mod writer;

@@ -140,6 +140,22 @@ impl StoreWriter {
         Ok(zeros)
     }
 
+    /// Writes records `first..` of section `index` of the open file as they are to lie there.
+    pub(super) fn coded(&mut self, index: usize, first: usize, bytes: &[u8]) -> Result<()> {
+        let (open, layout) = self.opened()?;
+        open.write_records(index, &layout.sections[index], first, bytes)
+    }
+
+    /// Number and layout of the open file.
+    pub(super) fn opened_layout(&mut self) -> Result<(usize, FileLayout)> {
+        self.opened().map(|(open, layout)| (open.index, layout.clone()))
+    }
+
+    /// What the store codes, and how.
+    pub(super) fn shape(&self) -> (&Architecture, &Encoding) {
+        (&self.architecture, &self.encoding)
+    }
+
     /// Completes the open file: checksum tables, header, fsync.
     pub fn end(&mut self) -> Result<FileEntry> {
         let mut open =

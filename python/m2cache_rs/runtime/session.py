@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ __all__ = ["Model", "Token"]
 
 MAX_THREADS = 1024
 
+_LOG = logging.getLogger("m2cache_rs")
+
 _PATHS = {"prompt": (Kind.PROMPT, PROMPT_CHUNK), "decode": (Kind.DECODE, DECODE_BATCH)}
 
 
@@ -56,6 +59,8 @@ class Model:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
+        if manifest["synthetic"]:
+            _LOG.warning("%s is synthetic: random weights, whose text means nothing", path)
 
     @classmethod
     def open(
