@@ -128,7 +128,7 @@ fn paged(bytes: usize) -> u64 {
 }
 
 /// Blocks by their position in their section, so that any prefix takes the same share of every section and layer.
-fn even_order(blocks: &[Block]) -> Vec<usize> {
+pub(super) fn even_order(blocks: &[Block]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by(|a, b| blocks[*a].position.total_cmp(&blocks[*b].position).then(a.cmp(b)));
     order

@@ -1,6 +1,7 @@
 //! Who is where in DRAM. Pure: no I/O, no clocks, no memory; slots are numbers.
 
 mod dram;
+pub mod policy;
 mod stats;
 
 pub use dram::{Block, BlockId, Dram, Place, least};
