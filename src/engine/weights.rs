@@ -138,7 +138,7 @@ impl Weights {
         };
         let dram = Dram::place(&plan.blocks, &plan.ring, budget)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
-        let fetcher = Fetcher::new(dram, Box::new(Psync::new(sources)), store.sections.len())?;
+        let fetcher = Fetcher::new(dram, Box::new(Psync::over(sources)?), store.sections.len())?;
         Ok(Weights { store, verify: options.verify, verified: HashSet::new(), first: plan.first, fetcher })
     }
 

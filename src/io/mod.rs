@@ -1,15 +1,24 @@
 //! Reading parts of files into leased slots. An operation owns its buffer until it is done: dropping a handle leaves the
 //! buffer with the engine.
 
-#[cfg(test)]
+mod faults;
 pub mod faulty;
+mod handle;
+mod home;
+mod open;
 mod psync;
 #[cfg(test)]
 mod tests;
+#[allow(unsafe_code)]
+mod uring;
+mod window;
 
-pub use psync::Psync;
+pub use faults::Faults;
+pub use open::{Choice, Opened, open};
+pub use psync::{Psync, THREADS};
+pub use uring::DEPTH;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mem::WriteLease;
 use std::fs::File;
 use std::path::PathBuf;
@@ -64,8 +73,20 @@ pub trait Reader: Send {
     fn name(&self) -> &'static str;
 }
 
-/// The error for a file that ended inside a read.
-fn ended(source: &Source, end: u64) -> Error {
-    let size = source.file.metadata().map_or(0, |m| m.len());
-    Error::Truncated { path: source.path.clone(), size, what: "a read".into(), end }
+impl<R: Reader + ?Sized> Reader for Box<R> {
+    fn submit(&mut self, batch: Vec<Read>) {
+        (**self).submit(batch);
+    }
+
+    fn poll(&mut self) -> Option<Done> {
+        (**self).poll()
+    }
+
+    fn wait(&mut self) -> Option<Done> {
+        (**self).wait()
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
 }

@@ -3,7 +3,7 @@
 use super::{Fetcher, Want};
 use crate::error::{Error, Result};
 use crate::io::faulty::Faulty;
-use crate::io::{Psync, Reader, Source};
+use crate::io::{Faults, Psync, Reader, Source};
 use crate::tier::{Block, BlockId, Dram, Place};
 use proptest::prelude::*;
 use std::io::Write;
@@ -45,8 +45,8 @@ proptest! {
     fn every_step_gets_the_files_bytes(fixed in 0usize..=BLOCKS, reverse in any::<bool>(),
                                        steps in prop::collection::vec((0..BLOCKS - 2, 0usize..900, 1usize..100), 1..40)) {
         let (_file, source) = file();
-        let psync = Psync::new(vec![source]);
-        let reader: Box<dyn Reader> = if reverse { Box::new(Faulty::new(psync, |_| false)) } else { Box::new(psync) };
+        let faults = Faults { reverse, ..Faults::default() };
+        let reader = Box::new(Faulty::new(Psync::over(vec![source]).unwrap(), faults, vec![]));
         let mut fetcher = fetcher(reader, fixed);
         for (block, at, len) in steps {
             let wants = [want(block, 0, SIZE), want(block + 1, at, len), want(block + 2, 0, SIZE)];
@@ -60,9 +60,10 @@ proptest! {
     }
 
     #[test]
-    fn a_failed_read_is_an_error_and_leaves_no_trace(fixed in 0usize..=BLOCKS, bad in 0usize..12) {
+    fn a_failed_read_is_an_error_and_leaves_no_trace(fixed in 0usize..=BLOCKS, bad in 1u64..12) {
         let (_file, source) = file();
-        let mut fetcher = fetcher(Box::new(Faulty::new(Psync::new(vec![source]), move |n| n == bad)), fixed);
+        let faults = Faults { eio: Some((bad, bad)), ..Faults::default() };
+        let mut fetcher = fetcher(Box::new(Faulty::new(Psync::over(vec![source]).unwrap(), faults, vec![])), fixed);
         let mut errors = 0;
         for round in 0..3 {
             for block in 0..BLOCKS - 1 {
@@ -81,7 +82,7 @@ proptest! {
 #[test]
 fn what_fails_its_check_is_read_again() {
     let (_file, source) = file();
-    let mut fetcher = fetcher(Box::new(Psync::new(vec![source])), 1);
+    let mut fetcher = fetcher(Box::new(Psync::over(vec![source]).unwrap()), 1);
     let mut refuse = |_: &Want, _: &[u8]| Err(Error::Internal("refused"));
     assert!(fetcher.fetch(&[want(0, 0, SIZE)], &mut refuse).is_err());
     assert_eq!(fetcher.dram().find(BlockId(0)), Place::Reserved(3));
@@ -95,7 +96,7 @@ fn what_fails_its_check_is_read_again() {
 #[test]
 fn a_file_that_ends_early_is_named() {
     let (file, source) = file();
-    let mut fetcher = fetcher(Box::new(Psync::new(vec![source])), 0);
+    let mut fetcher = fetcher(Box::new(Psync::over(vec![source]).unwrap()), 0);
     file.as_file().set_len(1500).unwrap();
     let error = fetcher.fetch(&[want(1, 0, SIZE)], &mut no_check).unwrap_err();
     assert!(matches!(error, Error::Truncated { size: 1500, end: 2000, .. }), "{error}");
@@ -105,7 +106,7 @@ fn a_file_that_ends_early_is_named() {
 #[test]
 fn a_step_beyond_the_ring_is_refused() {
     let (_file, source) = file();
-    let mut fetcher = fetcher(Box::new(Psync::new(vec![source])), 0);
+    let mut fetcher = fetcher(Box::new(Psync::over(vec![source]).unwrap()), 0);
     let wants: Vec<Want> = (0..4).map(|b| want(b, 0, SIZE)).collect();
     assert!(matches!(fetcher.fetch(&wants, &mut no_check), Err(Error::Internal(_))));
     assert!(fetcher.fetch(&wants[..3], &mut no_check).is_ok());

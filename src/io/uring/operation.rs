@@ -1,0 +1,117 @@
+//! A read on its way: what is left of it as an entry of the kernel's queue.
+
+use super::super::handle::Handle;
+use super::super::window::{Portion, length, window};
+use super::super::{Done, Read};
+use super::RETRIES;
+use crate::error::Error;
+use io_uring::{IoUring, opcode, squeue, types};
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Most pieces one vectored read takes (the kernel's UIO_MAXIOV).
+const PIECES: usize = 1024;
+/// Most bytes one call reads: entries count in 32 bits, and neighbouring slabs are joined like neighbouring slots.
+const MOST: usize = 1 << 30;
+
+/// A read, its buffers, and the description of them that the kernel reads.
+pub struct Operation {
+    read: Read,
+    /// Bytes of the read, and how many have come.
+    len: usize,
+    done: usize,
+    /// The file's index.
+    file: usize,
+    iovecs: Vec<libc::iovec>,
+    tries: u32,
+}
+
+// SAFETY: the pointers in `iovecs` point into the buffers that `read` holds the leases of, and leases are `Send`.
+unsafe impl Send for Operation {}
+
+/// What becomes of an operation.
+pub enum Outcome {
+    /// To be given to the kernel (again).
+    Again(Operation),
+    /// Over.
+    Ended(Done),
+}
+
+impl Operation {
+    /// A read before its first call; over at once where there is nothing to call for.
+    pub fn begin(read: Read, handles: &[Handle]) -> Outcome {
+        let (len, file, token) = (length(&read), read.file, read.token);
+        if file >= handles.len() {
+            return Outcome::Ended(Done { token, result: Err(Error::Internal("a read of a file that is not open")) });
+        }
+        match len {
+            0 => Outcome::Ended(Done { token, result: Ok(read.buffers) }),
+            _ => Outcome::Again(Operation { read, len, done: 0, file, iovecs: vec![], tries: 0 }),
+        }
+    }
+
+    /// The entry that reads what is left; `registered` is the slab that the ring knows. It points into the operation.
+    pub fn entry(&mut self, handles: &[Handle], portion: Portion, registered: Option<usize>) -> squeue::Entry {
+        let fd = types::Fixed(2 * self.file as u32 + u32::from(!handles[self.file].is_direct(&self.read, self.done)));
+        let offset = self.read.offset + self.done as u64;
+        self.describe(portion);
+        let known = registered.is_some_and(|piece| self.read.buffers.iter().all(|b| b.piece() == piece));
+        match self.iovecs[..] {
+            [one] if known => {
+                opcode::ReadFixed::new(fd, one.iov_base.cast(), one.iov_len as u32, 0).offset(offset).build()
+            }
+            [one] => opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build(),
+            _ => opcode::Readv::new(fd, self.iovecs.as_ptr(), self.iovecs.len() as u32).offset(offset).build(),
+        }
+    }
+
+    /// The buffers of the next call, neighbours joined.
+    fn describe(&mut self, portion: Portion) {
+        self.iovecs.clear();
+        for piece in window(&mut self.read, self.done, portion.of(self.len - self.done).min(MOST)) {
+            let begin = piece.as_mut_ptr();
+            match self.iovecs.last_mut() {
+                Some(last) if last.iov_base.addr() + last.iov_len == begin.addr() => last.iov_len += piece.len(),
+                _ => self.iovecs.push(libc::iovec { iov_base: begin.cast(), iov_len: piece.len() }),
+            }
+        }
+        self.iovecs.truncate(PIECES);
+    }
+
+    /// What a completion says: the number of bytes that came, or -errno.
+    pub fn completed(mut self, result: i32, handles: &[Handle]) -> Outcome {
+        match result {
+            // ECANCELED: the thread that submitted is gone, and the kernel took back what had not begun.
+            _ if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) && self.tries < RETRIES => {
+                self.tries += 1;
+                return Outcome::Again(self);
+            }
+            _ if result < 0 => return Outcome::Ended(self.failed(-result, handles)),
+            0 => return Outcome::Ended(self.ended(handles)),
+            count => (self.done, self.tries) = (self.done + count as usize, 0),
+        }
+        match self.done < self.len {
+            true => Outcome::Again(self),
+            false => Outcome::Ended(Done { token: self.read.token, result: Ok(self.read.buffers) }),
+        }
+    }
+
+    fn ended(&self, handles: &[Handle]) -> Done {
+        let result = Err(handles[self.file].ended(self.read.offset + self.len as u64));
+        Done { token: self.read.token, result }
+    }
+
+    /// The result of an operation that the system refused.
+    pub fn failed(&self, errno: i32, handles: &[Handle]) -> Done {
+        Done { token: self.read.token, result: Err(handles[self.file].failed(errno)) }
+    }
+}
+
+/// Registers both handles of every file; entry 2 i is the direct one of file i.
+pub fn register_files(ring: &IoUring, handles: &[Handle]) -> io::Result<()> {
+    let files: Vec<i32> = handles.iter().flat_map(|h| h.both().map(|f| f.as_raw_fd())).collect();
+    match files.is_empty() {
+        true => Ok(()),
+        false => ring.submitter().register_files(&files),
+    }
+}
