@@ -15,6 +15,7 @@ pub mod kv;
 #[allow(unsafe_code)]
 pub mod mem;
 pub mod prefetch;
+pub mod probe;
 #[cfg(feature = "python")]
 mod python;
 pub mod quant;

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORDS = {"types", "error", "config"}
 RUST = {
-    "python": {"engine", "store", "kv"},
+    "python": {"engine", "store", "kv", "probe"},
     "engine": {"prefetch", "tier", "io", "kernels", "kv", "store", "quant"},
+    "probe": {"io", "mem", "kernels", "quant"},
     "prefetch": {"tier", "io", "mem"},
     "io": {"mem"},
     "store": {"quant"},

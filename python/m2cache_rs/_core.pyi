@@ -2,17 +2,64 @@
 The Rust core of m2cache_rs.
 """
 
+from _typeshed import SupportsGetItem
 from numpy import float32, uint32
 from numpy.typing import NDArray
 from os import PathLike
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "Engine", "KvCache", "Store", "StoreWriter", "publish", "read_header"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "publish", "read_header"]
 
 __version__: Final[str]
 """
 Version of the package.
 """
+
+@final
+class DiskProbe:
+    """
+    Files whose reads are measured, by the engine that reads a store. The GIL is released; an interrupt is answered
+    between calls.
+    """
+    @property
+    def alignment(self, /) -> tuple[int, int] | None:
+        """
+        What O_DIRECT needs: alignment of (memory, offsets) in bytes, zeros where it is refused, None if the kernel does
+        not tell.
+        """
+    @property
+    def bytes(self, /) -> int:
+        """
+        Bytes there are to read.
+        """
+    @staticmethod
+    def files(paths: SupportsGetItem[int, str | PathLike[str]], io: str = "auto") -> DiskProbe:
+        """
+        Takes files that are there. Raises StoreIOError naming one that cannot be opened.
+        """
+    @property
+    def io(self, /) -> str:
+        """
+        The engine that reads: uring or psync.
+        """
+    @property
+    def notes(self, /) -> list[str]:
+        """
+        What the engine could not have, a sentence each.
+        """
+    def rate(self, /, bytes: SupportsIndex, depth: SupportsIndex, seconds: SupportsFloat | SupportsIndex) -> float | None:
+        """
+        GB a second of reading blocks of `bytes` (whole pages up to 1 MiB), `depth` at a time (up to 32), far apart, for
+        some seconds and until the last has come; None if no file holds such a block.
+        """
+    @staticmethod
+    def scratch(directory: str | PathLike[str], bytes: SupportsIndex, seconds: SupportsFloat | SupportsIndex, io: str = "auto") -> DiskProbe:
+        """
+        Writes up to `bytes` into a file in a directory, for some seconds at most. The file has no name, so nothing is left
+        of it. io is auto, uring or psync.
+
+        Raises StoreIOError if nothing can be written there.
+        """
 
 @final
 class Engine:
@@ -95,6 +142,30 @@ class KvCache:
         """
 
 @final
+class MemoryProbe:
+    """
+    Random weights in memory: rates of reading them and of computing with them. The GIL is released; an interrupt is
+    answered between calls.
+    """
+    def __new__(cls, /, bytes: SupportsIndex, threads: SupportsIndex | None = None) -> MemoryProbe:
+        """
+        Takes 4 MiB to 1 GiB of memory, which should be several times the caches; threads=None takes one per core.
+        """
+    def bandwidth(self, /, all_threads: bool, seconds: SupportsFloat | SupportsIndex) -> float:
+        """
+        GB of memory read a second, by all threads or by one.
+        """
+    def kernel(self, /, kernel: str, bits: SupportsIndex, seconds: SupportsFloat | SupportsIndex) -> float:
+        """
+        GB of stored weights a second at 4, 8 or 16 bits, one token, all threads; kernel is dot or accumulate.
+        """
+    @property
+    def threads(self, /) -> int:
+        """
+        Threads in use.
+        """
+
+@final
 class Store:
     """
     An open store; its manifest and every header were checked.
@@ -164,6 +235,11 @@ class StoreWriter:
         """
         Writes a norm gain or bias of the open file: float32 [n].
         """
+
+def isa() -> list[str]:
+    """
+    The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
+    """
 
 def publish(partial: str | PathLike[str], target: str | PathLike[str], replace: bool) -> None:
     """

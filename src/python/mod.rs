@@ -4,6 +4,7 @@ mod array;
 mod cache;
 mod engine;
 mod errors;
+mod probe;
 mod store;
 mod writer;
 
@@ -16,6 +17,8 @@ mod _core {
     use super::cache::KvCache;
     #[pymodule_export]
     use super::engine::Engine;
+    #[pymodule_export]
+    use super::probe::{DiskProbe, MemoryProbe, isa};
     #[pymodule_export]
     use super::store::{Store, publish, read_header};
     #[pymodule_export]

@@ -9,6 +9,7 @@ import typer
 
 from m2cache_rs.cli import output
 from m2cache_rs.cli.convert import convert
+from m2cache_rs.cli.doctor import doctor
 from m2cache_rs.cli.eval import evaluate
 from m2cache_rs.cli.generate import generate
 from m2cache_rs.cli.inspect import inspect
@@ -29,6 +30,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "generate": generate,
     "eval": evaluate,
+    "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(output.exit_codes()(_command))

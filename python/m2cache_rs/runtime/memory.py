@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from m2cache_rs.runtime.cgroups import groups
+
 _ROOT = Path("/")
 
 
@@ -32,42 +34,10 @@ def _field(path: Path, name: str) -> int:
 
 def _cgroups(root: Path) -> Iterator[int]:
     """What each cgroup with a memory limit leaves, from our own up to the top, v1 and v2."""
-    mounts = list(_mounts(root))
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, controllers, group = line.split(":", 2)
-        version = 2 if not controllers else 1
-        if version == 2 or "memory" in controllers.split(","):
-            for found, base, mount in mounts:
-                if found == version:
-                    yield from _climb(_below(group, base), mount, version)
-
-
-def _mounts(root: Path) -> Iterator[tuple[int, str, Path]]:
-    """(version, the cgroup that is mounted, where) of every mount that can hold a memory limit (proc(5))."""
-    for line in (root / "proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        base, where = before.split()[3:5]
-        kind, _, options = after.split()[:3]
-        if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
-            yield 2 if kind == "cgroup2" else 1, base, root / where.lstrip("/")
-
-
-def _below(group: str, base: str) -> str:
-    """`group` as seen from a mount of `base`; a container shows a part of the tree, its top is ours."""
-    if group == base or not group.startswith(base.rstrip("/") + "/"):
-        return ""
-    return group[len(base.rstrip("/")) :].strip("/")
-
-
-def _climb(group: str, mount: Path, version: int) -> Iterator[int]:
-    here = mount / group
-    while True:
-        left = _left(here, version)
+    for version, group in groups("memory", root):
+        left = _left(group, version)
         if left is not None:
             yield left
-        if here == mount:
-            return
-        here = here.parent
 
 
 def _left(group: Path, version: int) -> int | None:

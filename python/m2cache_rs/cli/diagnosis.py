@@ -1,0 +1,108 @@
+"""The report of `m2cache doctor` as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from m2cache_rs.cli import output
+from m2cache_rs.config import format_size
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Facts, tables of rates, notes, advice, and where the profile is."""
+    output.print_rows(list(_rows(report)))
+    _print_table("read, GB/s", _read_table(report["measured"]["read"]))
+    _print_table("stored weights, GB/s", _kernel_table(report["measured"]["kernels"]))
+    _print_lines("notes", report["measured"]["notes"])
+    advice = [f"{one['what']}: {one['costs']}. {one['how']}" for one in report["advice"]]
+    _print_lines("what would help", advice or ["nothing that this version knows of"])
+    kept = f"kept in {report['profile']}" if report["profile"] else f"not kept: {report['profile_problem']}"
+    print(f"\nprofile {output.one_line(kept)}")
+    seconds, peak = report["measured"]["seconds"], format_size(report["peak_rss_bytes"])
+    print(f"measured in {seconds:.1f} s, peak memory of this process {peak}")
+
+
+def _print_lines(title: str, lines: list[str]) -> None:
+    if lines:
+        print("\n".join(["", title, *(f"- {output.one_line(line)}" for line in lines)]))
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _cpu_rows(report["cpu"])
+    yield from _memory_rows(report["memory"], report["measured"])
+    yield from _disk_rows(report)
+    yield "GPU", ", ".join(report["gpus"]) or "none (this version computes on the CPU)"
+    yield "software", ", ".join(f"{name} {version}" for name, version in report["software"].items())
+
+
+def _cpu_rows(cpu: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    cores = cpu["cores"]
+    quota = "" if cores["quota"] is None else f", CPU time for {cores['quota']:.1f}"
+    yield (
+        "CPU",
+        f"{cpu['model']}; {' '.join(cpu['sets']) or 'no vector sets known here'}; kernels use {cpu['isa']}",
+    )
+    yield "cores", f"{cores['usable']} usable ({cores['machine']} there, {cores['affinity']} allowed{quota})"
+
+
+def _memory_rows(memory: dict[str, Any], measured: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    limits = [f"{format_size(one['bytes'])} in {one['cgroup']}" for one in memory["limits"]]
+    total, free = format_size(memory["total_bytes"]), format_size(memory["free_bytes"])
+    yield "memory", f"{total}, {free} free for a model; cgroup limits: {', '.join(limits) or 'none'}"
+    one, everyone = (_rate(measured[name]) for name in ("memory_one_thread_gbps", "memory_gbps"))
+    yield "bandwidth", f"{everyone} GB/s with {measured['threads'] or 'all'} threads, {one} with one"
+    used = memory["swap_bytes"] - memory["swap_free_bytes"]
+    yield (
+        "swap",
+        f"{format_size(memory['swap_bytes'])}, {format_size(used)} used" if memory["swap_bytes"] else "none",
+    )
+    yield "huge pages", memory["huge_pages"]
+    lock = memory["memlock_bytes"]
+    yield "locked pages", "no limit" if lock is None else f"{format_size(lock)} at most"
+
+
+def _disk_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    device, io, free = report["device"], report["io"], format_size(report["disk_free_bytes"])
+    size = "" if device["bytes"] is None else f", {format_size(device['bytes'])}"
+    model = f" ({device['model']})" if device["model"] else ""
+    yield "disk", f"{device['name']}{model}{size}, {device['filesystem']} at {device['mount']}, {free} free"
+    yield "io_uring", "yes" if io["uring_refused"] is None else f"no: {io['uring_refused']}"
+    yield "O_DIRECT", _direct(io["direct_alignment"])
+    yield "what was read", report["measured"]["source"] or "nothing"
+
+
+def _direct(alignment: tuple[int, int] | None) -> str:
+    if alignment is None:
+        return "unknown (the kernel does not tell)"
+    return f"yes, offsets aligned to {alignment[1]} bytes" if alignment[1] else "refused by the file system"
+
+
+def _read_table(read: list[dict[str, Any]]) -> list[list[str]]:
+    sizes = sorted({one["bytes"] for one in read})
+    rates = {(one["depth"], one["bytes"]): one["gbps"] for one in read}
+    depths = sorted({one["depth"] for one in read})
+    rows = [[f"{depth} at a time", *(_rate(rates.get((depth, size))) for size in sizes)] for depth in depths]
+    return [["", *map(format_size, sizes)], *rows] if rows else []
+
+
+def _kernel_table(kernels: dict[str, dict[str, float | None]]) -> list[list[str]]:
+    names = {"dot_gbps": "dots", "accumulate_gbps": "accumulations"}
+    rows = [[shown, *(_rate(one[name]) for one in kernels.values())] for name, shown in names.items()]
+    return [["", *(f"{bits} bits" for bits in kernels)], *rows]
+
+
+def _print_table(title: str, rows: list[list[str]]) -> None:
+    """The first column to the left, the others to the right."""
+    if not rows:
+        return
+    rows[0][0] = title
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print()
+    for row in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([f"{row[0]:{widths[0]}}", *cells]))
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

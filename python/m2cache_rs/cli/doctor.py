@@ -1,0 +1,157 @@
+"""`m2cache doctor`: what this machine and a disk of it can do, and what would make them faster."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2cache_rs.cli import output
+from m2cache_rs.cli.advice import advice
+from m2cache_rs.cli.diagnosis import print_report
+from m2cache_rs.config import LEVELS
+from m2cache_rs.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2cache_rs.runtime.measure import Measured
+
+_LONGEST = 3600.0
+_PACKAGES = ("m2cache-rs", "numpy", "tokenizers", "typer", "rich", "torch")
+
+
+def doctor(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="[DIR]", help="A store, or a directory on the disk that will hold stores."),
+    ] = Path("."),
+    seconds: Annotated[float, typer.Option(help="Time for measuring, at most.")] = 15.0,
+    no_write: Annotated[
+        bool,
+        typer.Option("--no-write", help="Write nothing: neither a file to measure with nor the profile."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure this machine and the disk under DIR; say what is missing, what that costs, how to get it.
+
+    A store is measured by reading its files; elsewhere a nameless file of up to 512 MiB is written and read.
+    The result is kept as a profile, from which speeds are predicted.
+    """
+    _check(directory, seconds)
+    from m2cache_rs.runtime.measure import measure, steps
+    from m2cache_rs.runtime.memory import peak_rss
+
+    with output.progress("measuring", steps(), unit="steps") as progress:
+        found = measure(directory, seconds, write=not no_write, progress=progress)
+    report = {"directory": str(directory), **_machine(directory, found), "measured": _measured(found)}
+    report["profile"], problem = (None, "not asked for") if no_write else _keep(found, directory)
+    report["profile_problem"] = problem
+    report["advice"] = advice(report)
+    report["peak_rss_bytes"] = peak_rss()
+    output.print_json(report) if json else print_report(report)
+
+
+def _check(directory: Path, seconds: float) -> None:
+    if not directory.exists():
+        raise UsageError(f"{directory} does not exist; give a directory on the disk to measure")
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is a file; give the directory it lies in")
+    if not 0 < seconds <= _LONGEST:
+        raise UsageError(f"seconds is {seconds}; it must be above 0 and at most {_LONGEST:.0f}")
+
+
+def _machine(directory: Path, found: Measured) -> dict[str, Any]:
+    """What need not be measured."""
+    from m2cache_rs._core import isa
+    from m2cache_rs.runtime import machine
+    from m2cache_rs.runtime.device import device_of
+    from m2cache_rs.runtime.memory import free_memory
+
+    memory, space, device = machine.meminfo(), os.statvfs(directory), device_of(directory)
+    return {
+        "cpu": {
+            "model": machine.cpu_model(),
+            "sets": machine.cpu_sets(),
+            "isa": isa()[-1],
+            "cores": machine.cores() | {"usable": machine.usable_cores()},
+        },
+        "memory": {
+            "total_bytes": memory["MemTotal"],
+            "free_bytes": free_memory(),
+            "limits": machine.memory_limits(),
+            "swap_bytes": memory["SwapTotal"],
+            "swap_free_bytes": memory["SwapFree"],
+            "huge_pages": machine.huge_pages(),
+            "memlock_bytes": machine.memlock(),
+        },
+        "device": asdict(device)
+        | {"key": device.key, "in_memory": device.in_memory, "network": device.network},
+        "disk_free_bytes": space.f_bavail * space.f_frsize,
+        "io": {
+            "engine": found.io,
+            "uring_refused": _uring_refused(found),
+            "uring_sysctl": machine.uring_sysctl(),
+            "seccomp": machine.seccomp(),
+            "direct_alignment": found.alignment,
+        },
+        "gpus": machine.gpus(),
+        "software": {"python": platform.python_version(), "linux": platform.release(), **dict(_versions())},
+    }
+
+
+def _uring_refused(found: Measured) -> str | None:
+    """Why there is no io_uring, None where there is."""
+    if found.io == "uring":
+        return None
+    from m2cache_rs._core import DiskProbe
+    from m2cache_rs.errors import M2CacheError
+
+    try:
+        DiskProbe.files([Path(__file__)], io="uring")
+    except M2CacheError as error:
+        return str(error)
+    return None
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of the packages that are installed; none is imported for that."""
+    for name in _PACKAGES:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _measured(found: Measured) -> dict[str, Any]:
+    kernels = {
+        str(bits): {"dot_gbps": found.dot_gbps.get(bits), "accumulate_gbps": found.accumulate_gbps.get(bits)}
+        for bits in LEVELS
+    }
+    return {
+        "source": found.source,
+        "read": [asdict(rate) for rate in found.read],
+        "memory_gbps": found.memory_gbps,
+        "memory_one_thread_gbps": found.memory_one_gbps,
+        "kernels": kernels,
+        "threads": found.threads,
+        "notes": found.notes,
+        "seconds": found.seconds,
+    }
+
+
+def _keep(found: Measured, directory: Path) -> tuple[str | None, str | None]:
+    """Where the profile is kept, or why it is not."""
+    from m2cache_rs.runtime.profile import save
+
+    profile = found.profile(directory)
+    if profile is None:
+        return None, "not all of it was measured"
+    try:
+        return str(save(profile, directory)), None
+    except OSError as error:
+        return None, str(error)

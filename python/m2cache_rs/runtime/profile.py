@@ -1,0 +1,183 @@
+"""What a machine and one of its disks can do, as measured, kept for the planner.
+
+One JSON file per disk and machine, under `$XDG_CACHE_HOME/m2cache-rs/devices/` (`~/.cache` where that is not
+set). A rate is GB (1e9 bytes) a second; of kernels, of stored weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from m2cache_rs.runtime.device import device_of
+from m2cache_rs.runtime.machine import cpu_model, usable_cores
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Reads of one size, so many in flight."""
+
+    bytes: int
+    depth: int
+    gbps: float
+
+
+@dataclass(frozen=True)
+class KernelRates:
+    """Dots (q, k, v, gate, up, head) and accumulations (o, down) at one level, one token, all threads."""
+
+    dot_gbps: float
+    accumulate_gbps: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The rates of one disk, and of the memory and cores beside it."""
+
+    device: str
+    made: str
+    memory_gbps: float
+    read: tuple[Rate, ...]
+    kernels: Mapping[int, KernelRates]
+    isa: str
+    threads: int
+    io: str
+
+    def __post_init__(self) -> None:
+        numbers = [self.memory_gbps, self.threads]
+        numbers += [number for rate in self.read for number in (rate.bytes, rate.depth, rate.gbps)]
+        numbers += [rate for pair in self.kernels.values() for rate in (pair.dot_gbps, pair.accumulate_gbps)]
+        if not self.read or set(self.kernels) != {4, 8, 16}:
+            raise ValueError("lacks rates")
+        if not all(0 < number < math.inf for number in numbers):
+            raise ValueError("has a rate that is not above 0")
+
+    def read_gbps(self, size: int, depth: int | None = None) -> float:
+        """GB a second of reads of `size` bytes, at the measured depth nearest to `depth` (None: the deepest).
+
+        Between measured sizes the time of a read grows evenly; a smaller read takes as long as the smallest
+        measured one, a larger one has its rate.
+        """
+        depths = {rate.depth for rate in self.read}
+        nearest = max(depths) if depth is None else min(depths, key=lambda one: (abs(one - depth), one))
+        points = sorted((rate.bytes, rate.bytes / rate.gbps) for rate in self.read if rate.depth == nearest)
+        return size / _time(points, size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's content."""
+        kernels = {str(level): asdict(rates) for level, rates in self.kernels.items()}
+        return {
+            "version": VERSION,
+            **asdict(self),
+            "read": [asdict(one) for one in self.read],
+            "kernels": kernels,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Profile:
+        """From a file's content; ValueError says what is wrong with it."""
+        if not isinstance(value, dict) or value.get("version") != VERSION:
+            raise ValueError(f"is not of version {VERSION}")
+        try:
+            read = tuple(
+                Rate(int(one["bytes"]), int(one["depth"]), float(one["gbps"])) for one in value["read"]
+            )
+            kernels = {
+                int(level): KernelRates(float(rates["dot_gbps"]), float(rates["accumulate_gbps"]))
+                for level, rates in value["kernels"].items()
+            }
+            return cls(
+                device=str(value["device"]),
+                made=str(value["made"]),
+                memory_gbps=float(value["memory_gbps"]),
+                read=read,
+                kernels=kernels,
+                isa=str(value["isa"]),
+                threads=int(value["threads"]),
+                io=str(value["io"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"lacks {error}") from error
+        except (TypeError, AttributeError, OverflowError, ValueError) as error:
+            raise ValueError(f"has a value of the wrong kind ({error})") from error
+
+
+def _time(points: list[tuple[int, float]], size: int) -> float:
+    """Of a read of `size` bytes, from (bytes, time) of measured ones."""
+    if size <= points[0][0]:
+        return points[0][1]
+    for (small, fast), (large, slow) in pairwise(points):
+        if size <= large:
+            return fast + (slow - fast) * (size - small) / (large - small)
+    return points[-1][1] * size / points[-1][0]
+
+
+def profile_path(directory: Path) -> Path:
+    """The file that holds the profile of a directory's disk on this machine."""
+    device = device_of(directory).key
+    machine = f"{cpu_model()}, {usable_cores()} cores"
+    digest = hashlib.sha256(f"{device}\n{machine}".encode(errors="surrogateescape")).hexdigest()[:12]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-")[:60]
+    return _folder() / f"{name}-{digest}.json"
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # The specification has relative paths ignored.
+        cache = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError("there is no home directory to keep profiles in; set XDG_CACHE_HOME") from error
+    return cache / "m2cache-rs/devices"
+
+
+def load(directory: Path) -> tuple[Profile | None, str]:
+    """The profile of a directory's disk, or None; and why there is none, in words for the user."""
+    remedy = f"`m2cache doctor {directory}` makes one"
+    try:
+        path = profile_path(directory)
+    except OSError as error:
+        return None, f"no profile of the disk of {directory} ({error})"
+    try:
+        profile = Profile.from_dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None, f"the disk of {directory} has not been measured; {remedy}"
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        return None, f"the profile {path} is ignored: it {_reason(error)}; {remedy}"
+    if profile.device != device_of(directory).key:
+        return None, f"the profile {path} is ignored: it is of another device; {remedy}"
+    return profile, ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror})"
+    return "is no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+
+
+def save(profile: Profile, directory: Path) -> Path:
+    """Writes the profile of a directory's disk in one step; where. OSError where that cannot be."""
+    path = profile_path(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(profile.to_dict(), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return path

@@ -1,0 +1,142 @@
+//! Rates at which this machine goes through weights in memory: reading them, and computing with them.
+
+use super::median_rate;
+use super::scratch::Noise;
+use crate::config::{Coding, Form};
+use crate::error::{Error, Result};
+use crate::kernels::Isa;
+use crate::kernels::accumulate::Accumulator;
+use crate::kernels::project::{Inputs, project};
+use crate::mem::{Arena, ReadLease, SlotId};
+use crate::quant::{Column, Rows};
+use crate::types::{CHUNK, Level, Plane};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::hint::black_box;
+use std::time::Duration;
+
+/// Weights a record: the model dimension of 7B and 8B models.
+const WIDTH: usize = 4096;
+/// What conversion writes unless told otherwise.
+const CODING: Coding = Coding { form: Form::Affine, group: 64, cells: [1; 3] };
+/// Bytes that one thread sums before it takes the next.
+const PART: usize = 1 << 20;
+/// The least that is measured: a chunk of records with all planes.
+const LEAST: usize = 4 << 20;
+
+/// Which kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// [`project`]: q, k, v, gate, up, head.
+    Dot,
+    /// [`Accumulator::add`]: o, down.
+    Accumulate,
+}
+
+/// Random weights in the memory that the cache uses, and the threads that go through them.
+pub struct Memory {
+    bytes: ReadLease,
+    pool: ThreadPool,
+}
+
+impl Memory {
+    /// `bytes` of weights, which should be several times the caches; none for `threads` takes one per core.
+    ///
+    /// # Errors
+    /// `Error::Usage` for under 4 MiB or over 1 GiB; `Error::Memory`.
+    pub fn new(bytes: usize, threads: Option<usize>) -> Result<Memory> {
+        if !(LEAST..=1 << 30).contains(&bytes) {
+            return Err(Error::usage(format!("{bytes} bytes of memory to measure; it must be 4 MiB to 1 GiB")));
+        }
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let built = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))?;
+        let mut lease = Arena::new(&[&[bytes]])?.write(SlotId(0))?;
+        let stride = CODING.plane_bytes(Plane::Base, WIDTH);
+        pool.install(|| lease.par_chunks_mut(stride).enumerate().for_each(|(r, record)| fill(r, record)));
+        Ok(Memory { bytes: lease.into_read(), pool })
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// GB of memory read a second, by all threads or by one.
+    pub fn bandwidth(&self, all: bool, limit: Duration) -> f64 {
+        let words: &[u64] = bytemuck::cast_slice(&self.bytes[..self.bytes.len() / 8 * 8]);
+        let parts = || words.par_chunks(PART / 8);
+        median_rate(limit, || {
+            black_box(match all {
+                true => self.pool.install(|| parts().map(sum).reduce(|| 0, u64::wrapping_add)),
+                false => sum(words),
+            });
+            8 * words.len()
+        })
+    }
+
+    /// GB of stored weights that a kernel takes a second at a level for one token, on all threads, a chunk of records a
+    /// call as in a layer.
+    pub fn kernel(&self, kernel: Kernel, level: Level, limit: Duration) -> f64 {
+        let rows = self.rows(level);
+        let bytes = rows.columns.iter().map(|c| c.stride).sum::<usize>() * CHUNK;
+        let mut step: Box<dyn FnMut(&Rows) + Send> = match kernel {
+            Kernel::Dot => dot(level),
+            Kernel::Accumulate => accumulate(),
+        };
+        let mut chunks = (0..rows.count / CHUNK).cycle();
+        self.pool.install(|| {
+            median_rate(limit, || {
+                let first = chunks.next().unwrap_or(0) * CHUNK;
+                step(&rows.slice(first, first + CHUNK));
+                bytes
+            })
+        })
+    }
+
+    /// As many records as the memory holds at a level, plane after plane.
+    fn rows(&self, level: Level) -> Rows<'_> {
+        let strides: Vec<usize> = level.planes().iter().map(|p| CODING.plane_bytes(*p, WIDTH)).collect();
+        let count = self.bytes.len() / strides.iter().sum::<usize>();
+        let mut rest = &self.bytes[..];
+        let columns = strides.into_iter().map(|stride| {
+            let (bytes, behind) = rest.split_at(count * stride);
+            rest = behind;
+            Column { bytes, stride, offset: 0 }
+        });
+        Rows { coding: CODING, level, width: WIDTH, count, columns: columns.collect() }
+    }
+}
+
+fn dot(level: Level) -> Box<dyn FnMut(&Rows) + Send> {
+    let x: Vec<f32> = (0..WIDTH).map(|i| (i as f32).sin()).collect();
+    let (inputs, mut out) = (Inputs::new(&x, WIDTH, level != Level::L16), vec![0.0; CHUNK]);
+    Box::new(move |rows| project(Isa::detect(), rows, &inputs, black_box(&mut out)))
+}
+
+fn accumulate() -> Box<dyn FnMut(&Rows) + Send> {
+    let (factors, mut sum) = (vec![0.5; CHUNK], Accumulator::new(1, WIDTH, None));
+    Box::new(move |rows| {
+        sum.add(Isa::detect(), rows, black_box(&factors));
+        sum.close_chunk();
+    })
+}
+
+/// Random codes, and scales of the range -1 to 1: random ones would make infinities and denormals.
+fn fill(index: usize, record: &mut [u8]) {
+    Noise(index as u64 + 1).fill(record);
+    let codes = CODING.plane_bytes(Plane::Base, WIDTH) - CODING.scale_bytes(WIDTH);
+    if let Some(scales) = record.get_mut(codes..) {
+        let pair = [half::f16::NEG_ONE.to_le_bytes(), half::f16::from_f32_const(2.0).to_le_bytes()].concat();
+        scales.chunks_exact_mut(4).for_each(|scale| scale.copy_from_slice(&pair));
+    }
+}
+
+/// Eight sums at once, as wide as the compiler likes.
+fn sum(words: &[u64]) -> u64 {
+    let mut lanes = [0u64; 8];
+    for eight in words.chunks_exact(8) {
+        lanes.iter_mut().zip(eight).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
+    }
+    lanes.into_iter().fold(0, u64::wrapping_add)
+}

@@ -1,0 +1,39 @@
+//! What this machine can do, measured through the rooms that the engine uses: reads through [`crate::io`], weights in
+//! [`crate::mem`], dots and accumulations of [`crate::kernels`]. Every rate is in GB (1e9 bytes) a second.
+
+mod disk;
+mod memory;
+mod scratch;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use crate::io::Choice;
+pub use disk::{Alignment, DEPTH, Disk, LARGEST};
+pub use memory::{Kernel, Memory};
+
+use crate::kernels::Isa;
+use std::time::{Duration, Instant};
+
+/// The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
+pub fn isa() -> Vec<&'static str> {
+    Isa::available().into_iter().map(Isa::name).collect()
+}
+
+/// The middle of the rates at which `step` does its work, called again and again for `limit`, at least once; it returns
+/// the bytes it went through. The middle, since other programs only ever slow a step down, and some by much.
+fn median_rate(limit: Duration, mut step: impl FnMut() -> usize) -> f64 {
+    let begin = Instant::now();
+    let mut rates = Vec::new();
+    while rates.is_empty() || begin.elapsed() < limit {
+        let start = Instant::now();
+        let bytes = step();
+        rates.push(gbps(bytes as u64, start.elapsed()));
+    }
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+fn gbps(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64().max(1e-9) / 1e9
+}
