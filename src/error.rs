@@ -100,6 +100,18 @@ pub enum Error {
         /// The least that works.
         least: u64,
     },
+    /// The KV cache is full.
+    #[error("keys and values of positions {first} to {last} of sequence {sequence} do not fit: {}", full(*capacity))]
+    KvFull {
+        /// Sequence.
+        sequence: u32,
+        /// First position asked for.
+        first: usize,
+        /// Last position asked for.
+        last: usize,
+        /// Positions the cache was made for.
+        capacity: Option<usize>,
+    },
     /// Memory could not be had from the system.
     #[error("could not allocate {bytes} bytes for {what}: {source}")]
     Memory {
@@ -116,6 +128,15 @@ pub enum Error {
     /// The engine broke one of its own rules; a bug worth reporting.
     #[error("internal rule broken: {0}; please report this")]
     Internal(&'static str),
+}
+
+fn full(capacity: Option<usize>) -> String {
+    match capacity {
+        Some(n) => {
+            format!("room was set aside for {n} over all sequences (in blocks of 64); ask for more with --ctx (ctx=)")
+        }
+        None => "2^32 blocks of 64 positions are in use; free sequences".into(),
+    }
 }
 
 impl Error {

@@ -1,5 +1,6 @@
 //! The words of the project as types: planes, levels, matrices, parts (DESIGN section 2).
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 /// One slice of a 16-bit code: `base` holds bits 15..12, `mid` 11..8, `low` 7..0.
@@ -139,6 +140,36 @@ pub struct Levels {
 /// A decoder layer, counted from the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerId(pub u32);
+
+/// Rows of keys or of values as they are kept, by rising position: `[rows, head_dim]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum KvRows<'a> {
+    /// Half precision.
+    F16(&'a [f16]),
+    /// Single precision.
+    F32(&'a [f32]),
+}
+
+impl<'a> KvRows<'a> {
+    /// Elements.
+    pub fn elements(self) -> usize {
+        match self {
+            KvRows::F16(all) => all.len(),
+            KvRows::F32(all) => all.len(),
+        }
+    }
+
+    /// The first `count` elements.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn first(self, count: usize) -> KvRows<'a> {
+        match self {
+            KvRows::F16(all) => KvRows::F16(&all[..count]),
+            KvRows::F32(all) => KvRows::F32(&all[..count]),
+        }
+    }
+}
 
 /// Neurons (or tokens, or channels) of a layer are cut into chunks of this many records: the unit of sums
 /// (DESIGN 6), of completion for I/O, of mapping.

@@ -36,7 +36,7 @@ def rows(subject: Subject, calibration_ids: NDArray[np.uint32], scratch: Path) -
 
 def calibrate(source: Path, ids: NDArray[np.uint32], scratch: Path) -> Calibration:
     """Activation statistics of a plain store of `source`, as `m2cache convert --calibrate` takes them."""
-    with _store(source, scratch, FORMS[0], "none", None) as store, Model.open(store.path) as model:
+    with _store(source, scratch, FORMS[0], "none", None) as store, Model.open(store.path, kv="f32") as model:
         rms = model.activation_rms(ids.reshape(-1))
     return Calibration(rms, ids.size, hashlib.sha256(ids.tobytes()).hexdigest()[:32])
 
@@ -54,7 +54,7 @@ def bits_per_weight(store: ConvertReport, reading: Reading, checkpoint: Checkpoi
 
 
 def _score(subject: Subject, store: ConvertReport, reading: Reading) -> Score:
-    with Model.open(store.path, precision=reading.precision, act=reading.act) as model:
+    with Model.open(store.path, precision=reading.precision, act=reading.act, kv="f32") as model:
         return subject.score(lambda ids: model.logits(ids, path="prompt"))
 
 

@@ -9,6 +9,7 @@ use crate::kernels::rope::Rotation;
 use crate::kv::{HeadView, KvCache, SequenceId};
 use crate::types::{CHUNK, LayerId, Matrix};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// Where the tokens of a call stand.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,8 @@ pub struct Tokens<'a> {
 }
 
 impl Engine {
-    /// Attention of rows `x [N, hidden]` before the norm; appends their K and V to `kv`.
+    /// Attention of rows `x [N, hidden]` before the norm; appends their K and V to `kv`, which is locked between the
+    /// reads of weights only.
     ///
     /// # Errors
     /// `Error::Usage` for shapes, ranges and positions; those of reading the store. Behind an error the sequences may
@@ -29,7 +31,7 @@ impl Engine {
         &mut self,
         layer: usize,
         x: &[f32],
-        kv: &mut KvCache,
+        kv: &Mutex<KvCache>,
         tokens: Tokens,
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
@@ -53,7 +55,7 @@ impl Engine {
         &mut self,
         layer: usize,
         inputs: &Inputs,
-        kv: &mut KvCache,
+        kv: &Mutex<KvCache>,
         tokens: Tokens,
         range: &Range<usize>,
     ) -> Result<Vec<f32>> {
@@ -62,10 +64,12 @@ impl Engine {
         let mut q = self.project_rows(layer, Matrix::Q, inputs, per_kv.start * group..per_kv.end * group)?;
         let mut k = self.project_rows(layer, Matrix::K, inputs, per_kv.clone())?;
         let v = self.project_rows(layer, Matrix::V, inputs, per_kv)?;
-        rotate(kv, tokens, range.len() * dim, &mut q, &mut k)?;
-        append(kv, LayerId(layer as u32), tokens, range, &k, &v)?;
+        // What panicked while holding the lock left lengths that truncation evens out.
+        let mut kv = kv.lock().unwrap_or_else(PoisonError::into_inner);
+        rotate(&kv, tokens, range.len() * dim, &mut q, &mut k)?;
+        append(&mut kv, LayerId(layer as u32), tokens, range, &k, &v)?;
         let heads = Heads { kv_heads: range.len(), group, head_dim: dim, scale: self.arch.attention_scale };
-        let views = views(kv, LayerId(layer as u32), tokens, range)?;
+        let views = views(&kv, LayerId(layer as u32), tokens, range)?;
         let mut out = vec![0.0; q.len()];
         let blocks = |token: usize, head: usize| views[token * heads.kv_heads + head].blocks();
         self.pool.install(|| attend(&heads, &q, tokens.positions, blocks, &mut out));

@@ -1,13 +1,17 @@
-//! Causal attention over blocks of K and V, in f32, one (token, KV head) at a time.
+//! Causal attention over blocks of K and V, in f32, one (token, KV head) at a time. Half-precision blocks are widened
+//! when they are read, once for all query heads of a KV head; widening is exact.
 //!
 //! **Order.** A score is a dot product in the order of [`super::lanes`], then times the scale. Exponentials of
 //! `score - max` are summed by rising position and each is divided by the sum; every element of the output adds
 //! weight times v by rising position, each product rounded first. So a token's result depends on its query and on the
-//! K and V of its positions alone: not on other tokens, threads, chunks or block size.
+//! K and V of its positions alone: not on other tokens, threads, chunks or block size; half-precision blocks give what
+//! their values give in single precision.
 
 #![forbid(unsafe_code)]
 
 use super::lanes::{LANES, axpy, dot};
+use super::widen::widened;
+use crate::types::KvRows;
 use rayon::prelude::*;
 
 /// The heads of one call.
@@ -42,21 +46,28 @@ impl Heads {
 pub fn attend<'a, F, I>(heads: &Heads, q: &[f32], positions: &[u32], blocks: F, out: &mut [f32])
 where
     F: Fn(usize, usize) -> I + Sync,
-    I: Iterator<Item = (&'a [f32], &'a [f32])>,
+    I: Iterator<Item = (KvRows<'a>, KvRows<'a>)>,
 {
     let length = positions.len() * heads.kv_heads * heads.item();
     assert!(q.len() == length && out.len() == length, "queries or outputs that do not fit the heads and positions");
     out.par_chunks_mut(heads.item()).zip(q.par_chunks(heads.item())).enumerate().for_each_init(
-        Vec::new,
-        |weights, (item, (out, q))| {
+        Scratch::default,
+        |scratch, (item, (out, q))| {
             let (token, kv_head) = (item / heads.kv_heads, item % heads.kv_heads);
-            attend_item(heads, q, positions[token], || blocks(token, kv_head), weights, out);
+            attend_item(heads, q, positions[token], || blocks(token, kv_head), scratch, out);
         },
     );
 }
 
+/// What a thread keeps between items, so that nothing is allocated per position.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    weights: Vec<f32>,
+    rows: Vec<f32>,
+}
+
 /// One work item of [`attend`]: the `group` query heads `q` of one token that read one KV head, into `out`, both
-/// `[group, head_dim]`. `weights` is scratch, kept between items so that nothing is allocated per position.
+/// `[group, head_dim]`.
 ///
 /// # Panics
 /// If a length does not fit, or if `blocks` yields too few rows.
@@ -66,43 +77,49 @@ pub fn attend_item<'a, I>(
     q: &[f32],
     position: u32,
     blocks: impl Fn() -> I,
-    weights: &mut Vec<f32>,
+    Scratch { weights, rows }: &mut Scratch,
     out: &mut [f32],
 ) where
-    I: Iterator<Item = (&'a [f32], &'a [f32])>,
+    I: Iterator<Item = (KvRows<'a>, KvRows<'a>)>,
 {
     let (length, d) = (position as usize + 1, heads.head_dim);
     assert!(q.len() == heads.item() && out.len() == heads.item(), "queries or outputs that do not fit the heads");
     weights.resize(heads.group * length, 0.0);
-    score(heads, q, visible(blocks().map(|(k, _)| k), length, d), weights);
+    score(heads, q, visible(blocks().map(|(k, _)| k), length, d), rows, weights);
     weights.chunks_exact_mut(length).for_each(softmax);
-    combine(heads, weights, visible(blocks().map(|(_, v)| v), length, d), out);
+    combine(heads, weights, visible(blocks().map(|(_, v)| v), length, d), rows, out);
 }
 
 /// Cuts blocks of rows off after `length` rows; yields the index of a block's first row with it.
 fn visible<'a>(
-    mut blocks: impl Iterator<Item = &'a [f32]>,
+    mut blocks: impl Iterator<Item = KvRows<'a>>,
     length: usize,
     head_dim: usize,
-) -> impl Iterator<Item = (usize, &'a [f32])> {
+) -> impl Iterator<Item = (usize, KvRows<'a>)> {
     let mut first = 0;
     std::iter::from_fn(move || {
         if first == length {
             return None;
         }
         let Some(rows) = blocks.next() else { panic!("attention at position {} over {first} rows", length - 1) };
-        let count = (rows.len() / head_dim).min(length - first);
+        let count = (rows.elements() / head_dim).min(length - first);
         first += count;
-        Some((first - count, &rows[..count * head_dim]))
+        Some((first - count, rows.first(count * head_dim)))
     })
 }
 
 /// Scaled scores of all query heads, `[group, length]`; each row of K is read once for the group.
 #[inline(always)]
-fn score<'a>(heads: &Heads, q: &[f32], blocks: impl Iterator<Item = (usize, &'a [f32])>, scores: &mut [f32]) {
+fn score<'a>(
+    heads: &Heads,
+    q: &[f32],
+    blocks: impl Iterator<Item = (usize, KvRows<'a>)>,
+    scratch: &mut Vec<f32>,
+    scores: &mut [f32],
+) {
     let length = scores.len() / heads.group;
     for (first, rows) in blocks {
-        for (row, k) in rows.chunks_exact(heads.head_dim).enumerate() {
+        for (row, k) in widened(rows, scratch).chunks_exact(heads.head_dim).enumerate() {
             for (head, q) in q.chunks_exact(heads.head_dim).enumerate() {
                 scores[head * length + first + row] = dot(q, k) * heads.scale;
             }
@@ -124,10 +141,17 @@ fn softmax(scores: &mut [f32]) {
 
 /// Weighted sums of V for all query heads; a block of V stays in the nearest cache while the group reads it.
 #[inline(always)]
-fn combine<'a>(heads: &Heads, weights: &[f32], blocks: impl Iterator<Item = (usize, &'a [f32])>, out: &mut [f32]) {
+fn combine<'a>(
+    heads: &Heads,
+    weights: &[f32],
+    blocks: impl Iterator<Item = (usize, KvRows<'a>)>,
+    scratch: &mut Vec<f32>,
+    out: &mut [f32],
+) {
     let length = weights.len() / heads.group;
     out.fill(0.0);
     for (first, rows) in blocks {
+        let rows = widened(rows, scratch);
         let seen = first..first + rows.len() / heads.head_dim;
         for (out, weights) in out.chunks_exact_mut(heads.head_dim).zip(weights.chunks_exact(length)) {
             add_rows(&weights[seen.clone()], rows, out);
@@ -159,6 +183,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use half::f16;
     use proptest::prelude::*;
 
     /// Absolute error against f64: scores are sums of up to 80 products and off by 5e-5 at most, weights by that
@@ -202,8 +227,17 @@ mod tests {
     fn run(heads: &Heads, q: &[f32], positions: &[u32], (k, v): &(Rows, Rows), block: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; q.len()];
         let size = block * heads.head_dim;
-        attend(heads, q, positions, |_, h| k[h].chunks(size).zip(v[h].chunks(size)), &mut out);
+        let blocks = |_, h: usize| k[h].chunks(size).map(KvRows::F32).zip(v[h].chunks(size).map(KvRows::F32));
+        attend(heads, q, positions, blocks, &mut out);
         out
+    }
+
+    fn rounded(rows: &Rows) -> Vec<Vec<f16>> {
+        rows.iter().map(|head| head.iter().map(|x| f16::from_f32(*x)).collect()).collect()
+    }
+
+    fn exact(rows: &[Vec<f16>]) -> Rows {
+        rows.iter().map(|head| head.iter().map(|x| x.to_f32()).collect()).collect()
     }
 
     fn shapes() -> impl Strategy<Value = Heads> {
@@ -249,6 +283,24 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn half_precision_gives_the_bits_of_its_values_in_single_precision(
+            heads in shapes(), positions in proptest::collection::vec(0u32..200, 1..6), seed in 0u64..1000,
+            shift in 0i32..26,
+        ) {
+            let small = 0.5f32.powi(shift);
+            let (k, v) = rows(seed, &heads, 200);
+            let (k, v) = (rounded(&k), rounded(&v.iter().map(|h| h.iter().map(|x| x * small).collect()).collect()));
+            let q = noise(seed + 7, positions.len() * heads.kv_heads * heads.item());
+            let mut out = vec![f32::NAN; q.len()];
+            let size = 64 * heads.head_dim;
+            let blocks = |_, h: usize| k[h].chunks(size).map(KvRows::F16).zip(v[h].chunks(size).map(KvRows::F16));
+            attend(&heads, &q, &positions, blocks, &mut out);
+            prop_assert_eq!(out, run(&heads, &q, &positions, &(exact(&k), exact(&v)), 64));
+        }
+    }
+
     #[test]
     fn bits_do_not_depend_on_threads() {
         let heads = Heads { kv_heads: 3, group: 2, head_dim: 48, scale: 0.2 };
@@ -290,6 +342,13 @@ mod tests {
         let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
         let mut out = [0.0; 2];
         let (k, v) = ([0.0; 6], [0.0; 6]);
-        attend_item(&heads, &[0.0; 2], 3, || std::iter::once((&k[..], &v[..])), &mut Vec::new(), &mut out);
+        attend_item(
+            &heads,
+            &[0.0; 2],
+            3,
+            || std::iter::once((KvRows::F32(&k), KvRows::F32(&v))),
+            &mut Scratch::default(),
+            &mut out,
+        );
     }
 }

@@ -11,6 +11,7 @@ pub mod project;
 pub mod rope;
 #[cfg(test)]
 mod tests;
+mod widen;
 #[allow(unsafe_code)]
 mod x86;
 

@@ -1,27 +1,29 @@
 //! The KV cache: blocks of 64 positions per layer and KV head, append, read, truncate, fork, free.
 //!
-//! Pure: no I/O, no clocks, no threads. A forked sequence shares its blocks until one side writes into one.
+//! Pure: no I/O, no clocks, no threads. A forked sequence shares its blocks until one side writes into one. Memory is
+//! taken in slabs, each what 64 positions of one sequence need, and given back when nothing in a slab is held.
 
 #![forbid(unsafe_code)]
 
-mod block;
+mod kind;
+mod pool;
 mod sequence;
+mod slab;
 #[cfg(test)]
 mod tests;
 
-pub use block::BLOCK_POSITIONS;
+pub use kind::{KvKind, Shape};
 pub use sequence::{HeadView, Rope};
 
 use crate::error::{Error, Result};
 use crate::types::LayerId;
-use block::Meter;
+use pool::Pool;
 use sequence::{Head, Sequence};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
-/// Layers x KV heads, or elements of a head, beyond which a shape is a mistake.
-const MAX_DIM: usize = 1 << 24;
+/// Positions of a block, whatever the model: strides inside a block do not depend on capacity.
+pub const BLOCK_POSITIONS: usize = 64;
 
 /// A sequence of a cache. Ids are never used twice, so a freed one cannot name another sequence later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,31 +35,26 @@ pub struct SequenceId(pub u32);
 /// that failed half-way leaves them uneven until [`KvCache::truncate`] evens them out.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    shape: Shape,
+    capacity: Option<usize>,
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u32,
-    meter: Meter,
+    pool: Pool,
 }
 
 impl KvCache {
-    /// An empty cache for heads of `head_dim` elements.
+    /// An empty cache that holds at most `capacity` positions, counted over all sequences in whole blocks of 64; none
+    /// is bound by memory alone. [`Shape::bytes_for`] says what that takes at most.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a size is zero or absurd, or `head_dim` is odd.
-    pub fn new(layers: usize, kv_heads: usize, head_dim: usize) -> Result<KvCache> {
-        let heads = layers.saturating_mul(kv_heads);
-        if heads == 0 || heads > MAX_DIM {
-            let rule = format!("the product must lie in 1..={MAX_DIM}");
-            return Err(Error::usage(format!("KV cache of {layers} layers x {kv_heads} KV heads: {rule}")));
+    /// [`Error::Usage`] for a capacity of 0.
+    pub fn new(shape: Shape, capacity: Option<usize>) -> Result<KvCache> {
+        if capacity == Some(0) {
+            return Err(Error::usage("a KV cache with a capacity of 0 positions; one is the least"));
         }
-        if head_dim == 0 || head_dim > MAX_DIM || !head_dim.is_multiple_of(2) {
-            let rule = format!("it must be even and lie in 2..={MAX_DIM}");
-            return Err(Error::usage(format!("KV cache with a head dimension of {head_dim}: {rule}")));
-        }
-        let (sequences, meter) = (BTreeMap::new(), Meter::default());
-        Ok(KvCache { layers, kv_heads, head_dim, sequences, next: 0, meter })
+        let slabs = capacity.map(|positions| positions.div_ceil(BLOCK_POSITIONS));
+        let pool = Pool::new(shape, slabs);
+        Ok(KvCache { shape, capacity, sequences: BTreeMap::new(), next: 0, pool })
     }
 
     /// A new, empty sequence.
@@ -65,15 +62,17 @@ impl KvCache {
     /// # Errors
     /// [`Error::Usage`] if the rope does not fit the heads or is not finite, or if all 2^32 ids were used.
     pub fn create(&mut self, rope: Rope) -> Result<SequenceId> {
-        let (given, want) = (rope.inv_freq.len(), self.head_dim / 2);
+        let (given, want) = (rope.inv_freq.len(), self.shape.head_dim / 2);
         if given != want {
-            let rule = format!("a head dimension of {} takes {want}", self.head_dim);
+            let rule = format!("a head dimension of {} takes {want}", self.shape.head_dim);
             return Err(Error::usage(format!("rope with {given} inverse frequencies: {rule}")));
         }
         if !(rope.attention_factor.is_finite() && rope.inv_freq.iter().all(|f| f.is_finite())) {
             return Err(Error::usage("rope whose inverse frequencies or attention factor are not finite"));
         }
-        self.insert(Sequence::new(rope, self.layers * self.kv_heads))
+        let id = self.next_id()?;
+        self.sequences.insert(id, Sequence::new(rope, self.shape.heads()));
+        Ok(id)
     }
 
     /// A new sequence with the same rope and positions; blocks are shared and copied when one side writes.
@@ -81,32 +80,37 @@ impl KvCache {
     /// # Errors
     /// [`Error::Usage`] if the sequence is unknown, or if all 2^32 ids were used.
     pub fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId> {
-        let copy = self.sequence(sequence)?.clone();
-        self.insert(copy)
-    }
-
-    fn insert(&mut self, sequence: Sequence) -> Result<SequenceId> {
-        let id = SequenceId(self.next);
-        let used = || Error::usage("all 2^32 sequence ids of this KV cache were used; make a new cache");
-        self.next = self.next.checked_add(1).ok_or_else(used)?;
-        self.sequences.insert(id, sequence);
+        self.sequence(sequence)?;
+        let id = self.next_id()?;
+        let copy = self.sequences.get(&sequence).map(|entry| entry.fork(&mut self.pool));
+        self.sequences.extend(copy.map(|copy| (id, copy)));
         Ok(id)
     }
 
-    /// Removes a sequence; blocks that no fork shares are returned to the system.
+    fn next_id(&mut self) -> Result<SequenceId> {
+        let id = SequenceId(self.next);
+        let used = || Error::usage("all 2^32 sequence ids of this KV cache were used; make a new cache");
+        self.next = self.next.checked_add(1).ok_or_else(used)?;
+        Ok(id)
+    }
+
+    /// Removes a sequence; blocks that no fork shares can be used again.
     ///
     /// # Errors
     /// [`Error::Usage`] if the sequence is unknown.
     pub fn free(&mut self, sequence: SequenceId) -> Result<()> {
-        self.sequences.remove(&sequence).map(drop).ok_or_else(|| unknown(sequence))
+        let mut entry = self.sequences.remove(&sequence).ok_or_else(|| unknown(sequence))?;
+        entry.heads.iter_mut().for_each(|head| head.truncate(0, &mut self.pool));
+        Ok(())
     }
 
     /// Appends n positions to the KV heads `heads` of a layer. `k` and `v` are `[n, heads.len() * head_dim]`, K
-    /// already rotated; the first row's position is `position`, which must be the length these heads have now.
+    /// already rotated; the first row's position is `position`, which must be the length these heads have now. Values
+    /// are rounded to the cache's kind.
     ///
     /// # Errors
     /// [`Error::Usage`] if the sequence, layer or heads are unknown, a length does not fit, or positions would have a
-    /// gap or an overlap. Nothing is appended then.
+    /// gap or an overlap; [`Error::KvFull`] beyond the capacity; [`Error::Memory`]. Nothing is appended then.
     pub fn append(
         &mut self,
         layer: LayerId,
@@ -118,23 +122,36 @@ impl KvCache {
     ) -> Result<()> {
         self.check_rows(sequence, &heads, k, v)?;
         self.check_continuity(layer, sequence, heads.clone(), position)?;
-        let (first, d) = (self.index(layer, sequence, heads.start)?, self.head_dim);
+        let (first, d) = (self.index(layer, sequence, heads.start)?, self.shape.head_dim);
+        let row = heads.len() * d;
+        self.reserve(sequence, first..first + heads.len(), k.len() / row)?;
         let entry = self.sequences.get_mut(&sequence).ok_or_else(|| unknown(sequence))?;
-        for (k, v) in k.chunks_exact(heads.len() * d).zip(v.chunks_exact(heads.len() * d)) {
+        for (k, v) in k.chunks_exact(row).zip(v.chunks_exact(row)) {
             for ((head, k), v) in entry.heads[first..].iter_mut().zip(k.chunks_exact(d)).zip(v.chunks_exact(d)) {
-                head.push(k, v, &self.meter);
+                head.push(k, v, &mut self.pool)?;
             }
         }
         Ok(())
     }
 
+    /// Makes sure that some heads of a sequence can take `count` more positions.
+    fn reserve(&mut self, sequence: SequenceId, heads: Range<usize>, count: usize) -> Result<()> {
+        let entry = self.sequences.get(&sequence).ok_or_else(|| unknown(sequence))?;
+        let blocks = entry.heads[heads.clone()].iter().map(|head| head.missing(count, &self.pool)).sum();
+        if self.pool.reserve(blocks)? {
+            return Ok(());
+        }
+        let first = entry.heads[heads.start].length();
+        Err(Error::KvFull { sequence: sequence.0, first, last: first + count - 1, capacity: self.capacity })
+    }
+
     fn check_rows(&self, sequence: SequenceId, heads: &Range<usize>, k: &[f32], v: &[f32]) -> Result<()> {
-        let row = heads.len() * self.head_dim;
+        let row = heads.len() * self.shape.head_dim;
         if row > 0 && k.len() == v.len() && k.len().is_multiple_of(row) {
             return Ok(());
         }
         let rows = format!("K of {} and V of {} elements are no rows of KV heads {heads:?}", k.len(), v.len());
-        Err(Error::usage(format!("{}: {rows}, {} elements each", name(sequence), self.head_dim)))
+        Err(Error::usage(format!("{}: {rows}, {} elements each", name(sequence), self.shape.head_dim)))
     }
 
     fn check_continuity(
@@ -160,7 +177,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Usage`] if the sequence, layer or head is unknown.
     pub fn read(&self, layer: LayerId, sequence: SequenceId, kv_head: usize) -> Result<HeadView<'_>> {
-        Ok(HeadView::new(self.head(layer, sequence, kv_head)?, self.head_dim))
+        Ok(HeadView::new(self.head(layer, sequence, kv_head)?, &self.pool, self.shape.head_dim))
     }
 
     /// The rope that the sequence was created with.
@@ -173,7 +190,7 @@ impl KvCache {
 
     /// Every layer, as a range.
     pub fn layers(&self) -> Range<usize> {
-        0..self.layers
+        0..self.shape.layers
     }
 
     /// Positions that all KV heads of some layers hold (a stage of a pipeline has layers of its own).
@@ -186,9 +203,10 @@ impl KvCache {
     }
 
     fn heads_of(&self, sequence: SequenceId, layers: Range<usize>) -> Result<Range<usize>> {
-        match layers.start < layers.end && layers.end <= self.layers {
-            true => Ok(layers.start * self.kv_heads..layers.end * self.kv_heads),
-            false => Err(Error::usage(format!("{}: layers {layers:?} of {}", name(sequence), self.layers))),
+        let Shape { layers: all, kv_heads, .. } = self.shape;
+        match layers.start < layers.end && layers.end <= all {
+            true => Ok(layers.start * kv_heads..layers.end * kv_heads),
+            false => Err(Error::usage(format!("{}: layers {layers:?} of {all}", name(sequence)))),
         }
     }
 
@@ -205,13 +223,13 @@ impl KvCache {
             return Err(Error::usage(format!("{} {rule}", name(sequence))));
         }
         let entry = self.sequences.get_mut(&sequence).ok_or_else(|| unknown(sequence))?;
-        entry.heads[heads].iter_mut().for_each(|head| head.truncate(length));
+        entry.heads[heads].iter_mut().for_each(|head| head.truncate(length, &mut self.pool));
         Ok(())
     }
 
-    /// Bytes of all blocks, shared ones counted once; tables of blocks (8 bytes a block) are left out.
+    /// Bytes of keys and values in memory, shared blocks counted once; tables (some 50 bytes a block) are left out.
     pub fn bytes(&self) -> usize {
-        self.meter.bytes()
+        self.pool.bytes()
     }
 
     /// Checks the cache's own rules in time linear in its blocks: for tests.
@@ -221,11 +239,11 @@ impl KvCache {
     pub fn validate(&self) -> Result<()> {
         let rule = |holds: bool, rule: &'static str| if holds { Ok(()) } else { Err(Error::Internal(rule)) };
         let heads = || self.sequences.values().flat_map(|s| &s.heads);
-        let shape = self.sequences.values().all(|s| s.heads.len() == self.layers * self.kv_heads);
+        let shape = self.sequences.values().all(|s| s.heads.len() == self.shape.heads());
         rule(shape, "a sequence has one head per layer and KV head")?;
-        rule(heads().all(|h| h.is_sound(self.head_dim)), "a head has the blocks that its length takes")?;
+        rule(heads().all(Head::is_sound), "a head has the blocks that its length takes")?;
         rule(self.sequences.keys().all(|id| id.0 < self.next), "a sequence id is used once")?;
-        rule(self.bytes() == distinct_bytes(heads()), "the meter counts every block once")
+        self.pool.validate(heads().flat_map(Head::blocks).copied())
     }
 
     fn sequence(&self, sequence: SequenceId) -> Result<&Sequence> {
@@ -239,17 +257,13 @@ impl KvCache {
 
     fn index(&self, layer: LayerId, sequence: SequenceId, kv_head: usize) -> Result<usize> {
         let at = layer.0 as usize;
-        if at < self.layers && kv_head < self.kv_heads {
-            return Ok(at * self.kv_heads + kv_head);
+        let Shape { layers, kv_heads, .. } = self.shape;
+        if at < layers && kv_head < kv_heads {
+            return Ok(at * kv_heads + kv_head);
         }
-        let rule = format!("the cache has {} layers x {} KV heads", self.layers, self.kv_heads);
+        let rule = format!("the cache has {layers} layers x {kv_heads} KV heads");
         Err(Error::usage(format!("{}: layer {at}, KV head {kv_head} asked for, but {rule}", name(sequence))))
     }
-}
-
-fn distinct_bytes<'a>(heads: impl Iterator<Item = &'a Head>) -> usize {
-    let mut seen = BTreeSet::new();
-    heads.flat_map(Head::blocks).filter(|b| seen.insert(Arc::as_ptr(b))).map(|b| b.bytes()).sum()
 }
 
 fn name(sequence: SequenceId) -> String {

@@ -1,6 +1,9 @@
 //! What a cache holds of one sequence: its rope and, per layer and KV head, a row of blocks.
 
-use super::block::{BLOCK_POSITIONS, Block, Meter};
+use super::BLOCK_POSITIONS;
+use super::pool::{BlockId, Pool};
+use crate::error::{Error, Result};
+use crate::types::KvRows;
 use std::sync::Arc;
 
 /// The rotary embedding of a sequence; its frequencies may depend on the length of the whole prompt, so it belongs
@@ -13,8 +16,8 @@ pub struct Rope {
     pub attention_factor: f32,
 }
 
-/// One sequence. A clone shares every block.
-#[derive(Clone, Debug)]
+/// One sequence.
+#[derive(Debug)]
 pub(super) struct Sequence {
     pub(super) rope: Arc<Rope>,
     /// `[layers * kv_heads]`.
@@ -23,15 +26,20 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub(super) fn new(rope: Rope, heads: usize) -> Sequence {
-        Sequence { rope: Arc::new(rope), heads: vec![Head::default(); heads] }
+        Sequence { rope: Arc::new(rope), heads: (0..heads).map(|_| Head::default()).collect() }
+    }
+
+    /// A second holder of every block.
+    pub(super) fn fork(&self, pool: &mut Pool) -> Sequence {
+        Sequence { rope: self.rope.clone(), heads: self.heads.iter().map(|head| head.fork(pool)).collect() }
     }
 }
 
 /// K and V of one layer and KV head.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Head {
     length: usize,
-    blocks: Vec<Arc<Block>>,
+    blocks: Vec<BlockId>,
 }
 
 impl Head {
@@ -39,32 +47,46 @@ impl Head {
         self.length
     }
 
-    pub(super) fn blocks(&self) -> &[Arc<Block>] {
+    pub(super) fn blocks(&self) -> &[BlockId] {
         &self.blocks
     }
 
-    /// Appends one position; copies the last block first if a fork shares it.
-    pub(super) fn push(&mut self, k: &[f32], v: &[f32], meter: &Meter) {
+    fn fork(&self, pool: &mut Pool) -> Head {
+        self.blocks.iter().for_each(|block| pool.share(*block));
+        Head { length: self.length, blocks: self.blocks.clone() }
+    }
+
+    /// Blocks that `count` more positions take: new ones, and a copy of the last if a fork shares it.
+    pub(super) fn missing(&self, count: usize, pool: &Pool) -> usize {
+        let copied = match self.blocks.last() {
+            Some(last) => count > 0 && !self.length.is_multiple_of(BLOCK_POSITIONS) && pool.is_shared(*last),
+            None => false,
+        };
+        (self.length + count).div_ceil(BLOCK_POSITIONS) - self.blocks.len() + usize::from(copied)
+    }
+
+    /// Appends one position to blocks that were reserved.
+    pub(super) fn push(&mut self, k: &[f32], v: &[f32], pool: &mut Pool) -> Result<()> {
         let row = self.length % BLOCK_POSITIONS;
         if row == 0 {
-            self.blocks.push(Arc::new(Block::new(k.len(), meter)));
+            self.blocks.push(pool.take()?);
         }
-        if let Some(last) = self.blocks.last_mut() {
-            Arc::make_mut(last).write(row, k, v);
-        }
+        let last = self.blocks.last_mut().ok_or(Error::Internal("a KV head with positions has blocks"))?;
+        *last = pool.own(*last)?;
+        pool.write(*last, row, k, v);
         self.length += 1;
+        Ok(())
     }
 
     /// Forgets the positions from `length` on, if there are any.
-    pub(super) fn truncate(&mut self, length: usize) {
+    pub(super) fn truncate(&mut self, length: usize, pool: &mut Pool) {
         self.length = self.length.min(length);
-        self.blocks.truncate(self.length.div_ceil(BLOCK_POSITIONS));
+        let rest = self.blocks.split_off(self.length.div_ceil(BLOCK_POSITIONS));
+        rest.into_iter().for_each(|block| pool.release(block));
     }
 
-    pub(super) fn is_sound(&self, head_dim: usize) -> bool {
-        let elements = BLOCK_POSITIONS * head_dim;
-        let sized = |(k, v): (&[f32], &[f32])| k.len() == elements && v.len() == elements;
-        self.blocks.len() == self.length.div_ceil(BLOCK_POSITIONS) && self.blocks.iter().all(|b| sized(b.read()))
+    pub(super) fn is_sound(&self) -> bool {
+        self.blocks.len() == self.length.div_ceil(BLOCK_POSITIONS)
     }
 }
 
@@ -72,12 +94,13 @@ impl Head {
 #[derive(Clone, Copy, Debug)]
 pub struct HeadView<'a> {
     head: &'a Head,
+    pool: &'a Pool,
     head_dim: usize,
 }
 
 impl<'a> HeadView<'a> {
-    pub(super) fn new(head: &'a Head, head_dim: usize) -> HeadView<'a> {
-        HeadView { head, head_dim }
+    pub(super) fn new(head: &'a Head, pool: &'a Pool, head_dim: usize) -> HeadView<'a> {
+        HeadView { head, pool, head_dim }
     }
 
     /// Positions held.
@@ -86,12 +109,12 @@ impl<'a> HeadView<'a> {
     }
 
     /// K rows and V rows block by block, by rising position: each `[rows, head_dim]`, 64 rows but in the last block.
-    pub fn blocks(&self) -> impl Iterator<Item = (&'a [f32], &'a [f32])> + use<'a> {
-        let HeadView { head, head_dim } = *self;
+    pub fn blocks(&self) -> impl Iterator<Item = (KvRows<'a>, KvRows<'a>)> + use<'a> {
+        let HeadView { head, pool, head_dim } = *self;
         head.blocks.iter().enumerate().map(move |(index, block)| {
             let rows = (head.length - index * BLOCK_POSITIONS).min(BLOCK_POSITIONS);
-            let (k, v) = block.read();
-            (&k[..rows * head_dim], &v[..rows * head_dim])
+            let (k, v) = pool.read(*block);
+            (k.first(rows * head_dim), v.first(rows * head_dim))
         })
     }
 }

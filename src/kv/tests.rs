@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::types::KvRows;
+use half::f16;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const LAYERS: usize = 2;
 const KV_HEADS: usize = 3;
@@ -55,8 +58,25 @@ fn rope() -> Rope {
     Rope { inv_freq: vec![1.0, 0.01], attention_factor: 1.0 }
 }
 
+fn shape(kind: KvKind) -> Shape {
+    Shape::new(LAYERS, KV_HEADS, HEAD_DIM, kind).unwrap()
+}
+
 fn cache() -> KvCache {
-    KvCache::new(LAYERS, KV_HEADS, HEAD_DIM).unwrap()
+    KvCache::new(shape(KvKind::F32), None).unwrap()
+}
+
+/// Rows as a cache of a kind gives them back.
+fn stored(values: &[f32], kind: KvKind) -> Vec<f32> {
+    let round = |x: &f32| if kind == KvKind::F16 { f16::from_f32(*x).to_f32() } else { *x };
+    values.iter().map(round).collect()
+}
+
+fn exact(rows: KvRows<'_>) -> Vec<f32> {
+    match rows {
+        KvRows::F16(all) => all.iter().map(|x| x.to_f32()).collect(),
+        KvRows::F32(all) => all.to_vec(),
+    }
 }
 
 /// K rows of positions `values` for `heads` heads; V is the same negated.
@@ -74,14 +94,18 @@ fn element(value: f32, head: usize, i: usize) -> f32 {
 /// The cache, its model, and the ids given so far.
 struct Pair {
     cache: KvCache,
+    /// Blocks at most, if there is a capacity.
+    blocks: Option<usize>,
     naive: BTreeMap<SequenceId, Naive>,
     ids: Vec<SequenceId>,
     value: f32,
 }
 
 impl Pair {
-    fn new() -> Pair {
-        Pair { cache: cache(), naive: BTreeMap::new(), ids: Vec::new(), value: 0.0 }
+    fn new(kind: KvKind, capacity: Option<usize>) -> Pair {
+        let cache = KvCache::new(shape(kind), capacity).unwrap();
+        let blocks = capacity.map(|n| n.div_ceil(BLOCK_POSITIONS) * LAYERS * KV_HEADS);
+        Pair { cache, blocks, naive: BTreeMap::new(), ids: Vec::new(), value: 0.0 }
     }
 
     fn id(&self, index: usize) -> SequenceId {
@@ -120,10 +144,25 @@ impl Pair {
         for (layer, heads) in halves.take(steps) {
             let (k, v) = rows(&values, heads.clone());
             let done = self.cache.append(LayerId(layer as u32), id, heads.clone(), position, &k, &v);
+            if matches!(done, Err(Error::KvFull { .. })) {
+                return self.full(id, n);
+            }
             let fits =
                 self.naive.get_mut(&id).is_some_and(|naive| append_naive(naive, layer, heads, position, &values));
             assert_eq!(done.is_ok(), fits);
         }
+    }
+
+    /// An append was refused for want of room: truncation repairs the sequence, and there really was no room.
+    fn full(&mut self, id: SequenceId, n: usize) {
+        self.check();
+        let length = self.cache.length(id, self.cache.layers()).unwrap();
+        let held: BTreeSet<_> =
+            self.cache.sequences.values().flat_map(|s| &s.heads).flat_map(Head::blocks).copied().collect();
+        // A head takes a block for every 64 positions, one for the rest, and may copy a shared one.
+        let most = (n.div_ceil(BLOCK_POSITIONS) + 1) * KV_HEADS;
+        assert!(self.blocks.is_some_and(|all| held.len() + most > all), "{} blocks are held", held.len());
+        self.truncate(id, length);
     }
 
     fn misplaced(&mut self, id: SequenceId, off: i32) {
@@ -150,6 +189,9 @@ impl Pair {
 
     fn check(&self) {
         self.cache.validate().unwrap();
+        let most =
+            self.blocks.map_or(usize::MAX, |n| n * 2 * BLOCK_POSITIONS * HEAD_DIM * self.cache.shape.kind.bytes());
+        assert!(self.cache.bytes() <= most);
         for id in &self.ids {
             match self.naive.get(id) {
                 Some(naive) => self.check_sequence(*id, naive),
@@ -163,7 +205,7 @@ impl Pair {
         for layer in 0..LAYERS {
             for head in 0..KV_HEADS {
                 let view = self.cache.read(LayerId(layer as u32), id, head).unwrap();
-                check_head(&view, &naive[layer * KV_HEADS + head], head);
+                check_head(&view, &naive[layer * KV_HEADS + head], head, self.cache.shape.kind);
             }
         }
     }
@@ -178,21 +220,21 @@ fn append_naive(naive: &mut Naive, layer: usize, heads: Range<usize>, position: 
     fits
 }
 
-fn check_head(view: &HeadView<'_>, values: &[f32], head: usize) {
+fn check_head(view: &HeadView<'_>, values: &[f32], head: usize, kind: KvKind) {
     let (want_k, want_v) = {
         let k: Vec<f32> = values.iter().flat_map(|v| (0..HEAD_DIM).map(move |i| element(*v, head, i))).collect();
         let v: Vec<f32> = k.iter().map(|k| -k).collect();
-        (k, v)
+        (stored(&k, kind), stored(&v, kind))
     };
     assert_eq!(view.length(), values.len());
-    assert_eq!(view.blocks().flat_map(|(k, _)| k.to_vec()).collect::<Vec<_>>(), want_k);
-    assert_eq!(view.blocks().flat_map(|(_, v)| v.to_vec()).collect::<Vec<_>>(), want_v);
+    assert_eq!(view.blocks().flat_map(|(k, _)| exact(k)).collect::<Vec<_>>(), want_k);
+    assert_eq!(view.blocks().flat_map(|(_, v)| exact(v)).collect::<Vec<_>>(), want_v);
     assert!(only_last_is_short(view));
 }
 
 /// Whether every block but the last is full, and none is empty.
 fn only_last_is_short(view: &HeadView<'_>) -> bool {
-    let sizes: Vec<usize> = view.blocks().map(|(k, _)| k.len() / HEAD_DIM).collect();
+    let sizes: Vec<usize> = view.blocks().map(|(k, _)| k.elements() / HEAD_DIM).collect();
     sizes.split_last().is_none_or(|(last, full)| *last > 0 && full.iter().all(|n| *n == BLOCK_POSITIONS))
 }
 
@@ -200,8 +242,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn random_operations_agree_with_the_naive_model(ops in proptest::collection::vec(op(), 1..40)) {
-        let mut pair = Pair::new();
+    fn random_operations_agree_with_the_naive_model(
+        ops in proptest::collection::vec(op(), 1..40),
+        kind in prop_oneof![Just(KvKind::F16), Just(KvKind::F32)],
+        capacity in proptest::option::of(1usize..600),
+    ) {
+        let mut pair = Pair::new(kind, capacity);
         pair.run(Op::Create);
         for op in ops {
             pair.run(op);
@@ -229,19 +275,74 @@ fn message<T>(result: Result<T>) -> String {
 }
 
 #[test]
-fn bytes_grow_by_blocks_and_forks_copy_only_what_they_write() {
+fn bytes_grow_by_slabs_and_forks_copy_only_what_they_write() {
     let mut cache = cache();
-    let block = 2 * BLOCK_POSITIONS * HEAD_DIM * 4;
+    let slab = LAYERS * KV_HEADS * 2 * BLOCK_POSITIONS * HEAD_DIM * 4;
     let a = cache.create(rope()).unwrap();
     assert_eq!(cache.bytes(), 0);
     fill(&mut cache, a, &[1.0; 65]);
-    assert_eq!(cache.bytes(), 2 * LAYERS * KV_HEADS * block);
+    assert_eq!(cache.bytes(), 2 * slab);
     let b = cache.fork(a).unwrap();
     fill(&mut cache, b, &[2.0]);
-    assert_eq!(cache.bytes(), 3 * LAYERS * KV_HEADS * block);
+    assert_eq!(cache.bytes(), 3 * slab);
+    let values = [[1.0; 65].as_slice(), &[2.0]].concat();
+    check_head(&cache.read(LayerId(1), b, 2).unwrap(), &values, 2, KvKind::F32);
+    // What only the first held is used again before there is a fourth slab.
     cache.free(a).unwrap();
-    assert_eq!(cache.bytes(), 2 * LAYERS * KV_HEADS * block);
-    check_head(&cache.read(LayerId(1), b, 2).unwrap(), &[[1.0; 65].as_slice(), &[2.0]].concat(), 2);
+    fill(&mut cache, b, &[3.0; 63]);
+    assert_eq!(cache.bytes(), 3 * slab);
+    fill(&mut cache, b, &[3.0; 63]);
+    assert_eq!(cache.bytes(), 3 * slab);
+    fill(&mut cache, b, &[3.0]);
+    assert_eq!(cache.bytes(), 4 * slab);
+    cache.truncate(b, 0, cache.layers()).unwrap();
+    assert_eq!(cache.bytes(), 0);
+}
+
+#[test]
+fn bytes_are_known_before() {
+    let llama2 = |kind| Shape::new(32, 32, 128, kind).unwrap();
+    assert_eq!(llama2(KvKind::F16).bytes_for(4096).unwrap(), 2 << 30);
+    assert_eq!(llama2(KvKind::F32).bytes_for(4097).unwrap(), (4 << 30) + 64 * (1 << 20));
+    assert_eq!(llama2(KvKind::F16).bytes_for(0).unwrap(), 0);
+    assert!(message(llama2(KvKind::F16).bytes_for(usize::MAX)).contains("cannot be counted"));
+    for kind in [KvKind::F16, KvKind::F32] {
+        let mut cache = KvCache::new(shape(kind), Some(130)).unwrap();
+        let id = cache.create(rope()).unwrap();
+        fill(&mut cache, id, &[1.0; 130]);
+        assert_eq!(cache.bytes() as u64, shape(kind).bytes_for(130).unwrap());
+    }
+}
+
+#[test]
+fn a_full_cache_says_so_and_can_be_repaired() {
+    let mut cache = KvCache::new(shape(KvKind::F16), Some(64)).unwrap();
+    let (a, b) = (cache.create(rope()).unwrap(), cache.create(rope()).unwrap());
+    fill(&mut cache, a, &[1.0; 60]);
+    let (k, v) = rows(&[2.0; 5], 0..KV_HEADS);
+    let full = cache.append(LayerId(0), a, 0..KV_HEADS, 60, &k, &v).unwrap_err().to_string();
+    assert_eq!(
+        full,
+        "keys and values of positions 60 to 64 of sequence 0 do not fit: room was set aside for 64 over all sequences \
+         (in blocks of 64); ask for more with --ctx (ctx=)"
+    );
+    assert!(cache.append(LayerId(1), b, 0..1, 0, &k[..HEAD_DIM], &v[..HEAD_DIM]).is_err());
+    cache.append(LayerId(0), a, 0..KV_HEADS, 60, &k[..4 * KV_HEADS * HEAD_DIM], &v[..4 * KV_HEADS * HEAD_DIM]).unwrap();
+    cache.truncate(a, 60, cache.layers()).unwrap();
+    cache.free(a).unwrap();
+    fill(&mut cache, b, &[3.0; 64]);
+    cache.validate().unwrap();
+}
+
+#[test]
+fn half_precision_rounds_to_nearest_even_and_overflows() {
+    let mut cache = KvCache::new(Shape::new(1, 1, 4, KvKind::F16).unwrap(), None).unwrap();
+    let id = cache.create(rope()).unwrap();
+    let k = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 65519.0, 65520.0];
+    cache.append(LayerId(0), id, 0..1, 0, &k, &k.map(|x| -x)).unwrap();
+    let (k, v) = cache.read(LayerId(0), id, 0).unwrap().blocks().next().unwrap();
+    assert_eq!(exact(k), [1.0, 1.0 + 2.0 / 1024.0, 65504.0, f32::INFINITY]);
+    assert_eq!(exact(v), exact(k).iter().map(|x| -x).collect::<Vec<_>>());
 }
 
 #[test]
@@ -256,7 +357,7 @@ fn truncation_repairs_a_forward_that_failed_half_way() {
     assert_eq!(refused, "sequence 0 cannot be truncated to 3 positions: a head of it holds 2");
     cache.truncate(id, 2, cache.layers()).unwrap();
     fill(&mut cache, id, &[4.0]);
-    check_head(&cache.read(LayerId(0), id, 1).unwrap(), &[1.0, 2.0, 4.0], 1);
+    check_head(&cache.read(LayerId(0), id, 1).unwrap(), &[1.0, 2.0, 4.0], 1, KvKind::F32);
 }
 
 #[test]
@@ -280,9 +381,11 @@ fn wrong_arguments_are_named() {
 
 #[test]
 fn shapes_and_ropes_are_checked() {
-    assert!(message(KvCache::new(0, 1, 4)).contains("0 layers x 1 KV heads"));
-    assert!(message(KvCache::new(usize::MAX, 2, 4)).contains("layers"));
-    assert!(message(KvCache::new(1, 1, 3)).contains("head dimension of 3"));
+    assert!(message(Shape::new(0, 1, 4, KvKind::F16)).contains("0 layers x 1 KV heads"));
+    assert!(message(Shape::new(usize::MAX, 2, 4, KvKind::F16)).contains("layers"));
+    assert!(message(Shape::new(1, 1, 3, KvKind::F16)).contains("head dimension of 3"));
+    assert!(message(KvCache::new(shape(KvKind::F16), Some(0))).contains("capacity of 0"));
+    assert_eq!(message(KvKind::parse("q8")), "kv \"q8\"; f16 and f32 are known");
     let short = Rope { inv_freq: vec![1.0], attention_factor: 1.0 };
     assert_eq!(message(cache().create(short)), "rope with 1 inverse frequencies: a head dimension of 4 takes 2");
     let bad = Rope { inv_freq: vec![1.0, f32::NAN], attention_factor: 1.0 };

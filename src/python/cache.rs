@@ -2,7 +2,7 @@
 
 use super::array::In1;
 use super::errors::lock;
-use crate::kv::{self, Rope, SequenceId};
+use crate::kv::{self, KvKind, Rope, SequenceId, Shape};
 use pyo3::prelude::*;
 use std::sync::Mutex;
 
@@ -12,10 +12,20 @@ pub struct KvCache(pub Mutex<kv::KvCache>);
 
 #[pymethods]
 impl KvCache {
-    /// An empty cache; head_dim is even.
+    /// An empty cache; head_dim is even. kind is f16 (values are rounded to nearest even; beyond 65504 they become infinite
+    /// and end in NumericsError) or f32. capacity: positions over all sequences, each taking whole blocks of 64; attention
+    /// beyond it raises BudgetError. None is bound by memory alone.
     #[new]
-    fn new(layers: usize, kv_heads: usize, head_dim: usize) -> PyResult<KvCache> {
-        Ok(KvCache(Mutex::new(kv::KvCache::new(layers, kv_heads, head_dim)?)))
+    #[pyo3(signature = (layers, kv_heads, head_dim, kind="f16", capacity=None))]
+    fn new(layers: usize, kv_heads: usize, head_dim: usize, kind: &str, capacity: Option<usize>) -> PyResult<KvCache> {
+        let shape = Shape::new(layers, kv_heads, head_dim, KvKind::parse(kind)?)?;
+        Ok(KvCache(Mutex::new(kv::KvCache::new(shape, capacity)?)))
+    }
+
+    /// Bytes that positions of one sequence take, exactly: whole blocks of 64. For a capacity, what the cache takes at most.
+    #[staticmethod]
+    fn bytes_for(layers: usize, kv_heads: usize, head_dim: usize, kind: &str, positions: usize) -> PyResult<u64> {
+        Ok(Shape::new(layers, kv_heads, head_dim, KvKind::parse(kind)?)?.bytes_for(positions)?)
     }
 
     /// A new empty sequence: inv_freq float32 [head_dim / 2], attention_factor multiplies cos and sin. Returns its id.
@@ -51,7 +61,7 @@ impl KvCache {
         Ok(lock(&self.0).free(SequenceId(sequence))?)
     }
 
-    /// Bytes of all blocks, shared ones once.
+    /// Bytes of keys and values in memory, shared blocks once.
     fn bytes(&self) -> usize {
         lock(&self.0).bytes()
     }

@@ -78,8 +78,7 @@ impl Engine {
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
         let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
-        let branch =
-            py.detach(|| lock(&self.0).attention(layer, rows, &mut lock(&kv.0), tokens, groups.map(|(a, b)| a..b)))?;
+        let branch = py.detach(|| lock(&self.0).attention(layer, rows, &kv.0, tokens, groups.map(|(a, b)| a..b)))?;
         shaped(py, branch, x.shape())
     }
 

@@ -27,7 +27,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::Unsupported { .. } => "UnsupportedError",
         Error::Damage { .. } | Error::Digest { .. } => "DamageError",
         Error::Weight { .. } => "CheckpointError",
-        Error::CacheTooSmall { .. } | Error::Memory { .. } => "BudgetError",
+        Error::CacheTooSmall { .. } | Error::KvFull { .. } | Error::Memory { .. } => "BudgetError",
         Error::Usage(_) => "UsageError",
         Error::Internal(_) => "M2CacheError",
     }

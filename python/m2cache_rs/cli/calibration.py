@@ -73,7 +73,7 @@ def _manifest(store: Path) -> dict[str, Any]:
 def _measure(store: Path, text: str) -> Calibration:
     from m2cache_rs import Model
 
-    with Model.open(store) as model:
+    with Model.open(store, kv="f32") as model:
         return measure(model, text)
 
 

@@ -32,21 +32,27 @@ def evaluate(
         str | None,
         typer.Option(help="Weight cache, for example 64MiB (default: all weights, as memory allows)."),
     ] = None,
+    kv: Annotated[str, typer.Option(help="Keep keys and values as f16 or f32.")] = "f16",
     threads: Annotated[int | None, typer.Option(help="Threads (default: one a core).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure perplexity, bits per byte, and the distance from the same store dense at 16 bits."""
+    """Measure perplexity, bits per byte, and the distance from the same store at its best.
+
+    That is dense at 16 bits, keys and values in f32.
+    """
     content = _read(text)
     from m2cache_rs.runtime.session import Model
 
     with ExitStack() as opened:
-        model = opened.enter_context(Model.open(store, cache=cache, precision=precision, threads=threads))
-        reference, words = _reference(model, store, threads)
+        model = opened.enter_context(
+            Model.open(store, cache=cache, precision=precision, threads=threads, kv=kv)
+        )
+        reference, words = _reference(model, kv, store, threads)
         if reference is not None:
             opened.enter_context(reference)
         report = _run(model, content, tokens, reference)
         levels = {part: getattr(model.precision, part) for part in PARTS}
-    report = {"precision": levels, "reference": words, **report}
+    report = {"precision": levels, "kv": kv, "reference": words, **report}
     output.print_json(report) if json else _print(report)
 
 
@@ -59,18 +65,19 @@ def _read(path: Path) -> str:
         raise UsageError(f"the text {path} is not UTF-8 (byte {error.start})") from error
 
 
-def _reference(model: Model, store: Path, threads: int | None) -> tuple[Model | None, str]:
+def _reference(model: Model, kv: str, store: Path, threads: int | None) -> tuple[Model | None, str]:
     """What to compare with, and in words what that is."""
     from m2cache_rs.runtime.session import Model
 
-    if all(getattr(model.precision, part) == 16 for part in PARTS):
-        return model, "itself: this is the store dense at 16 bits"
+    best = "dense at 16 bits, keys and values in f32"
+    if kv == "f32" and all(getattr(model.precision, part) == 16 for part in PARTS):
+        return model, f"itself: this is the store {best}"
     if model.planes < 3:
         return (
             None,
             "none: the store leaves out the plane 'low' that 16 bits need (convert with --planes all)",
         )
-    return Model.open(store, precision=16, threads=threads, beside=model), "the same store dense at 16 bits"
+    return Model.open(store, precision=16, threads=threads, beside=model, kv="f32"), f"the same store {best}"
 
 
 def _run(model: Model, text: str, tokens: int | None, reference: Model | None) -> dict[str, Any]:
@@ -86,6 +93,7 @@ def _print(report: dict[str, Any]) -> None:
     levels = ", ".join(f"{part} {bits}" for part, bits in report["precision"].items())
     rows = [
         ("precision", f"{levels} bits"),
+        ("keys and values", report["kv"]),
         ("predicted", f"{report['tokens']} tokens, {report['bytes']} bytes"),
         ("perplexity", f"{report['perplexity']:.4f}"),
         ("bits per byte", f"{report['bits_per_byte']:.4f}"),

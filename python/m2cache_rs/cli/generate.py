@@ -74,6 +74,7 @@ def generate(
         typer.Option(help="Weight cache, for example 64MiB (default: all weights, as memory allows)."),
     ] = None,
     verify: Annotated[str, typer.Option(help="Checksums: first (read), always or never.")] = "first",
+    kv: Annotated[str, typer.Option(help="Keep keys and values as f16 or f32.")] = "f16",
     threads: Annotated[int | None, typer.Option(help="Threads (default: one a core).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
@@ -84,7 +85,9 @@ def generate(
     text = _prompt(prompt, file)
     from m2cache_rs.runtime.session import Model
 
-    with Model.open(store, cache=cache, precision=precision, verify=verify, threads=threads) as model:
+    with Model.open(
+        store, cache=cache, precision=precision, verify=verify, threads=threads, kv=kv
+    ) as model:
         tokens = model.generate(
             text,
             max_new_tokens,

@@ -10,11 +10,19 @@ from m2cache_rs.runtime.decoder import Floats, Ids, Span
 
 
 class CpuBackend:
-    """A `Backend` whose arithmetic, weight cache and KV lie in the Rust core; calls release the GIL."""
+    """A `Backend` whose arithmetic, weight cache and KV lie in the Rust core; calls release the GIL.
 
-    def __init__(self, engine: Engine, architecture: Architecture) -> None:
+    `kv`: keys and values are kept as "f16" or "f32". `capacity`: positions over all sequences, in blocks of
+    64, beyond which attention raises BudgetError; None is bound by memory alone.
+    """
+
+    def __init__(
+        self, engine: Engine, architecture: Architecture, kv: str = "f16", capacity: int | None = None
+    ) -> None:
         self.engine = engine
-        self.kv = KvCache(architecture.layers, architecture.kv_heads, architecture.head_dim)
+        self.kv_kind, self.capacity = kv, capacity
+        spec = architecture
+        self.kv = KvCache(spec.layers, spec.kv_heads, spec.head_dim, kv, capacity)
         self._vocab = architecture.vocab
 
     def embed(self, tokens: Ids) -> Floats:

@@ -46,7 +46,9 @@ class Model:
     Safe from several threads: forward passes run one at a time with the GIL released, generations interleave.
     """
 
-    def __init__(self, path: Path, store: Store, precision: Precision, engine: Engine, cache: int) -> None:
+    def __init__(
+        self, path: Path, store: Store, precision: Precision, engine: Engine, cache: int, kv: str = "f16"
+    ) -> None:
         self.path = path
         manifest = json.loads(store.manifest())
         self.precision = precision
@@ -55,7 +57,7 @@ class Model:
         self.architecture = Architecture.from_dict(manifest["architecture"])
         self.assets = Assets(path)
         self._store = store
-        self._backend: CpuBackend | None = CpuBackend(engine, self.architecture)
+        self._backend: CpuBackend | None = CpuBackend(engine, self.architecture, kv)
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
@@ -72,6 +74,7 @@ class Model:
         act: str = "auto",
         threads: int | None = None,
         beside: Model | None = None,
+        kv: str = "f16",
     ) -> Model:
         """Opens the store at `path`.
 
@@ -79,14 +82,16 @@ class Model:
         free (a warning is logged when it is not). `precision`: 4, 8, 16, "attn=8,ffn=4" or a mapping; parts
         not named, and None, are read at the highest level the store holds. `verify`: checksums on "first"
         read, "always" or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
-        for one a core. Only `precision` and `act` change results; nothing else does, not by a bit. `beside`:
-        a Model that was just opened in this process, whose cache the free memory has yet to hold.
+        for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory has
+        yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they end in NumericsError)
+        or "f32". Only `precision`, `act` and `kv` change results; nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
         """
         _choice("verify", verify, ("first", "always", "never"))
         _choice("act", act, ("auto", "f32"))
+        _choice("kv", kv, ("f16", "f32"))
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads is {threads!r}; it must lie in 1..{MAX_THREADS}")
         store = opening.open_store(path)
@@ -95,7 +100,7 @@ class Model:
         spec, promised = Architecture.from_dict(manifest["architecture"]), beside.cache if beside else 0
         budget = opening.cache_bytes(store, levels, spec, cache, promised)
         engine = Engine(store, levels, act, budget, verify, threads)
-        return cls(Path(path), store, Precision(*levels), engine, budget)
+        return cls(Path(path), store, Precision(*levels), engine, budget, kv)
 
     def generate(
         self,
@@ -202,13 +207,16 @@ class Model:
         `fixed_bytes` and `ring_bytes`: the cache's slots; `sections`: per section what is stored, was hit in
         the cache, was read, and in how many reads; `hit_bytes`, `read_bytes`, `reads`: their sums;
         `read_seconds`: waiting for them; `io`, `isa`, `threads`: what ran; `tokens`: rows run per kind;
-        `kv_bytes`: keys and values held now; `peak_rss_bytes`: of this process.
+        `kv`: what keys and values are kept as, `kv_bytes`: what they take now, `kv_capacity`: positions they
+        are set aside for (None: as memory allows); `peak_rss_bytes`: of this process.
         """
         with self._lock:
             backend = self.backend
             counted = {
                 "tokens": dict(self._tokens),
+                "kv": backend.kv_kind,
                 "kv_bytes": backend.kv.bytes(),
+                "kv_capacity": backend.capacity,
                 "peak_rss_bytes": peak_rss(),
             }
             return {**json.loads(backend.engine.stats()), **counted}
