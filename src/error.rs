@@ -101,7 +101,7 @@ pub enum Error {
         least: u64,
     },
     /// The KV cache is full.
-    #[error("keys and values of positions {first} to {last} of sequence {sequence} do not fit: {}", full(*capacity))]
+    #[error("keys and values of position{} of sequence {sequence} do not fit: {}", span(*first, *last), full(*capacity))]
     KvFull {
         /// Sequence.
         sequence: u32,
@@ -128,6 +128,10 @@ pub enum Error {
     /// The engine broke one of its own rules; a bug worth reporting.
     #[error("internal rule broken: {0}; please report this")]
     Internal(&'static str),
+}
+
+fn span(first: usize, last: usize) -> String {
+    if first == last { format!(" {first}") } else { format!("s {first} to {last}") }
 }
 
 fn full(capacity: Option<usize>) -> String {

@@ -215,7 +215,28 @@ def test_eval_says_what_it_compares_with(cli: Cli, tale: Path, tale_mid: Path, t
     without = cli("eval", tale_mid, "--text", text)
     assert "the store leaves out the plane 'low'" in without.stdout
     assert "mean KL" not in without.stdout
-    assert "itself" in cli("eval", tale, "--text", text).stdout
+    assert "itself" in cli("eval", tale, "--text", text, "--kv", "f32").stdout
+
+
+def test_eval_measures_what_f16_keys_and_values_cost(cli: Cli, tale: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("And God said, Let there be light: and there was light. " * 8)
+    report = json.loads(cli("eval", tale, "--text", text, "--json").stdout)
+    assert report["kv"] == "f16"
+    assert report["reference"] == "the same store dense at 16 bits, keys and values in f32"
+    assert 0 < report["mean_kl"] < 1e-5
+    exact = json.loads(cli("eval", tale, "--text", text, "--json", "--kv", "f32").stdout)
+    assert (exact["kv"], exact["mean_kl"]) == ("f32", 0)
+
+
+def test_generate_says_what_keys_and_values_are_kept_as(cli: Cli, tale: Path) -> None:
+    for kv in ("f16", "f32"):
+        done = cli("generate", tale, "-p", PROMPT, "--max-new-tokens", 2, "--kv", kv, "--json")
+        stats = json.loads(done.stdout)["stats"]
+        assert stats["kv"] == kv
+    wrong = cli("generate", tale, "-p", PROMPT, "--kv", "q8")
+    assert wrong.returncode == 2
+    assert "kv is 'q8'; it must be one of f16, f32" in wrong.stderr
 
 
 def test_commands_run_without_torch(cli: Cli, tale: Path) -> None:

@@ -28,9 +28,9 @@ many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthChe
 
 
 @cache
-def expected(store: Path, precision: int | str, count: int) -> Row:
+def expected(store: Path, precision: int | str, count: int, kv: str = "f16") -> Row:
     """Logits with everything resident, on one thread, in decode batches."""
-    with Model.open(store, precision=precision, threads=1) as model:
+    with Model.open(store, precision=precision, threads=1, kv=kv) as model:
         rows = model.logits(IDS[:count])
     assert np.isfinite(rows).all()
     assert rows.std() > 0.1
@@ -49,18 +49,25 @@ def needs(store: Path, precision: int | str) -> tuple[int, int]:
 @given(
     share=st.floats(0, 1.1), precision=st.sampled_from(PRECISIONS), count=st.integers(1, 70),
     verify=st.sampled_from(["first", "always", "never"]), threads=st.sampled_from([1, 2, 3]),
-    path=st.sampled_from(["decode", "prompt"]),
+    path=st.sampled_from(["decode", "prompt"]), kv=st.sampled_from(["f16", "f32"]),
 )  # fmt: skip
 def test_budget_verification_threads_and_path(
-    small: Path, share: float, precision: int | str, count: int, verify: str, threads: int, path: str
+    small: Path,
+    share: float,
+    precision: int | str,
+    count: int,
+    verify: str,
+    threads: int,
+    path: str,
+    kv: str,
 ) -> None:
     everything, least = needs(small, precision)
     budget = int(least + share * (everything - least))
-    with Model.open(small, cache=budget, precision=precision, verify=verify, threads=threads) as model:
+    with Model.open(small, cache=budget, precision=precision, verify=verify, threads=threads, kv=kv) as model:
         rows = model.logits(IDS[:count], path=path)
         again = model.logits(IDS[:count], path=path)
         stats = model.stats()
-    assert rows.tobytes() == expected(small, precision, count).tobytes() == again.tobytes()
+    assert rows.tobytes() == expected(small, precision, count, kv).tobytes() == again.tobytes()
     assert stats["fixed_bytes"] + stats["ring_bytes"] <= budget
 
 
@@ -87,17 +94,19 @@ def feed(model: Model, cuts: Sequence[int], kinds: Sequence[Kind]) -> Row:
 @given(
     cuts=st.lists(st.integers(1, 549), max_size=6),
     kinds=st.lists(st.sampled_from(Kind), min_size=1, max_size=3),
-    precision=st.sampled_from([16, 4]),
+    precision=st.sampled_from([16, 4]), kv=st.sampled_from(["f16", "f32"]),
 )  # fmt: skip
-def test_chunk_boundaries_and_kinds(small: Path, cuts: list[int], kinds: list[Kind], precision: int) -> None:
-    with Model.open(small, precision=precision) as model:
-        assert feed(model, cuts, kinds).tobytes() == expected(small, precision, len(IDS)).tobytes()
+def test_chunk_boundaries_and_kinds(
+    small: Path, cuts: list[int], kinds: list[Kind], precision: int, kv: str
+) -> None:
+    with Model.open(small, precision=precision, kv=kv) as model:
+        assert feed(model, cuts, kinds).tobytes() == expected(small, precision, len(IDS), kv).tobytes()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_batch_invariance_on_the_decode_path(small: Path, precision: int | str) -> None:
+@pytest.mark.parametrize(("precision", "kv"), [*((one, "f16") for one in PRECISIONS), (16, "f32")])
+def test_batch_invariance_on_the_decode_path(small: Path, precision: int | str, kv: str) -> None:
     """Sequences of different lengths decode one token each, alone and 1..32 together."""
-    with Model.open(small, precision=precision) as model:
+    with Model.open(small, precision=precision, kv=kv) as model:
         alone = [step(model, [length]) for length in range(1, 33)]
         for n in range(1, 33):
             together = step(model, list(range(1, n + 1)))

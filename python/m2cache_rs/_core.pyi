@@ -111,13 +111,20 @@ class KvCache:
     """
     K and V of sequences, in blocks of 64 positions per layer and KV head.
     """
-    def __new__(cls, /, layers: SupportsIndex, kv_heads: SupportsIndex, head_dim: SupportsIndex) -> KvCache:
+    def __new__(cls, /, layers: SupportsIndex, kv_heads: SupportsIndex, head_dim: SupportsIndex, kind: str = "f16", capacity: SupportsIndex | None = None) -> KvCache:
         """
-        An empty cache; head_dim is even.
+        An empty cache; head_dim is even. kind is f16 (values are rounded to nearest even; beyond 65504 they become infinite
+        and end in NumericsError) or f32. capacity: positions over all sequences, each taking whole blocks of 64; attention
+        beyond it raises BudgetError. None is bound by memory alone.
         """
     def bytes(self, /) -> int:
         """
-        Bytes of all blocks, shared ones once.
+        Bytes of keys and values in memory, shared blocks once.
+        """
+    @staticmethod
+    def bytes_for(layers: SupportsIndex, kv_heads: SupportsIndex, head_dim: SupportsIndex, kind: str, positions: SupportsIndex) -> int:
+        """
+        Bytes that positions of one sequence take, exactly: whole blocks of 64. For a capacity, what the cache takes at most.
         """
     def create(self, /, inv_freq: NDArray[float32], attention_factor: SupportsFloat | SupportsIndex) -> int:
         """

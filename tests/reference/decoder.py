@@ -36,28 +36,40 @@ class Weights(Protocol):
         """`start` plus the records weighted by x [N, records], chunk by chunk: [N, hidden]."""
 
 
-def forward(arch: Architecture, weights: Weights, ids: Any, length: int | None = None) -> Array:
-    """Logits [len(ids), vocab] of one sequence from position 0; `length` (default: all) sets the rope."""
+def forward(
+    arch: Architecture, weights: Weights, ids: Any, length: int | None = None, kv: str = "f32"
+) -> Array:
+    """Logits [len(ids), vocab] of one sequence from position 0; `length` (default: all) sets the rope.
+
+    `kv`: keys (turned) and values are kept as f32 or rounded to f16.
+    """
     x = weights.rows("embed", np.asarray(ids))
     turn = rotation(arch, len(ids), length or len(ids))
     for layer in range(arch.layers):
-        x = x + attention(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.attn"), turn)
+        x = x + attention(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.attn"), turn, kv)
         x = x + ffn(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.ffn"))
     return weights.dot("embed" if arch.tied else "head", norm(arch, weights, x, "norm.final"))
 
 
-def attention(arch: Architecture, weights: Weights, layer: int, x: Array, turn: tuple[Array, Array]) -> Array:
+def attention(
+    arch: Architecture, weights: Weights, layer: int, x: Array, turn: tuple[Array, Array], kv: str = "f32"
+) -> Array:
     def heads(name: str) -> Array:
         y = weights.dot(f"{layer}.{name}", x) + bias(arch, weights, layer, name)
         return y.reshape(len(x), -1, arch.head_dim).transpose(1, 0, 2)
 
     share = arch.heads // arch.kv_heads
-    q, k = rotate(heads("q"), turn), np.repeat(rotate(heads("k"), turn), share, axis=0)
+    q, k = rotate(heads("q"), turn), np.repeat(kept(rotate(heads("k"), turn), kv), share, axis=0)
     scores = weights.sums.products(q, k) * F32(arch.attention_scale)
     seen = softmax(weights.sums, np.where(np.tri(len(x), dtype=bool), scores, F32(-np.inf)))
-    mixed = weights.sums.mix(seen, np.repeat(heads("v"), share, axis=0)).transpose(1, 0, 2)
+    mixed = weights.sums.mix(seen, np.repeat(kept(heads("v"), kv), share, axis=0)).transpose(1, 0, 2)
     flat = np.ascontiguousarray(mixed).reshape(len(x), -1)
     return weights.accumulate(f"{layer}.o", flat, share * arch.head_dim, bias(arch, weights, layer, "o"))
+
+
+def kept(x: Array, kv: str) -> Array:
+    """What a cache of that kind gives back; numpy rounds to nearest even."""
+    return x.astype({"f16": np.float16, "f32": F32}[kv]).astype(F32)
 
 
 def ffn(arch: Architecture, weights: Weights, layer: int, x: Array) -> Array:

@@ -66,7 +66,7 @@ def test_random_models(
     assert spec == arch
     assert np.abs(forward(spec, Plain(named), ids) - expected).max() < F32_LOGITS * spread
     convert(folder / "model", folder / "model.m2c")
-    with Model.open(folder / "model.m2c") as stored, stored.sequence(length) as sequence:
+    with Model.open(folder / "model.m2c", kv="f32") as stored, stored.sequence(length) as sequence:
         batch = Batch.run(np.array(ids, np.uint32), sequence, 0, Kind.PROMPT)
         assert np.abs(stored.forward(batch) - expected).max() < SIXTEEN_BITS * spread
 
@@ -88,7 +88,7 @@ def tale(
 def test_sixteen_bits_on_held_out_text(tale: tuple[Path, Path, list[tuple[list[int], Array]]]) -> None:
     source, path, windows = tale
     divergence = []
-    with Model.open(path, precision=16) as model:
+    with Model.open(path, precision=16, kv="f32") as model:
         for ids, expected in windows:
             found = model.logits(ids, path="prompt")
             divergence.append(kl_divergence(log_softmax(expected), log_softmax(found)).mean())
@@ -104,7 +104,7 @@ def test_eight_bits_on_held_out_text(tale: tuple[Path, Path, list[tuple[list[int
     source, path, windows = tale
     twin = Quantised(store.contents(path), uniform(8), sums=Ordered())
     original, same = [], []
-    with Model.open(path, precision=8) as model:
+    with Model.open(path, precision=8, kv="f32") as model:
         for ids, expected in windows:
             found = log_softmax(model.logits(ids))
             original.append(kl_divergence(log_softmax(expected), found).mean())

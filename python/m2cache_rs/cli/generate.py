@@ -85,9 +85,7 @@ def generate(
     text = _prompt(prompt, file)
     from m2cache_rs.runtime.session import Model
 
-    with Model.open(
-        store, cache=cache, precision=precision, verify=verify, threads=threads, kv=kv
-    ) as model:
+    with Model.open(store, cache=cache, precision=precision, verify=verify, threads=threads, kv=kv) as model:
         tokens = model.generate(
             text,
             max_new_tokens,

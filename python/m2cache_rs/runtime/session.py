@@ -82,9 +82,10 @@ class Model:
         free (a warning is logged when it is not). `precision`: 4, 8, 16, "attn=8,ffn=4" or a mapping; parts
         not named, and None, are read at the highest level the store holds. `verify`: checksums on "first"
         read, "always" or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
-        for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory has
-        yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they end in NumericsError)
-        or "f32". Only `precision`, `act` and `kv` change results; nothing else does, not by a bit.
+        for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory
+        has yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite
+        and end in NumericsError) or "f32". Only `precision`, `act` and `kv` change results; nothing else
+        does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
