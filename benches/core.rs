@@ -50,7 +50,7 @@ fn kernels(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes as u64)).sample_size(10);
         for count in [1usize, 8] {
             let x = vec![0.5f32; count * WIDTH];
-            let inputs = Inputs::new(&x, WIDTH, level != Level::L16);
+            let inputs = Inputs::new(Isa::detect(), &x, WIDTH, level != Level::L16);
             let mut out = vec![0.0; RECORDS * count];
             group.bench_function(BenchmarkId::new("project", count), |b| {
                 b.iter(|| project(Isa::detect(), &rows, &inputs, black_box(&mut out)))

@@ -92,7 +92,7 @@ impl Engine {
         let layers = (0..arch.layers).map(|layer| LayerVectors::load(&store, layer)).collect::<Result<_>>()?;
         let norm_final = store.vector(None, "norm.final")?;
         let weights = Weights::new(store, &options)?;
-        Ok(Engine { arch, options, isa: Isa::detect(), pool, weights, layers, norm_final })
+        Ok(Engine { arch, options, isa: Isa::chosen()?, pool, weights, layers, norm_final })
     }
 
     /// The model.
@@ -131,7 +131,7 @@ impl Engine {
         for (out, row) in rows.chunks_exact_mut(self.arch.hidden).zip(x.chunks_exact(self.arch.hidden)) {
             rms_norm(row, gain, self.arch.norm_eps, out);
         }
-        Inputs::new(&rows, self.arch.hidden, self.options.act == Act::Int8 && level != Level::L16)
+        Inputs::new(self.isa, &rows, self.arch.hidden, self.options.act == Act::Int8 && level != Level::L16)
     }
 }
 

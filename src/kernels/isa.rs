@@ -1,5 +1,10 @@
 //! Which instruction set the plane kernels run on. All give the same bits: wider sets only do more at a time.
 
+use crate::error::{Error, Result};
+
+/// The environment variable that forces a set.
+const VARIABLE: &str = "M2CACHE_ISA";
+
 /// An instruction set this machine has: a value other than `Portable` is the proof, since only detection makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Kind);
@@ -13,6 +18,8 @@ pub(super) enum Kind {
     Avx2,
     /// 512-bit registers with byte and word operations.
     Avx512,
+    /// The same with dots of bytes.
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -24,34 +31,72 @@ impl Isa {
         Isa::available().pop().unwrap_or(Isa::PORTABLE)
     }
 
+    /// The set that `M2CACHE_ISA` names, else the widest.
+    ///
+    /// # Errors
+    /// `Error::Usage` for a name that is unknown or not of this machine.
+    pub fn chosen() -> Result<Isa> {
+        match std::env::var_os(VARIABLE) {
+            Some(name) => Isa::named(&name.to_string_lossy()),
+            None => Ok(Isa::detect()),
+        }
+    }
+
+    fn named(name: &str) -> Result<Isa> {
+        let available = Isa::available();
+        let names = || available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+        available.iter().find(|isa| isa.name() == name).copied().ok_or_else(|| {
+            Error::usage(format!("{VARIABLE} is {name:?}; this machine has {}. Unset it for the widest", names()))
+        })
+    }
+
     /// All sets of this machine, narrowest first.
     pub fn available() -> Vec<Isa> {
         let mut all = vec![Isa::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") {
-                all.push(Isa(Kind::Avx2));
-            }
-            if is_x86_feature_detected!("avx512f")
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                all.push(Isa(Kind::Avx512));
-            }
+                && is_x86_feature_detected!("avx512vl");
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            let sets = [(avx2, Kind::Avx2), (avx512, Kind::Avx512), (vnni, Kind::Avx512Vnni)];
+            all.extend(sets.into_iter().filter(|(has, _)| *has).map(|(_, kind)| Isa(kind)));
         }
         all
     }
 
-    /// Its usual name.
+    /// Its name: `portable`, `avx2`, `avx512`, `avx512vnni`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable => "portable",
             Kind::Avx2 => "avx2",
             Kind::Avx512 => "avx512",
+            Kind::Avx512Vnni => "avx512vnni",
         }
     }
 
     pub(super) fn kind(self) -> Kind {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_available_set_is_found_by_its_name() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::named(isa.name()).unwrap(), isa);
+        }
+    }
+
+    #[test]
+    fn a_set_that_is_not_there_is_refused_with_those_that_are() {
+        let why = Isa::named("neon9").unwrap_err().to_string();
+        assert!(why.contains("neon9") && why.contains("portable"), "{why}");
     }
 }

@@ -7,8 +7,11 @@ pub mod attention;
 mod isa;
 pub mod lanes;
 pub mod norm;
+#[cfg(test)]
+mod oracle_tests;
 pub mod project;
 pub mod rope;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 mod widen;

@@ -7,7 +7,7 @@
 use super::lanes::{LANES, dot, fold16};
 use super::{Isa, x86};
 use crate::config::Form;
-use crate::quant::{Int8, Record, Rows, codes_u8, scale, values};
+use crate::quant::{Int8, Record, Rows, Scale, codes_u8, scale, values};
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
@@ -17,20 +17,20 @@ pub struct Inputs {
     /// Rows.
     pub count: usize,
     /// `[N][padded]`, zeros behind the width.
-    padded: Vec<f32>,
+    pub(super) padded: Vec<f32>,
     /// The same, quantised, for levels 4 and 8.
-    int8: Option<Int8>,
+    pub(super) int8: Option<Int8>,
 }
 
 impl Inputs {
     /// Pads rows of `width` values to whole blocks; `int8` quantises them as well.
-    pub fn new(rows: &[f32], width: usize, int8: bool) -> Inputs {
+    pub fn new(isa: Isa, rows: &[f32], width: usize, int8: bool) -> Inputs {
         let blocks = width.div_ceil(BLOCK);
         let mut padded = vec![0.0; rows.len() / width * blocks * BLOCK];
         for (to, from) in padded.chunks_exact_mut(blocks * BLOCK).zip(rows.chunks_exact(width)) {
             to[..width].copy_from_slice(from);
         }
-        let int8 = int8.then(|| Int8::quantise(&padded, blocks));
+        let int8 = int8.then(|| x86::quantise(isa, &padded, blocks));
         Inputs { count: rows.len() / width, padded, int8 }
     }
 }
@@ -38,11 +38,15 @@ impl Inputs {
 /// What one thread needs for its rows.
 #[derive(Debug)]
 pub struct RowWork<'a> {
-    rows: &'a Rows<'a>,
-    inputs: &'a Inputs,
+    pub(super) rows: &'a Rows<'a>,
+    pub(super) inputs: &'a Inputs,
     weights: Vec<f32>,
-    lanes: Vec<[f32; LANES]>,
+    /// `[N]`, and more where a path takes several records at a time.
+    pub(super) lanes: Vec<[f32; LANES]>,
 }
+
+/// Records of a task: enough to pay for its dispatch (37 KB at 4 bits and d = 4096), few enough to balance.
+const TASK: usize = 16;
 
 /// `out[r][n] = rows[r] . inputs[n]`, on the current rayon pool. Level 16 is f32; levels 4 and 8 are int8 where the
 /// inputs were quantised, else f32 over the decoded weights.
@@ -51,27 +55,35 @@ pub struct RowWork<'a> {
 /// If `out` is not `[rows][N]`.
 pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut [f32]) {
     assert_eq!(out.len(), rows.count * inputs.count, "outputs that do not fit rows and inputs");
-    let work =
-        || RowWork { rows, inputs, weights: vec![0.0; rows.blocks() * BLOCK], lanes: vec![[0.0; LANES]; inputs.count] };
-    out.par_chunks_mut(inputs.count.max(1))
+    let work = || RowWork { rows, inputs, weights: vec![], lanes: vec![[0.0; LANES]; 4 * inputs.count] };
+    out.par_chunks_mut(TASK * inputs.count.max(1))
         .enumerate()
-        .with_min_len(16)
-        .for_each_init(work, |work, (r, out)| x86::project_row(isa, work, r, out));
+        .for_each_init(work, |work, (task, out)| x86::project_task(isa, work, task * TASK, out));
 }
 
-/// One record against all inputs.
+impl RowWork<'_> {
+    /// The quantised inputs, where they are what the rows are multiplied with.
+    pub(super) fn int8(&self) -> Option<&Int8> {
+        self.inputs.int8.as_ref().filter(|_| self.rows.level != Level::L16)
+    }
+}
+
+/// Records `first..` against all inputs: `out` is `[records][N]`.
 #[inline(always)]
-pub(super) fn row(work: &mut RowWork, r: usize, out: &mut [f32]) {
-    let record = work.rows.record(r);
-    match &work.inputs.int8 {
-        Some(int8) if work.rows.level != Level::L16 => row_int8(work.rows, &record, int8, &mut work.lanes, out),
-        _ => row_f32(work, &record, out),
+pub(super) fn task(work: &mut RowWork, first: usize, out: &mut [f32]) {
+    for (r, out) in out.chunks_exact_mut(work.inputs.count).enumerate() {
+        let record = work.rows.record(first + r);
+        match &work.inputs.int8 {
+            Some(int8) if work.rows.level != Level::L16 => row_int8(work.rows, &record, int8, &mut work.lanes, out),
+            _ => row_f32(work, &record, out),
+        }
     }
 }
 
 #[inline(always)]
 fn row_f32(work: &mut RowWork, record: &Record, out: &mut [f32]) {
     let Rows { coding, level, .. } = work.rows;
+    work.weights.resize(work.rows.blocks() * BLOCK, 0.0);
     for (block, weights) in work.weights.chunks_exact_mut(BLOCK).enumerate() {
         values(coding, *level, record, block, weights);
     }
@@ -82,15 +94,15 @@ fn row_f32(work: &mut RowWork, record: &Record, out: &mut [f32]) {
 
 #[inline(always)]
 fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], out: &mut [f32]) {
-    lanes.fill([0.0; LANES]);
+    let parts = BLOCK / rows.coding.group;
     let mut codes = [0u8; BLOCK];
-    for block in 0..x.blocks {
+    lanes.fill([0.0; LANES]);
+    for block in 0..rows.blocks() {
         codes_u8(rows.level, record, block, &mut codes);
-        if rows.coding.group == BLOCK {
-            add_group(rows, record, block, &codes, 0, x, block, lanes);
-        } else {
-            add_group(rows, record, 2 * block, &codes[..32], 0, x, block, lanes);
-            add_group(rows, record, 2 * block + 1, &codes[32..], 32, x, block, lanes);
+        let scales = |part: usize| scale(&rows.coding, rows.level, record.scales, block * parts + part.min(parts - 1));
+        let scales = [scales(0), scales(1)];
+        for (n, lanes) in lanes[..out.len()].iter_mut().enumerate() {
+            add_block(rows.coding.form, parts, block, &scales, &codes, x, n, lanes);
         }
     }
     for (out, lanes) in out.iter_mut().zip(lanes) {
@@ -98,30 +110,39 @@ fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], 
     }
 }
 
-/// Adds the terms of one group (codes `at..` of its block) for every input.
+/// Adds the terms of one block, one group or two, for input `n`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn add_group(
-    rows: &Rows,
-    record: &Record,
-    group: usize,
-    codes: &[u8],
-    at: usize,
-    x: &Int8,
+fn add_block(
+    form: Form,
+    parts: usize,
     block: usize,
-    lanes: &mut [[f32; LANES]],
+    scales: &[Scale; 2],
+    codes: &[u8; BLOCK],
+    x: &Int8,
+    n: usize,
+    lanes: &mut [f32; LANES],
 ) {
-    let s = scale(&rows.coding, rows.level, record.scales, group);
-    for (n, lanes) in lanes.iter_mut().enumerate() {
-        let index = n * x.blocks + block;
-        let first = index * BLOCK + at;
-        let halves = x.sums[index];
-        let sum = if codes.len() == BLOCK { halves[0] + halves[1] } else { halves[at / 32] };
-        let exact = (2 * dot_u8(codes, &x.codes[first..first + codes.len()]) + s.bias * sum) as f32;
-        lanes[group % LANES] += match rows.coding.form {
-            Form::Symmetric => exact * (s.step * x.scales[index]),
-            Form::Affine => (exact * s.step + sum as f32 * s.lo) * x.scales[index],
-        };
+    let halves = [x.half(n, block, 0), x.half(n, block, 1)];
+    let dots = [dot_u8(&codes[..32], halves[0]), dot_u8(&codes[32..], halves[1])];
+    let sums = halves.map(|half| half.iter().map(|x| i32::from(*x)).sum::<i32>());
+    let size = x.scale(n, block);
+    if parts == 1 {
+        lanes[block % LANES] += term(form, &scales[0], dots[0] + dots[1], sums[0] + sums[1], size);
+        return;
+    }
+    for part in 0..2 {
+        lanes[(2 * block + part) % LANES] += term(form, &scales[part], dots[part], sums[part], size);
+    }
+}
+
+/// What one group adds, from the exact dot of its codes and the exact sum of its activations.
+#[inline(always)]
+fn term(form: Form, s: &Scale, dot: i32, sum: i32, size: f32) -> f32 {
+    let exact = (2 * dot + s.bias * sum) as f32;
+    match form {
+        Form::Symmetric => exact * (s.step * size),
+        Form::Affine => (exact * s.step + sum as f32 * s.lo) * size,
     }
 }
 

@@ -77,7 +77,7 @@ impl Case {
     }
 
     fn project(&self, isa: Isa, int8: bool, threads: usize) -> Vec<u32> {
-        let inputs = Inputs::new(&self.x, self.width, int8);
+        let inputs = Inputs::new(isa, &self.x, self.width, int8);
         let mut out = vec![0.0; self.records * self.count];
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| project(isa, &self.rows(), &inputs, &mut out));

@@ -5,57 +5,80 @@ use crate::types::BLOCK;
 /// Below this a group is taken as zero: 127 / m would overflow.
 const TINY: f32 = 1e-30;
 
-/// N activation rows, quantised: `x ~ codes * scales` per group of 64.
+/// Blocks that the integer kernels take at a time: as many as there are lanes in a sum.
+pub const TILE: usize = 16;
+
+/// Codes that share scales with the same byte positions of a plane: weights i and i + 32 of a block share a byte.
+const HALF: usize = BLOCK / 2;
+
+/// N activation rows, quantised: `x ~ codes * scales` per group of 64. Rows are padded with zeros to whole tiles of 16
+/// blocks, so that kernels need no masks on this side.
+///
+/// Codes lie as 64 bytes of a nibble plane meet them: the lower halves of blocks 2p and 2p + 1, then their upper halves.
 #[derive(Clone, Debug)]
 pub struct Int8 {
-    /// 64-value blocks per row.
-    pub blocks: usize,
-    /// `[N][blocks * 64]`, zero padded.
-    pub codes: Vec<i8>,
-    /// `[N][blocks]`.
-    pub scales: Vec<f32>,
-    /// `[N][blocks]`: sums of the codes of each half of 32.
-    pub sums: Vec<[i32; 2]>,
+    /// Tiles per row.
+    pub tiles: usize,
+    /// `[N][tiles]`: lower and upper halves of eight pairs of blocks.
+    pub codes: Vec<[[i8; BLOCK]; TILE]>,
+    /// `[N][tiles]`.
+    pub scales: Vec<[f32; TILE]>,
+    /// `[N][tiles]`: sums of the codes.
+    pub sums: Vec<[i32; TILE]>,
 }
 
 impl Int8 {
     /// Quantises rows of `blocks * 64` zero-padded values: `rint(x * (127 / max|x|))`, half to even.
     ///
     /// A group with a value that is not finite gets a NaN scale, so that the damage reaches the logits and is seen.
+    #[inline(always)]
     pub fn quantise(rows: &[f32], blocks: usize) -> Int8 {
-        let mut codes = vec![0i8; rows.len()];
-        let scales = rows
-            .chunks_exact(BLOCK)
-            .zip(codes.chunks_exact_mut(BLOCK))
-            .map(|(group, codes)| quantise_group(group, codes))
-            .collect();
-        let half = |half: &[i8]| half.iter().map(|c| i32::from(*c)).sum();
-        let sums = codes.chunks_exact(BLOCK).map(|c| [half(&c[..BLOCK / 2]), half(&c[BLOCK / 2..])]).collect();
-        Int8 { blocks, codes, scales, sums }
+        let tiles = blocks.div_ceil(TILE);
+        let count = rows.len() / (blocks * BLOCK) * tiles;
+        let (codes, scales) = (vec![[[0; BLOCK]; TILE]; count], vec![[0.0; TILE]; count]);
+        let mut x = Int8 { tiles, codes, scales, sums: vec![[0; TILE]; count] };
+        for (n, row) in rows.chunks_exact(blocks * BLOCK).enumerate() {
+            for (block, group) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
+                x.put(n * tiles + block / TILE, block % TILE, group);
+            }
+        }
+        x
     }
 
-    /// Rows quantised.
-    pub fn len(&self) -> usize {
-        self.scales.len() / self.blocks
+    #[inline(always)]
+    fn put(&mut self, tile: usize, block: usize, group: &[f32; BLOCK]) {
+        let (codes, scale) = quantise_group(group);
+        self.scales[tile][block] = scale;
+        self.sums[tile][block] = codes.iter().map(|c| i32::from(*c)).sum();
+        for half in [0, 1] {
+            let to = &mut self.codes[tile][block / 2 * 2 + half][block % 2 * HALF..][..HALF];
+            to.copy_from_slice(&codes[half * HALF..][..HALF]);
+        }
     }
 
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.scales.is_empty()
+    /// Codes of block `block` of row `n`: its lower or upper 32.
+    #[inline(always)]
+    pub fn half(&self, n: usize, block: usize, half: usize) -> &[i8] {
+        let tile = &self.codes[n * self.tiles + block / TILE];
+        &tile[block % TILE / 2 * 2 + half][block % 2 * HALF..][..HALF]
+    }
+
+    /// Scale of block `block` of row `n`.
+    #[inline(always)]
+    pub fn scale(&self, n: usize, block: usize) -> f32 {
+        self.scales[n * self.tiles + block / TILE][block % TILE]
     }
 }
 
-fn quantise_group(group: &[f32], codes: &mut [i8]) -> f32 {
-    if group.iter().any(|x| !x.is_finite()) {
-        return f32::NAN;
+#[inline(always)]
+fn quantise_group(group: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    if !group.iter().all(|x| x.is_finite()) {
+        return ([0; BLOCK], f32::NAN);
     }
     let max = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     if max < TINY {
-        return 0.0;
+        return ([0; BLOCK], 0.0);
     }
     let inverse = 127.0 / max;
-    for (code, x) in codes.iter_mut().zip(group) {
-        *code = (x * inverse).round_ties_even() as i8;
-    }
-    max / 127.0
+    (group.map(|x| (x * inverse).round_ties_even() as i8), max / 127.0)
 }

@@ -1,0 +1,165 @@
+//! The plane kernels in GB/s of stored bytes (1e9), beside a plain pass over memory in the same rounds: medians of
+//! interleaved samples from sets that no cache holds, d = 4096, one and two threads, and the share of the pass that each
+//! kernel reaches. `cargo bench --bench bandwidth [-- PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use m2cache_rs::config::{Coding, Form};
+use m2cache_rs::kernels::accumulate::Accumulator;
+use m2cache_rs::kernels::project::{Inputs, project};
+use m2cache_rs::kernels::{Isa, stream};
+use m2cache_rs::mem::{Arena, ReadLease, SlotId};
+use m2cache_rs::quant::{Column, Rows};
+use m2cache_rs::types::{CHUNK, Level, Plane};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::hint::black_box;
+use std::time::Instant;
+
+const WIDTH: usize = 4096;
+const SET: usize = 256 << 20;
+const SAMPLES: usize = 101;
+
+/// A set is worked through in parts of 16 chunks, around a millisecond each: on a busy machine most are not interrupted.
+const PART: usize = 16 * CHUNK;
+
+/// Records of one matrix with random codes, in memory like the cache's.
+struct Weights {
+    coding: Coding,
+    planes: Vec<ReadLease>,
+}
+
+/// A row of the table: its name, the bytes of a part, what it does with a part.
+struct Row<'a> {
+    name: String,
+    bytes: usize,
+    parts: usize,
+    run: Box<dyn FnMut(usize) + Send + 'a>,
+}
+
+impl Weights {
+    fn random(form: Form) -> Weights {
+        let coding = Coding { form, group: 64, cells: [1, 1, 1] };
+        let size = |plane: Plane, level| SET / record_bytes(&coding, level) * coding.plane_bytes(plane, WIDTH);
+        let sizes = [size(Plane::Base, Level::L4), size(Plane::Mid, Level::L8), size(Plane::Low, Level::L16)];
+        let arena = Arena::new(&sizes).unwrap();
+        for slot in 0..3 {
+            noise(&mut arena.write(SlotId(slot)).unwrap());
+        }
+        let mut base = arena.write(SlotId(0)).unwrap();
+        // Lower ends and ranges near 0.001 and 0.002.
+        for record in base.chunks_exact_mut(coding.plane_bytes(Plane::Base, WIDTH)) {
+            record[WIDTH / 2..].as_chunks_mut().0.fill(0x1818_1418u32.to_le_bytes());
+        }
+        drop(base);
+        Weights { coding, planes: (0..3).map(|slot| arena.read(SlotId(slot)).unwrap()).collect() }
+    }
+
+    fn rows(&self, level: Level) -> Rows<'_> {
+        let count = SET / record_bytes(&self.coding, level) / PART * PART;
+        let column = |plane: &Plane| {
+            let stride = self.coding.plane_bytes(*plane, WIDTH);
+            Column { bytes: &self.planes[*plane as usize][..count * stride], stride, offset: 0 }
+        };
+        Rows { coding: self.coding, level, width: WIDTH, count, columns: level.planes().iter().map(column).collect() }
+    }
+}
+
+fn record_bytes(coding: &Coding, level: Level) -> usize {
+    level.planes().iter().map(|p| coding.plane_bytes(*p, WIDTH)).sum()
+}
+
+fn noise(bytes: &mut [u8]) {
+    let mut state = 1u64;
+    for word in bytes.as_chunks_mut().0 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        *word = (state ^ state >> 29).to_le_bytes();
+    }
+}
+
+fn rows<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Vec<Row<'a>> {
+    let mut all = vec![pass(isa, weights, pool)];
+    for level in [Level::L4, Level::L8, Level::L16] {
+        for count in [1, 8, 32] {
+            let rows = weights.rows(level);
+            if level != Level::L16 {
+                all.push(dots(isa, rows.clone(), pool, count, true));
+            }
+            all.push(dots(isa, rows.clone(), pool, count, false));
+            all.push(sums(isa, rows, pool, count));
+        }
+    }
+    all
+}
+
+fn pass<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Row<'a> {
+    let bytes = PART * record_bytes(&weights.coding, Level::L4);
+    let words: &[u64] = bytemuck::cast_slice(&weights.planes[0][..weights.planes[0].len() / 8 * 8]);
+    let run = move |part: usize| {
+        let words = &words[part * bytes / 8..][..bytes / 8];
+        black_box(pool.install(|| stream::read(isa, words)));
+    };
+    Row { name: "read".into(), bytes, parts: 8 * words.len() / bytes, run: Box::new(run) }
+}
+
+/// A row that works through the chunks of every part.
+fn row<'a>(name: &str, rows: Rows<'a>, count: usize, mut chunk: impl FnMut(&Rows<'a>) + Send + 'a) -> Row<'a> {
+    let name = format!("{name} level {} N {count}", rows.level.bits());
+    let (bytes, parts) = (PART * record_bytes(&rows.coding, rows.level), rows.count / PART);
+    let run = move |part: usize| {
+        for first in (part * PART..(part + 1) * PART).step_by(CHUNK) {
+            chunk(&rows.slice(first, first + CHUNK));
+        }
+    };
+    Row { name, bytes, parts, run: Box::new(run) }
+}
+
+fn dots<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
+    let x: Vec<f32> = (0..count * WIDTH).map(|i| (i as f32 * 0.7).sin()).collect();
+    let inputs = Inputs::new(isa, &x, WIDTH, int8);
+    let mut out = vec![0.0; CHUNK * count];
+    row(if int8 { "dot int8" } else { "dot f32" }, rows, count, move |rows| {
+        pool.install(|| project(isa, rows, &inputs, black_box(&mut out)));
+    })
+}
+
+fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize) -> Row<'a> {
+    let factors: Vec<f32> = (0..count * CHUNK).map(|i| (i as f32 * 0.3).sin()).collect();
+    let mut sum = Accumulator::new(count, WIDTH, None);
+    row("accumulate", rows, count, move |rows| {
+        pool.install(|| sum.add(isa, rows, &factors));
+        sum.close_chunk();
+    })
+}
+
+/// Median rates in GB/s, parts and rows interleaved.
+fn medians(rows: &mut [Row]) -> Vec<f64> {
+    let mut rates = vec![vec![]; rows.len()];
+    for sample in 0..SAMPLES {
+        for (row, rates) in rows.iter_mut().zip(&mut rates) {
+            let start = Instant::now();
+            (row.run)(sample % row.parts);
+            rates.push(row.bytes as f64 / start.elapsed().as_secs_f64() / 1e9);
+        }
+    }
+    rates.iter_mut().for_each(|r| r.sort_by(f64::total_cmp));
+    rates.iter().map(|r| r[SAMPLES / 2]).collect()
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let isa = Isa::chosen().unwrap();
+    let weights = Weights::random(Form::Affine);
+    println!("{}, affine, group 64, d = {WIDTH}, {} MiB", isa.name(), SET >> 20);
+    for threads in [1, 2] {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut rows = rows(isa, &weights, &pool);
+        rows.retain(|row| row.name == "read" || wanted.iter().all(|part| row.name.contains(part)));
+        let rates = medians(&mut rows);
+        for (row, rate) in rows.iter().zip(&rates) {
+            println!(
+                "{threads} threads  {:28} {rate:6.1} GB/s  {:3.0} % of reading",
+                row.name,
+                100.0 * rate / rates[0]
+            );
+        }
+    }
+}

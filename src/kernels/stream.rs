@@ -1,0 +1,20 @@
+//! A pass over memory that does nothing else: the bound of every kernel here.
+
+#![forbid(unsafe_code)]
+
+use super::{Isa, x86};
+use rayon::prelude::*;
+
+/// Words of a task: 512 KiB.
+const TASK: usize = 1 << 16;
+
+/// Reads `words` on the current rayon pool with the loads of `isa`, and returns their wrapping sum.
+pub fn read(isa: Isa, words: &[u64]) -> u64 {
+    words.par_chunks(TASK).map(|part| x86::read(isa, part)).reduce(|| 0, u64::wrapping_add)
+}
+
+/// One task of [`read`].
+#[inline(always)]
+pub(super) fn sum(words: &[u64]) -> u64 {
+    words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
+}

@@ -1,0 +1,110 @@
+//! Kernels for the wider registers of x86-64: written by hand where that pays, else the portable bodies compiled for
+//! them. The compiler contracts no product and sum into an FMA by itself and keeps the order of f32 sums, and the
+//! hand-written ones do the same operations in the same order: the bits are the portable ones (tested on every set this
+//! machine has).
+
+#[cfg(target_arch = "x86_64")]
+mod accumulate;
+#[cfg(target_arch = "x86_64")]
+mod block;
+#[cfg(target_arch = "x86_64")]
+mod dot;
+#[cfg(target_arch = "x86_64")]
+mod int8;
+#[cfg(target_arch = "x86_64")]
+mod load;
+
+use super::accumulate::{self as portable_sums, TileWork};
+use super::isa::{Isa, Kind};
+use super::project::{self as portable_dots, RowWork};
+use super::stream;
+use crate::quant::Int8;
+
+macro_rules! widened {
+    ($module:ident, $features:literal) => {
+        #[cfg(target_arch = "x86_64")]
+        mod $module {
+            use super::*;
+            #[target_feature(enable = $features)]
+            pub fn project_task(work: &mut RowWork, first: usize, out: &mut [f32]) {
+                portable_dots::task(work, first, out);
+            }
+            #[target_feature(enable = $features)]
+            pub fn accumulate_tile(work: &TileWork, chunk: &mut [f32]) {
+                portable_sums::tile(work, chunk);
+            }
+            #[target_feature(enable = $features)]
+            pub fn quantise(rows: &[f32], blocks: usize) -> Int8 {
+                Int8::quantise(rows, blocks)
+            }
+            #[target_feature(enable = $features)]
+            pub fn read(words: &[u64]) -> u64 {
+                stream::sum(words)
+            }
+        }
+    };
+}
+
+widened!(avx2, "avx2");
+widened!(avx512, "avx2,avx512f,avx512bw,avx512vl");
+
+/// Records `first..` of a projection on `isa`; `out` is `[records][N]`.
+pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32]) {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::project_task(work, first, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512Vnni if int8::takes(work) => unsafe { int8::task(work, first, out) },
+        // SAFETY: as above; the other set with VNNI has these features too.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni if dot::takes(work) => unsafe { dot::task(work, first, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::project_task(work, first, out) },
+        _ => portable_dots::task(work, first, out),
+    }
+}
+
+/// One tile of an accumulation on `isa`.
+pub fn accumulate_tile(isa: Isa, work: &TileWork, chunk: &mut [f32]) {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::accumulate_tile(work, chunk) },
+        // SAFETY: as above; the other set with VNNI has these features too.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni if accumulate::takes(work) => unsafe { accumulate::tile(work, chunk) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::accumulate_tile(work, chunk) },
+        _ => portable_sums::tile(work, chunk),
+    }
+}
+
+/// Activations as int8 on `isa`.
+pub fn quantise(isa: Isa, rows: &[f32], blocks: usize) -> Int8 {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::quantise(rows, blocks) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::quantise(rows, blocks) },
+        _ => Int8::quantise(rows, blocks),
+    }
+}
+
+/// The sum of words on `isa`.
+pub fn read(isa: Isa, words: &[u64]) -> u64 {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::read(words) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::read(words) },
+        _ => stream::sum(words),
+    }
+}
