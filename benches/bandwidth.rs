@@ -101,13 +101,18 @@ fn pass<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Row<'a> {
 }
 
 /// A row that works through the chunks of every part.
-fn row<'a>(name: &str, rows: Rows<'a>, count: usize, mut chunk: impl FnMut(&Rows<'a>) + Send + 'a) -> Row<'a> {
+fn row<'a>(
+    name: &str,
+    pool: &'a ThreadPool,
+    rows: Rows<'a>,
+    count: usize,
+    mut chunk: impl FnMut(&Rows<'a>) + Send + 'a,
+) -> Row<'a> {
     let name = format!("{name} level {} N {count}", rows.level.bits());
     let (bytes, parts) = (PART * record_bytes(&rows.coding, rows.level), rows.count / PART);
     let run = move |part: usize| {
-        for first in (part * PART..(part + 1) * PART).step_by(CHUNK) {
-            chunk(&rows.slice(first, first + CHUNK));
-        }
+        let first = (part * PART..(part + 1) * PART).step_by(CHUNK);
+        pool.install(|| first.for_each(|first| chunk(&rows.slice(first, first + CHUNK))));
     };
     Row { name, bytes, parts, run: Box::new(run) }
 }
@@ -116,16 +121,16 @@ fn dots<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: 
     let x: Vec<f32> = (0..count * WIDTH).map(|i| (i as f32 * 0.7).sin()).collect();
     let inputs = Inputs::new(isa, &x, WIDTH, int8);
     let mut out = vec![0.0; CHUNK * count];
-    row(if int8 { "dot int8" } else { "dot f32" }, rows, count, move |rows| {
-        pool.install(|| project(isa, rows, &inputs, black_box(&mut out)));
+    row(if int8 { "dot int8" } else { "dot f32" }, pool, rows, count, move |rows| {
+        project(isa, rows, &inputs, black_box(&mut out));
     })
 }
 
 fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize) -> Row<'a> {
     let factors: Vec<f32> = (0..count * CHUNK).map(|i| (i as f32 * 0.3).sin()).collect();
     let mut sum = Accumulator::new(count, WIDTH, None);
-    row("accumulate", rows, count, move |rows| {
-        pool.install(|| sum.add(isa, rows, &factors));
+    row("accumulate", pool, rows, count, move |rows| {
+        sum.add(isa, rows, &factors);
         sum.close_chunk();
     })
 }
