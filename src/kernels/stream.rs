@@ -10,10 +10,15 @@ const TASK: usize = 1 << 16;
 
 /// Reads `words` on the current rayon pool with the loads of `isa`, and returns their wrapping sum.
 pub fn read(isa: Isa, words: &[u64]) -> u64 {
-    words.par_chunks(TASK).map(|part| x86::read(isa, part)).reduce(|| 0, u64::wrapping_add)
+    words.par_chunks(TASK).map(|part| read_alone(isa, part)).reduce(|| 0, u64::wrapping_add)
 }
 
-/// One task of [`read`].
+/// [`read`] on the calling thread alone.
+pub fn read_alone(isa: Isa, words: &[u64]) -> u64 {
+    x86::read(isa, words)
+}
+
+/// The sum, as wide as the caller is compiled.
 #[inline(always)]
 pub(super) fn sum(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))

@@ -4,9 +4,9 @@ use super::median_rate;
 use super::scratch::Noise;
 use crate::config::{Coding, Form};
 use crate::error::{Error, Result};
-use crate::kernels::Isa;
 use crate::kernels::accumulate::Accumulator;
 use crate::kernels::project::{Inputs, project};
+use crate::kernels::{Isa, stream};
 use crate::mem::{Arena, ReadLease, SlotId};
 use crate::quant::{Column, Rows};
 use crate::types::{CHUNK, Level, Plane};
@@ -19,8 +19,6 @@ use std::time::Duration;
 const WIDTH: usize = 4096;
 /// What conversion writes unless told otherwise.
 const CODING: Coding = Coding { form: Form::Affine, group: 64, cells: [1; 3] };
-/// Bytes that one thread sums before it takes the next.
-const PART: usize = 1 << 20;
 /// The least that is measured: a chunk of records with all planes.
 const LEAST: usize = 4 << 20;
 
@@ -37,13 +35,14 @@ pub enum Kernel {
 pub struct Memory {
     bytes: ReadLease,
     pool: ThreadPool,
+    isa: Isa,
 }
 
 impl Memory {
     /// `bytes` of weights, which should be several times the caches; none for `threads` takes one per core.
     ///
     /// # Errors
-    /// `Error::Usage` for under 4 MiB or over 1 GiB; `Error::Memory`.
+    /// `Error::Usage` for under 4 MiB or over 1 GiB, and for an instruction set forced that is not there; `Error::Memory`.
     pub fn new(bytes: usize, threads: Option<usize>) -> Result<Memory> {
         if !(LEAST..=1 << 30).contains(&bytes) {
             return Err(Error::usage(format!("{bytes} bytes of memory to measure; it must be 4 MiB to 1 GiB")));
@@ -54,7 +53,7 @@ impl Memory {
         let mut lease = Arena::new(&[&[bytes]])?.write(SlotId(0))?;
         let stride = CODING.plane_bytes(Plane::Base, WIDTH);
         pool.install(|| lease.par_chunks_mut(stride).enumerate().for_each(|(r, record)| fill(r, record)));
-        Ok(Memory { bytes: lease.into_read(), pool })
+        Ok(Memory { bytes: lease.into_read(), pool, isa: Isa::chosen()? })
     }
 
     /// Threads in use.
@@ -65,11 +64,10 @@ impl Memory {
     /// GB of memory read a second, by all threads or by one.
     pub fn bandwidth(&self, all: bool, limit: Duration) -> f64 {
         let words: &[u64] = bytemuck::cast_slice(&self.bytes[..self.bytes.len() / 8 * 8]);
-        let parts = || words.par_chunks(PART / 8);
         median_rate(limit, || {
             black_box(match all {
-                true => self.pool.install(|| parts().map(sum).reduce(|| 0, u64::wrapping_add)),
-                false => sum(words),
+                true => self.pool.install(|| stream::read(self.isa, words)),
+                false => stream::read_alone(self.isa, words),
             });
             8 * words.len()
         })
@@ -81,8 +79,8 @@ impl Memory {
         let rows = self.rows(level);
         let bytes = rows.columns.iter().map(|c| c.stride).sum::<usize>() * CHUNK;
         let mut step: Box<dyn FnMut(&Rows) + Send> = match kernel {
-            Kernel::Dot => dot(level),
-            Kernel::Accumulate => accumulate(),
+            Kernel::Dot => dot(self.isa, level),
+            Kernel::Accumulate => accumulate(self.isa),
         };
         let mut chunks = (0..rows.count / CHUNK).cycle();
         self.pool.install(|| {
@@ -108,16 +106,16 @@ impl Memory {
     }
 }
 
-fn dot(level: Level) -> Box<dyn FnMut(&Rows) + Send> {
+fn dot(isa: Isa, level: Level) -> Box<dyn FnMut(&Rows) + Send> {
     let x: Vec<f32> = (0..WIDTH).map(|i| (i as f32).sin()).collect();
-    let (inputs, mut out) = (Inputs::new(&x, WIDTH, level != Level::L16), vec![0.0; CHUNK]);
-    Box::new(move |rows| project(Isa::detect(), rows, &inputs, black_box(&mut out)))
+    let (inputs, mut out) = (Inputs::new(isa, &x, WIDTH, level != Level::L16), vec![0.0; CHUNK]);
+    Box::new(move |rows| project(isa, rows, &inputs, black_box(&mut out)))
 }
 
-fn accumulate() -> Box<dyn FnMut(&Rows) + Send> {
+fn accumulate(isa: Isa) -> Box<dyn FnMut(&Rows) + Send> {
     let (factors, mut sum) = (vec![0.5; CHUNK], Accumulator::new(1, WIDTH, None));
     Box::new(move |rows| {
-        sum.add(Isa::detect(), rows, black_box(&factors));
+        sum.add(isa, rows, black_box(&factors));
         sum.close_chunk();
     })
 }
@@ -130,13 +128,4 @@ fn fill(index: usize, record: &mut [u8]) {
         let pair = [half::f16::NEG_ONE.to_le_bytes(), half::f16::from_f32_const(2.0).to_le_bytes()].concat();
         scales.chunks_exact_mut(4).for_each(|scale| scale.copy_from_slice(&pair));
     }
-}
-
-/// Eight sums at once, as wide as the compiler likes.
-fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0u64; 8];
-    for eight in words.chunks_exact(8) {
-        lanes.iter_mut().zip(eight).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
-    }
-    lanes.into_iter().fold(0, u64::wrapping_add)
 }
