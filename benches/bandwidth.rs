@@ -40,7 +40,7 @@ impl Weights {
         let coding = Coding { form, group: 64, cells: [1, 1, 1] };
         let size = |plane: Plane, level| SET / record_bytes(&coding, level) * coding.plane_bytes(plane, WIDTH);
         let sizes = [size(Plane::Base, Level::L4), size(Plane::Mid, Level::L8), size(Plane::Low, Level::L16)];
-        let arena = Arena::new(&sizes).unwrap();
+        let arena = Arena::new(&[&sizes]).unwrap();
         for slot in 0..3 {
             noise(&mut arena.write(SlotId(slot)).unwrap());
         }
