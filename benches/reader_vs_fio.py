@@ -4,9 +4,9 @@
     python benches/reader_vs_fio.py --file BIG.bin    reads a file that is there and stays there
     python benches/reader_vs_fio.py --seconds 1 --runs 1 --gigabytes 1
 
-fio comes with the distribution (`apt install fio`); cargo builds our side. fio reads as we do: by io_uring, with
-registered files and buffers, into huge pages. Prints medians in GB/s (1e9 bytes) and the ratio of uring's to fio's;
-at least 0.95 is asked for. Writes --json (default benches/results/reader.json).
+fio comes with the distribution (`apt install fio`); cargo builds our side. fio reads as we do: by io_uring,
+with registered files and buffers, into huge pages. Prints medians in GB/s (1e9 bytes) and the ratio of uring
+to fio; at least 0.95 is asked for. Writes --json (default benches/results/reader.json).
 """
 
 from __future__ import annotations

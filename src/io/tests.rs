@@ -35,6 +35,7 @@ engines!(
     a_failure_is_the_reads_own,
     failing_forever_ends_every_read,
     a_dropped_engine_lets_go_of_its_buffers,
+    the_thread_that_submitted_may_end,
     idle_engines_do_not_block,
     a_file_replaced_on_disk_is_not_picked_up,
     a_file_without_direct_io_is_read_with_a_note,
@@ -256,6 +257,26 @@ fn a_dropped_engine_lets_go_of_its_buffers(choice: Choice) {
         drop(reader);
         drop(kept);
         assert!((0..300).all(|slot| arena.is_idle(SlotId(slot))));
+    }
+}
+
+/// The kernel takes back what a thread had in its hands when it ended.
+fn the_thread_that_submitted_may_end(choice: Choice) {
+    for faults in HARMLESS {
+        let (_files, sources) = sources();
+        let arena = Arena::new(&[&[4 * ALIGN; 200]]).unwrap();
+        let mut reader = open(choice, faults, sources, &arena);
+        let mut asked = Asked::default();
+        let batch = (0..200).map(|i| asked.read(&arena, 2, u64::from(i) * ALIGN as u64, &[(i, 4 * ALIGN)])).collect();
+        let submit = move || {
+            reader.submit(batch);
+            reader
+        };
+        let mut reader = std::thread::spawn(submit).join().unwrap();
+        while let Some(done) = reader.wait() {
+            asked.check(done);
+        }
+        assert!(asked.0.is_empty());
     }
 }
 
