@@ -122,6 +122,16 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A rule of the trace format is broken.
+    #[error("{path}, line {line}: {rule}", path = path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The rule, with the data that breaks it.
+        rule: String,
+    },
     /// A caller's argument is wrong.
     #[error("{0}")]
     Usage(String),

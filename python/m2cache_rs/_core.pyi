@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from os import PathLike
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "publish", "read_header"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "publish", "read_header", "replay"]
 
 __version__: Final[str]
 """
@@ -260,4 +260,13 @@ def read_header(path: str | PathLike[str]) -> list[tuple[str, str, list[int], in
     Reads and checks the header of any safetensors file: (name, dtype, shape, begin, bytes) per tensor, in file order.
 
     Raises StoreIOError if the file cannot be read, StoreError naming the broken rule.
+    """
+
+def replay(path: str | PathLike[str], policy: str, capacity: SupportsIndex) -> str:
+    """
+    Feeds a trace (docs/trace.md) to a policy (fixed, lru, fifo or lfu) with that many bytes, from an empty tier. JSON:
+    {"all_bytes", "prompt", "decode", "draft"}, the last three {"passes", "rows", "accesses", "hits", "hit_bytes",
+    "read_bytes", "evictions", "recorded_read_bytes"}.
+
+    Raises UsageError for a broken trace, naming the line, and for unknown policies; StoreIOError.
     """

@@ -28,7 +28,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::Damage { .. } | Error::Digest { .. } => "DamageError",
         Error::Weight { .. } => "CheckpointError",
         Error::CacheTooSmall { .. } | Error::KvFull { .. } | Error::Memory { .. } => "BudgetError",
-        Error::Usage(_) => "UsageError",
+        Error::Trace { .. } | Error::Usage(_) => "UsageError",
         Error::Internal(_) => "M2CacheError",
     }
 }

@@ -5,6 +5,7 @@ mod cache;
 mod engine;
 mod errors;
 mod probe;
+mod replay;
 mod store;
 mod writer;
 
@@ -19,6 +20,8 @@ mod _core {
     use super::engine::Engine;
     #[pymodule_export]
     use super::probe::{DiskProbe, MemoryProbe, isa};
+    #[pymodule_export]
+    use super::replay::replay;
     #[pymodule_export]
     use super::store::{Store, publish, read_header};
     #[pymodule_export]

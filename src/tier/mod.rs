@@ -3,6 +3,7 @@
 mod dram;
 pub mod policy;
 mod stats;
+pub mod trace;
 
 pub use dram::{Block, BlockId, Dram, Place, least};
 pub use stats::{Counters, Stats};
