@@ -77,8 +77,8 @@ fn stream(c: &mut Criterion) {
 fn tier(c: &mut Criterion) {
     let blocks: Vec<Block> = (0..5000).map(|i| Block { bytes: 1 << 20, position: (i % 43) as f32 / 43.0 }).collect();
     let mut group = c.benchmark_group("tier");
-    group.bench_function("place 5000 blocks", |b| b.iter(|| Dram::place(&blocks, &[1 << 20; 4], 3 << 30).unwrap()));
-    let dram = Dram::place(&blocks, &[1 << 20; 4], 3 << 30).unwrap();
+    group.bench_function("place 5000 blocks", |b| b.iter(|| Dram::place(&blocks, 3 << 30)));
+    let dram = Dram::place(&blocks, 3 << 30);
     group.bench_function("find", |b| b.iter(|| dram.find(black_box(BlockId(1234)))));
 }
 

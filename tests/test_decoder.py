@@ -42,6 +42,9 @@ class Toy:
     def free(self, sequence: int) -> None:
         self.seen[sequence] = [[] for _ in range(LAYERS)]
 
+    def follow(self, layers: tuple[int, int], head: bool) -> None:
+        self.followed = (layers, head)
+
     def embed(self, tokens: NDArray[np.uint32]) -> NDArray[np.float32]:
         self.sizes.append(len(tokens))
         return self.table[tokens].copy()

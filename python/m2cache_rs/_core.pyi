@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from os import PathLike
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "publish", "read_header", "replay"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "needs", "publish", "read_header", "replay"]
 
 __version__: Final[str]
 """
@@ -66,10 +66,11 @@ class Engine:
     """
     An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
     """
-    def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None) -> Engine:
+    def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, lookahead: SupportsIndex | None = None) -> Engine:
         """
         levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
-        kept in memory, None for all; verify is first, always or never.
+        kept in memory, None for all; verify is first, always or never; lookahead is bytes read ahead and the size of the
+        ring, None for the usual. cache, verify, threads and lookahead never change a result.
 
         Raises BudgetError naming the least cache, UsageError for planes that are not stored.
         """
@@ -77,6 +78,11 @@ class Engine:
         """
         Attention of x, float32 [N, hidden] before the norm, to be added to x; appends K and V. sequences and positions are
         uint32 [N]. With groups=(a, b): partial sums of those KV-head groups, [b - a, N, hidden], without bias.
+        """
+    def blocks(self, /) -> str:
+        """
+        What the blocks are, as JSON: [{"layer" (null: head), "section", "bytes", "fixed"}] by number; fixed ones have a
+        slot of their own in the cache.
         """
     def embed(self, /, tokens: NDArray[uint32]) -> NDArray[float32]:
         """
@@ -86,6 +92,11 @@ class Engine:
         """
         FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
         256 neurons, [b - a, N, hidden], without bias.
+        """
+    def follow(self, /, layers: tuple[SupportsIndex, SupportsIndex], head: bool = True) -> None:
+        """
+        Says what the next calls are: the layers (a, b) in order, then the head or not, and the same again. Reading ahead
+        follows it; results do not depend on it.
         """
     def head(self, /, x: NDArray[float32]) -> NDArray[float32]:
         """
@@ -100,10 +111,20 @@ class Engine:
         """
         A norm's gain, float32 [hidden]: attn or ffn of a layer, or final.
         """
+    def record(self, /, on: bool) -> None:
+        """
+        Begins or ends to note every access to a block.
+        """
     def stats(self, /) -> str:
         """
-        What the tiers did so far, as JSON: {"io", "isa", "threads", "fixed_bytes", "ring_bytes", "hit_bytes", "read_bytes",
-        "reads", "read_seconds", "sections": [{"section", "stored_bytes", "hit_bytes", "read_bytes", "reads"}]}.
+        What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
+        "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
+        head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
+        "unused_bytes" (read ahead in vain), "reads", "stalls", "wait_seconds".
+        """
+    def take_trace(self, /) -> NDArray[uint32]:
+        """
+        The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache, else 0.
         """
 
 @final
@@ -246,6 +267,13 @@ class StoreWriter:
 def isa() -> list[str]:
     """
     The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
+def needs(architecture: str, encoding: str, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> str:
+    """
+    What a model needs at levels of (attn, ffn, head, embed) bits, from its architecture and encoding alone, as JSON:
+    {"all": cache bytes that hold every weight, "least": least cache that works, "ring": most that the read ring takes,
+    "token_bytes": bytes of weights that one decoded token touches, "blocks", "parts": token_bytes by part}.
+
+    Raises UsageError for planes that are not stored and for JSON that is no architecture or encoding.
     """
 
 def publish(partial: str | PathLike[str], target: str | PathLike[str], replace: bool) -> None:

@@ -35,6 +35,17 @@ impl Engine {
         tokens: Tokens,
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
+        self.timed(layer, |engine| engine.attention_branch(layer, x, kv, tokens, groups))
+    }
+
+    fn attention_branch(
+        &mut self,
+        layer: usize,
+        x: &[f32],
+        kv: &mut KvCache,
+        tokens: Tokens,
+        groups: Option<Range<usize>>,
+    ) -> Result<Branch> {
         let count = self.check_rows(x)?;
         if tokens.sequences.len() != count || tokens.positions.len() != count {
             return Err(Error::usage(format!("{count} rows need as many sequences and positions")));

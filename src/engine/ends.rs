@@ -12,6 +12,10 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` naming a token outside the vocabulary; those of reading the store.
     pub fn embed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.timed(self.arch.layers, |engine| engine.embed_rows(tokens))
+    }
+
+    fn embed_rows(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut out = vec![0.0; tokens.len() * self.arch.hidden];
         for (token, row) in tokens.iter().zip(out.chunks_exact_mut(self.arch.hidden)) {
             self.embed_row(*token as usize, row)?;
@@ -24,7 +28,7 @@ impl Engine {
             return Err(Error::usage(format!("token {token} lies outside the vocabulary of {}", self.arch.vocab)));
         }
         let level = self.options.levels.embed;
-        let leased = self.weights.lease(None, &[Matrix::Embed], level, token, 1)?;
+        let leased = self.weights.lease_row(level, token)?;
         let rows = leased.rows(Matrix::Embed)?;
         let record = rows.record(0);
         let mut buffer = [0.0; BLOCK];
@@ -40,6 +44,10 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` for shapes; those of reading the store.
     pub fn head(&mut self, x: &[f32]) -> Result<Vec<f32>> {
+        self.timed(self.arch.layers, |engine| engine.logits(x))
+    }
+
+    fn logits(&mut self, x: &[f32]) -> Result<Vec<f32>> {
         let count = self.check_rows(x)?;
         let level = self.options.levels.head;
         let inputs = self.normed(x, &self.norm_final, level);

@@ -7,11 +7,14 @@ mod attention;
 mod ends;
 mod ffn;
 mod report;
+mod schedule;
 mod weights;
 
+pub use crate::io::Choice;
 pub use attention::Tokens;
-pub use report::Report;
-pub use weights::{Needs, Verify};
+pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
+pub use schedule::Needs;
+pub use weights::Verify;
 
 use crate::config::Architecture;
 use crate::error::{Error, Result};
@@ -23,6 +26,7 @@ use crate::types::{Level, Levels};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use weights::Weights;
 
 /// More threads than any machine has cores: a mistake.
@@ -50,6 +54,10 @@ pub struct Options {
     pub verify: Verify,
     /// Threads; none takes one per core.
     pub threads: Option<usize>,
+    /// I/O engine.
+    pub io: Choice,
+    /// Bytes to read ahead, which is also the size of the ring; none takes the usual, 0 reads on demand.
+    pub lookahead: Option<u64>,
 }
 
 /// A branch's output: folded, or the partial sums of the asked chunks.
@@ -78,6 +86,8 @@ pub struct Engine {
     weights: Weights,
     layers: Vec<LayerVectors>,
     norm_final: Vec<f32>,
+    /// Time spent in each layer's parts, and (last) in embedding and head.
+    spent: Vec<Duration>,
 }
 
 impl Engine {
@@ -92,7 +102,32 @@ impl Engine {
         let layers = (0..arch.layers).map(|layer| LayerVectors::load(&store, layer)).collect::<Result<_>>()?;
         let norm_final = store.vector(None, "norm.final")?;
         let weights = Weights::new(store, &options)?;
-        Ok(Engine { arch, options, isa: Isa::chosen()?, pool, weights, layers, norm_final })
+        let spent = vec![Duration::ZERO; arch.layers + 1];
+        Ok(Engine { arch, options, isa: Isa::chosen()?, pool, weights, layers, norm_final, spent })
+    }
+
+    /// Says what the next calls are: layers in order, then the head or not, and the same again. Reading ahead follows it;
+    /// results do not depend on it.
+    ///
+    /// # Errors
+    /// `Error::Usage` for layers the model does not have.
+    pub fn follow(&mut self, layers: Range<usize>, head: bool) -> Result<()> {
+        if layers.start > layers.end || layers.end > self.arch.layers {
+            let Range { start, end } = layers;
+            return Err(Error::usage(format!("layers {start}..{end} of a model with {}", self.arch.layers)));
+        }
+        self.weights.follow(layers, head);
+        Ok(())
+    }
+
+    /// Runs a part of `layer` and adds its time to the layer's.
+    fn timed<T>(&mut self, layer: usize, part: impl FnOnce(&mut Engine) -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        let result = part(self);
+        if let Some(spent) = self.spent.get_mut(layer) {
+            *spent += begin.elapsed();
+        }
+        result
     }
 
     /// The model.

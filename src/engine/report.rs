@@ -1,21 +1,53 @@
 //! What the tiers did, as plain data.
 
 use super::Engine;
+use crate::prefetch::Access;
+use crate::store::SectionId;
+use crate::tier::{Block, BlockId, Counters, Place};
 use serde::Serialize;
+use std::time::Duration;
 
-/// Bytes of one section name, summed over layers.
+/// What moved; all in bytes but the counts and the seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Moved {
+    /// Served from the cache.
+    pub hit_bytes: u64,
+    /// Read from the store and used: the useful bytes.
+    pub read_bytes: u64,
+    /// Read beside them because reads begin and end on pages.
+    pub aligned_bytes: u64,
+    /// Read ahead and not used, because the next step was another one than expected.
+    pub unused_bytes: u64,
+    /// Reads that took.
+    pub reads: u64,
+    /// Times a step waited for its bytes.
+    pub stalls: u64,
+    /// Seconds it waited.
+    pub wait_seconds: f64,
+}
+
+/// One section name, summed over layers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SectionReport {
     /// Section name.
     pub section: String,
     /// Bytes in the store.
     pub stored_bytes: u64,
-    /// Bytes served from the cache.
-    pub hit_bytes: u64,
-    /// Bytes read from the store.
-    pub read_bytes: u64,
-    /// Reads that took.
-    pub reads: u64,
+    /// What moved.
+    #[serde(flatten)]
+    pub moved: Moved,
+}
+
+/// One layer; the last stands for embedding and head.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LayerReport {
+    /// The layer, or none.
+    pub layer: Option<usize>,
+    /// Seconds spent computing: in its parts, less waiting.
+    pub compute_seconds: f64,
+    /// What moved.
+    #[serde(flatten)]
+    pub moved: Moved,
 }
 
 /// What the tiers did since the engine was opened.
@@ -23,59 +55,123 @@ pub struct SectionReport {
 pub struct Report {
     /// I/O engine.
     pub io: &'static str,
+    /// What the I/O engine could not have, and why: a sentence each.
+    pub notes: Vec<String>,
     /// Instruction set of the kernels.
     pub isa: &'static str,
     /// Threads.
     pub threads: usize,
     /// Bytes of fixed cache slots.
     pub fixed_bytes: u64,
-    /// Bytes of ring slots.
+    /// Bytes of the read ring, single rows included.
     pub ring_bytes: u64,
-    /// Bytes served from the cache.
-    pub hit_bytes: u64,
-    /// Bytes read from the store.
-    pub read_bytes: u64,
-    /// Reads that took.
-    pub reads: u64,
-    /// Seconds spent waiting for them.
-    pub read_seconds: f64,
+    /// Seconds spent computing.
+    pub compute_seconds: f64,
+    /// What moved in all.
+    #[serde(flatten)]
+    pub moved: Moved,
     /// Per section name, in file order.
     pub sections: Vec<SectionReport>,
+    /// Per layer, embedding and head last.
+    pub layers: Vec<LayerReport>,
+}
+
+impl Moved {
+    fn add(&mut self, counters: &Counters, waited: Duration) {
+        self.hit_bytes += counters.hit_bytes;
+        self.read_bytes += counters.read_bytes;
+        self.aligned_bytes += counters.aligned_bytes;
+        self.unused_bytes += counters.unused_bytes;
+        self.reads += counters.reads;
+        self.stalls += counters.stalls;
+        self.wait_seconds += waited.as_secs_f64();
+    }
+}
+
+/// A block of the model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BlockReport {
+    /// Its layer, or none for the head.
+    pub layer: Option<usize>,
+    /// Its section.
+    pub section: String,
+    /// Its size.
+    pub bytes: usize,
+    /// Whether it has a slot of its own in the cache.
+    pub fixed: bool,
 }
 
 impl Engine {
     /// What the tiers did so far.
     pub fn report(&self) -> Report {
         let fetcher = self.weights.fetcher();
-        let sections = self.section_reports();
-        let sum = |of: fn(&SectionReport) -> u64| sections.iter().map(of).sum();
+        let layers = self.layer_reports();
         Report {
             io: fetcher.engine(),
+            notes: self.weights.notes().to_vec(),
             isa: self.isa.name(),
             threads: self.pool.current_num_threads(),
-            fixed_bytes: fetcher.dram().fixed_bytes(),
-            ring_bytes: fetcher.dram().ring_bytes(),
-            hit_bytes: sum(|s| s.hit_bytes),
-            read_bytes: sum(|s| s.read_bytes),
-            reads: sum(|s| s.reads),
-            read_seconds: fetcher.waited().as_secs_f64(),
-            sections,
+            fixed_bytes: fetcher.dram().bytes(),
+            ring_bytes: fetcher.ring_bytes(),
+            compute_seconds: layers.iter().map(|l| l.compute_seconds).sum(),
+            moved: self.moved(|_| true),
+            sections: self.section_reports(),
+            layers,
         }
     }
 
+    /// What the blocks are, by number.
+    pub fn blocks(&self) -> Vec<BlockReport> {
+        let (store, schedule) = (self.weights.store(), self.weights.schedule());
+        let block = |(number, (section, block)): (usize, (SectionId, &Block))| BlockReport {
+            layer: store.files[store.section(section).file].layout.layer,
+            section: store.section(section).layout.name.clone(),
+            bytes: block.bytes,
+            fixed: self.weights.fetcher().dram().find(BlockId(number as u32)) != Place::Ring,
+        };
+        schedule.block_sections().into_iter().zip(&schedule.blocks).enumerate().map(block).collect()
+    }
+
+    /// Begins or ends to note every access to a block.
+    pub fn record(&mut self, on: bool) {
+        self.weights.fetcher_mut().record(on);
+    }
+
+    /// The accesses noted since the last call.
+    pub fn take_trace(&mut self) -> Vec<Access> {
+        self.weights.fetcher_mut().take_trace()
+    }
+
+    /// What moved of the sections that `counts`.
+    fn moved(&self, counts: impl Fn(usize) -> bool) -> Moved {
+        let fetcher = self.weights.fetcher();
+        let mut moved = Moved::default();
+        for (id, counters) in fetcher.stats().sections.iter().enumerate().filter(|(id, _)| counts(*id)) {
+            moved.add(counters, fetcher.waited()[id]);
+        }
+        moved
+    }
+
+    fn layer_reports(&self) -> Vec<LayerReport> {
+        let store = self.weights.store();
+        let layer = |(index, spent): (usize, &Duration)| {
+            let moved = self.moved(|id| store.sections[id].file == index);
+            let compute_seconds = (spent.as_secs_f64() - moved.wait_seconds).max(0.0);
+            LayerReport { layer: store.files[index].layout.layer, compute_seconds, moved }
+        };
+        self.spent.iter().enumerate().map(layer).collect()
+    }
+
     fn section_reports(&self) -> Vec<SectionReport> {
+        let sections = &self.weights.store().sections;
         let mut reports: Vec<SectionReport> = Vec::new();
-        for (section, counters) in self.weights.store().sections.iter().zip(&self.weights.fetcher().stats().sections) {
+        for section in sections {
             let name = &section.layout.name;
-            let at = reports.iter().position(|r| r.section == *name).unwrap_or_else(|| {
-                reports.push(SectionReport { section: name.clone(), ..SectionReport::default() });
-                reports.len() - 1
-            });
-            let report = &mut reports[at];
-            report.stored_bytes += section.layout.bytes();
-            report.hit_bytes += counters.hit_bytes;
-            report.read_bytes += counters.read_bytes;
-            report.reads += counters.reads;
+            if reports.iter().all(|r| r.section != *name) {
+                let same = |id: usize| sections[id].layout.name == *name;
+                let stored = sections.iter().filter(|s| s.layout.name == *name).map(|s| s.layout.bytes()).sum();
+                reports.push(SectionReport { section: name.clone(), stored_bytes: stored, moved: self.moved(same) });
+            }
         }
         reports
     }

@@ -1,14 +1,16 @@
 //! Records of the model by name: from the cache where they are, from the store where they are not.
 
 use super::Options;
+use super::schedule::{RING_BYTES, Schedule, sections};
 use crate::error::{Error, Result};
-use crate::io::{Psync, Source};
-use crate::prefetch::{Fetcher, Held, Want};
+use crate::io::{Opened, Source, open};
+use crate::prefetch::{Fetcher, Held, Layout, Steps, Want};
 use crate::quant::{Column, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
-use crate::tier::{Block, BlockId, Dram, least};
-use crate::types::{CHUNK, Level, Levels, Matrix};
-use std::collections::{BTreeMap, HashSet};
+use crate::tier::{BlockId, Dram};
+use crate::types::{CHUNK, Level, Matrix};
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// When records are checked against their checksums.
@@ -22,30 +24,14 @@ pub enum Verify {
     Never,
 }
 
-/// What a model needs at some levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
-    /// Bytes of cache that hold every weight.
-    pub all: u64,
-    /// The least cache that works: one step.
-    pub least: u64,
-}
-
-/// The blocks of the sections that are kept in the cache, and the steps that are leased at once.
-struct Plan {
-    blocks: Vec<Block>,
-    /// First block of every section that has blocks.
-    first: BTreeMap<SectionId, u32>,
-    ring: Vec<usize>,
-}
-
 /// The model's records.
 pub struct Weights {
     store: Arc<Store>,
     verify: Verify,
     verified: HashSet<BlockId>,
-    first: BTreeMap<SectionId, u32>,
+    schedule: Arc<Schedule>,
     fetcher: Fetcher,
+    notes: Vec<String>,
 }
 
 /// A run of records of some matrices, leased; it holds its slots by itself, so the next run can be fetched meanwhile.
@@ -57,93 +43,60 @@ pub struct Leased {
     sections: Vec<(SectionId, Held)>,
 }
 
-impl Needs {
-    /// Of a store at these levels.
-    ///
-    /// # Errors
-    /// `Error::Usage` when a level's plane is not stored.
-    pub fn of(store: &Store, levels: Levels) -> Result<Needs> {
-        let plan = Plan::new(store, levels)?;
-        let least = least(&plan.ring);
-        let sizes: Vec<usize> = plan.blocks.iter().map(|b| b.bytes).collect();
-        Ok(Needs { all: least + crate::tier::least(&sizes), least })
+/// The schedule of an open store: where its blocks lie.
+struct Located {
+    schedule: Arc<Schedule>,
+    store: Arc<Store>,
+}
+
+impl Steps for Located {
+    fn count(&self) -> usize {
+        self.schedule.steps()
+    }
+
+    fn wants(&self, step: usize) -> Vec<Want> {
+        let (sections, chunk) = self.schedule.at(step);
+        let records = |id: SectionId| CHUNK.min(self.store.section(id).layout.records - chunk * CHUNK);
+        sections.iter().map(|id| want(&self.store, &self.schedule, *id, chunk * CHUNK, records(*id))).collect()
     }
 }
 
-impl Plan {
-    fn new(store: &Store, levels: Levels) -> Result<Plan> {
-        let arch = &store.manifest.architecture;
-        let mut plan = Plan { blocks: vec![], first: BTreeMap::new(), ring: vec![] };
-        for layer in 0..arch.layers {
-            for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O] {
-                plan.step(store, Some(layer), &[matrix], levels.attn)?;
-            }
-            plan.step(store, Some(layer), arch.ffn_matrices(), levels.ffn)?;
-        }
-        plan.step(store, None, &[arch.head_matrix()], levels.head)?;
-        let row: Vec<usize> = sections(store, None, &[Matrix::Embed], levels.embed)?
-            .iter()
-            .map(|id| store.section(*id).layout.stride)
-            .collect();
-        plan.widen_ring(row);
-        Ok(plan)
-    }
-
-    /// Adds the blocks of the sections that one step reads together, and makes the ring hold one block of each.
-    fn step(&mut self, store: &Store, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<()> {
-        let ids = sections(store, layer, matrices, level)?;
-        let mut sizes = Vec::new();
-        for id in ids {
-            let layout = &store.section(id).layout;
-            self.first.insert(id, self.blocks.len() as u32);
-            let count = layout.records.div_ceil(CHUNK);
-            self.blocks.extend((0..count).map(|i| Block {
-                bytes: layout.stride * CHUNK.min(layout.records - i * CHUNK),
-                position: (i as f32 + 0.5) / count as f32,
-            }));
-            sizes.push(layout.stride * CHUNK.min(layout.records));
-        }
-        self.widen_ring(sizes);
-        Ok(())
-    }
-
-    fn widen_ring(&mut self, mut sizes: Vec<usize>) {
-        sizes.sort_by_key(|n| std::cmp::Reverse(*n));
-        self.ring.resize(self.ring.len().max(sizes.len()), 0);
-        self.ring.iter_mut().zip(sizes).for_each(|(slot, size)| *slot = size.max(*slot));
-    }
-}
-
-/// The sections that hold some matrices up to a level, each once.
-fn sections(store: &Store, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Vec<SectionId>> {
-    let mut ids = Vec::new();
-    for plane in level.planes() {
-        for matrix in matrices {
-            let (id, _) = store.slice(layer, *matrix, *plane)?;
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-    }
-    Ok(ids)
+fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: usize) -> Want {
+    let section = store.section(id);
+    let stride = section.layout.stride;
+    let begin = first / CHUNK * CHUNK;
+    let size = CHUNK.min(section.layout.records - begin) * stride;
+    let block = schedule.block(id, first / CHUNK).map(|block| (block, (first - begin) * stride, size));
+    let offset = section.begin + (first * stride) as u64;
+    Want { section: id.0 as usize, file: section.file, offset, len: count * stride, block }
 }
 
 impl Weights {
     /// Places the store's blocks under the budget and opens the reader.
     pub fn new(store: Arc<Store>, options: &Options) -> Result<Weights> {
-        let plan = Plan::new(&store, options.levels)?;
-        let budget = match options.cache {
-            Some(bytes) => bytes,
-            None => Needs::of(&store, options.levels)?.all,
-        };
-        let dram = Dram::place(&plan.blocks, &plan.ring, budget)?;
+        let schedule = Arc::new(Schedule::new(&store.manifest.architecture, store.catalog(), options.levels)?);
+        let budget = options.cache.unwrap_or_else(|| schedule.needs(store.catalog()).all);
+        let split = schedule.split(budget, options.lookahead)?;
+        let dram = Dram::place(&schedule.blocks, split.fixed);
+        let layout = Layout { ring: split.ring, rows: schedule.rows.clone() };
+        let arena = layout.arena(&dram)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
-        let fetcher = Fetcher::new(dram, Box::new(Psync::over(sources)?), store.sections.len())?;
-        Ok(Weights { store, verify: options.verify, verified: HashSet::new(), first: plan.first, fetcher })
+        let Opened { reader, notes } = open(options.io, sources, &arena)?;
+        let steps = Box::new(Located { schedule: schedule.clone(), store: store.clone() });
+        // Blocks with slots of their own are read ahead as far as those of the ring.
+        let ahead = options.lookahead.map_or(RING_BYTES, |bytes| bytes as usize);
+        let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);
+        Ok(Weights { store, verify: options.verify, verified: HashSet::new(), schedule, fetcher, notes })
     }
 
-    /// Leases records `first..first + count` of matrices that share records, at `level`. The
-    /// range is one chunk (or its short end), or a single record.
+    /// Says what the coming calls will ask for, so that it is read ahead.
+    pub fn follow(&mut self, layers: Range<usize>, head: bool) {
+        let head = if head { self.schedule.head() } else { 0..0 };
+        self.fetcher.follow([self.schedule.layers(layers), head]);
+    }
+
+    /// Leases records `first..first + count`, one chunk or its short end, of matrices that share records, at the level
+    /// that the schedule was made for.
     pub fn lease(
         &mut self,
         layer: Option<usize>,
@@ -152,31 +105,25 @@ impl Weights {
         first: usize,
         count: usize,
     ) -> Result<Leased> {
-        let ids = sections(&self.store, layer, matrices, level)?;
-        if ids.iter().any(|id| !is_run(&self.store.section(*id).layout, first, count)) {
-            return Err(Error::Internal("a lease that is neither a chunk nor a single checked record"));
-        }
-        let wants: Vec<Want> = ids.iter().map(|id| self.want(*id, first, count)).collect();
-        let held = self.fetch(&wants)?;
-        Ok(Leased { store: self.store.clone(), layer, level, count, sections: ids.into_iter().zip(held).collect() })
-    }
-
-    fn want(&self, id: SectionId, first: usize, count: usize) -> Want {
-        let section = self.store.section(id);
-        let stride = section.layout.stride;
-        let block = self.first.get(&id).map(|base| {
-            let begin = first / CHUNK * CHUNK;
-            let records = CHUNK.min(section.layout.records - begin);
-            (BlockId(base + (first / CHUNK) as u32), (first - begin) * stride, records * stride)
-        });
-        let offset = section.begin + (first * stride) as u64;
-        Want { section: id.0 as usize, file: section.file, offset, len: count * stride, block }
-    }
-
-    fn fetch(&mut self, wants: &[Want]) -> Result<Vec<Held>> {
+        let step = self.schedule.step(layer, matrices[0], first).filter(|_| first.is_multiple_of(CHUNK));
+        let step = step.ok_or(Error::Internal("a lease that is no chunk"))?;
+        let ids = self.schedule.at(step).0.to_vec();
         let Weights { store, verify, verified, fetcher, .. } = self;
-        let mut check = |want: &Want, bytes: &[u8]| check(store, *verify, verified, want, bytes);
-        fetcher.fetch(wants, &mut check)
+        let held = fetcher.fetch(step, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
+        Ok(Leased { store: store.clone(), layer, level, count, sections: ids.into_iter().zip(held).collect() })
+    }
+
+    /// Leases one row of the embedding.
+    pub fn lease_row(&mut self, level: Level, row: usize) -> Result<Leased> {
+        let Weights { store, verify, verified, schedule, fetcher, .. } = self;
+        let ids = sections(store.catalog(), None, &[Matrix::Embed], level)?;
+        if ids.iter().any(|id| !is_single(&store.section(*id).layout, row)) {
+            return Err(Error::Internal("a row that has no checksum of its own"));
+        }
+        let wants: Vec<Want> = ids.iter().map(|id| want(store, schedule, *id, row, 1)).collect();
+        let held = fetcher.fetch_rows(&wants, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
+        let sections = ids.into_iter().zip(held).collect();
+        Ok(Leased { store: store.clone(), layer: None, level, count: 1, sections })
     }
 
     /// The store.
@@ -188,13 +135,26 @@ impl Weights {
     pub fn fetcher(&self) -> &Fetcher {
         &self.fetcher
     }
+
+    /// The same, to begin and end records of it.
+    pub fn fetcher_mut(&mut self) -> &mut Fetcher {
+        &mut self.fetcher
+    }
+
+    /// What the reader could not have, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The order of its blocks.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
 }
 
-/// Whether records `first..first + count` are what the cache and the checksums know: a whole chunk, or one record of
-/// a section that checks records one by one.
-fn is_run(layout: &SectionLayout, first: usize, count: usize) -> bool {
-    let chunk = first.is_multiple_of(CHUNK) && count == CHUNK.min(layout.records.saturating_sub(first));
-    count > 0 && (chunk || (count == 1 && layout.check == 1 && first < layout.records))
+/// Whether a record can be read and checked by itself.
+fn is_single(layout: &SectionLayout, record: usize) -> bool {
+    layout.check == 1 && record < layout.records
 }
 
 /// Checks what was just read, as the mode asks; single rows are always checked unless the mode is `Never`.

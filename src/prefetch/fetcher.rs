@@ -1,154 +1,340 @@
-//! Demand reads: one batch per step.
+//! Steps in, leased bytes out; reads run ahead of the steps.
 
+use super::flights::{Flight, Flights, Token};
+use super::order::Order;
+use super::want::{Held, Steps, Want};
 use crate::error::{Error, Result};
-use crate::io::{Done, Read, Reader};
-use crate::mem::{Arena, ReadLease, SlotId};
-use crate::tier::{BlockId, Dram, Place, Stats};
-use std::ops::Deref;
+use crate::io::Reader;
+use crate::mem::{Arena, Run, SlotId, WriteLease};
+use crate::tier::{BlockId, Dram, FRAME, Frames, Place, Ring, Stats, frames};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes a step needs.
+/// Checks a want that was just read, before anyone uses it.
+pub type Check<'a> = &'a mut dyn FnMut(&Want, &[u8]) -> Result<()>;
+
+/// How the slots of an arena are used: ring frames first (a slab of their own), then one slot per plane of a single
+/// row, then the tier's.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Frames of the ring.
+    pub ring: u32,
+    /// Sizes of the slots for single rows.
+    pub rows: Vec<usize>,
+}
+
+/// One access to a block, as a trace keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
-    /// Section they belong to, for the counters.
-    pub section: usize,
-    /// File they lie in.
-    pub file: usize,
-    /// First byte in the file.
-    pub offset: u64,
-    /// Length.
-    pub len: usize,
-    /// The block that holds them, if the tier keeps it, with the place of the first byte in it and the block's size.
-    pub block: Option<(BlockId, usize, usize)>,
+pub struct Access {
+    /// The block.
+    pub block: BlockId,
+    /// Whether it was in the tier.
+    pub hit: bool,
 }
 
-impl Want {
-    /// Whether the want is exactly its block.
-    fn is_whole(&self) -> bool {
-        self.block.is_some_and(|(_, at, size)| at == 0 && size == self.len)
-    }
-}
-
-/// A want that is served: its bytes stay as they are while this lives.
-#[derive(Debug)]
-pub struct Held {
-    lease: ReadLease,
-    at: usize,
-    len: usize,
-}
-
-impl Deref for Held {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.lease[self.at..self.at + self.len]
-    }
+/// A step whose reads were begun before it was asked for.
+struct Ahead {
+    step: usize,
+    bytes: usize,
+    /// Index of the want, and its read.
+    reads: Vec<(usize, Token)>,
 }
 
 /// The tier, its memory and the reader that fills it.
 pub struct Fetcher {
     dram: Dram,
+    ring: Ring,
+    layout: Layout,
     arena: Arc<Arena>,
-    reader: Box<dyn Reader>,
+    flights: Flights,
+    steps: Box<dyn Steps>,
+    order: Order,
+    /// In the order of the steps.
+    queue: VecDeque<Ahead>,
+    /// The next step to look at for reading ahead, and how many were looked at and not yet asked for.
+    cursor: usize,
+    looked: usize,
+    /// Bytes that may be under way or waiting ahead of their step.
+    lookahead: usize,
     stats: Stats,
-    waited: Duration,
+    waited: Vec<Duration>,
+    trace: Option<Vec<Access>>,
+}
+
+impl Layout {
+    /// An arena for this layout and a tier's slots.
+    pub fn arena(&self, dram: &Dram) -> Result<Arc<Arena>> {
+        Arena::new(&[&vec![FRAME; self.ring as usize], &self.rows, dram.slots()])
+    }
+
+    fn row(&self, index: usize) -> SlotId {
+        SlotId(self.ring + index as u32)
+    }
+
+    fn fixed(&self, slot: u32) -> SlotId {
+        SlotId(self.ring + self.rows.len() as u32 + slot)
+    }
+}
+
+fn run(frames: Frames) -> Run {
+    Run { first: SlotId(frames.first), count: frames.count }
 }
 
 impl Fetcher {
-    /// Allocates the tier's slots.
-    pub fn new(dram: Dram, reader: Box<dyn Reader>, sections: usize) -> Result<Fetcher> {
-        let arena = Arena::new(&[dram.slots()])?;
-        Ok(Fetcher { dram, arena, reader, stats: Stats::new(sections), waited: Duration::ZERO })
+    /// A fetcher over the slots of `arena`, which `layout.arena(&dram)` made. `lookahead` bounds the bytes read ahead;
+    /// `sections` counts those that wants name.
+    pub fn new(
+        dram: Dram,
+        layout: Layout,
+        arena: Arc<Arena>,
+        reader: Box<dyn Reader>,
+        steps: Box<dyn Steps>,
+        sections: usize,
+        lookahead: usize,
+    ) -> Fetcher {
+        Fetcher {
+            dram,
+            ring: Ring::new(layout.ring),
+            layout,
+            arena,
+            flights: Flights::new(reader),
+            order: Order::new([0..steps.count(), 0..0]),
+            steps,
+            queue: VecDeque::new(),
+            cursor: 0,
+            looked: 0,
+            lookahead,
+            stats: Stats::new(sections),
+            waited: vec![Duration::ZERO; sections],
+            trace: None,
+        }
     }
 
-    /// Serves all wants of a step, in order. `check` sees every want that was just read before anyone uses it.
+    /// Says which steps the coming passes take; others are not read ahead.
+    pub fn follow(&mut self, ranges: [Range<usize>; 2]) {
+        self.order = Order::new(ranges);
+    }
+
+    /// Serves all wants of a step, in order, and begins to read for the steps that follow it.
     ///
-    /// The ring holds one step: what an earlier step returned must be dropped before.
+    /// What the ring holds of earlier steps must have been dropped.
     ///
     /// # Errors
     /// The reader's or `check`'s; nothing that failed is kept, and the fetcher stays usable.
-    pub fn fetch(&mut self, wants: &[Want], check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>) -> Result<Vec<Held>> {
-        let mut held: Vec<Option<Held>> = wants.iter().map(|w| self.hit(w)).collect::<Result<_>>()?;
-        let missing: Vec<usize> = (0..wants.len()).filter(|i| held[*i].is_none()).collect();
-        if !missing.is_empty() {
-            self.read(wants, &missing, &mut held, check)?;
+    pub fn fetch(&mut self, step: usize, check: Check) -> Result<Vec<Held>> {
+        while let Some(ended) = self.flights.ended(false) {
+            self.land(ended, check);
         }
-        held.into_iter().map(|h| h.ok_or(Error::Internal("a read ended without a result"))).collect()
+        let wants = self.steps.wants(step);
+        let reads = self.begun(step, &wants, check)?;
+        self.advance()?;
+        let came =
+            reads.iter().map(|(index, token)| self.outcome(*token, wants[*index].section, check)).collect::<Vec<_>>();
+        let mut held: Vec<Option<Held>> = wants.iter().map(|_| None).collect();
+        for ((index, _), outcome) in reads.iter().zip(came) {
+            held[*index] = Some(outcome?);
+        }
+        wants.iter().zip(held).map(|(want, held)| self.served(want, held)).collect()
     }
 
-    fn hit(&mut self, want: &Want) -> Result<Option<Held>> {
-        let Some((block, at, _)) = want.block else { return Ok(None) };
-        let Place::Loaded(slot) = self.dram.find(block) else { return Ok(None) };
-        self.stats.hit(want.section, want.len);
-        Ok(Some(Held { lease: self.arena.read(SlotId(slot))?, at, len: want.len }))
+    /// Serves wants outside of the order, such as a token's embedding row.
+    ///
+    /// # Errors
+    /// As `fetch`.
+    pub fn fetch_rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
+        let mut reads = Vec::with_capacity(wants.len());
+        for (index, want) in wants.iter().enumerate() {
+            let loaded = want.block.is_some_and(|(id, ..)| matches!(self.dram.find(id), Place::Loaded(_)));
+            reads.push(match loaded {
+                true => None,
+                false => {
+                    let flight = Flight { want: *want, own: false };
+                    Some(self.read_into(flight, self.layout.row(index).into())?)
+                }
+            });
+        }
+        self.flights.launch();
+        // Every read is waited for, also behind a failure: its slot must be free for the next row.
+        let came =
+            reads.iter().zip(wants).map(|(read, want)| read.map(|token| self.outcome(token, want.section, check)));
+        let came: Vec<Option<Result<Held>>> = came.collect();
+        let held = came.into_iter().map(Option::transpose).collect::<Result<Vec<_>>>()?;
+        wants.iter().zip(held).map(|(want, held)| self.served(want, held)).collect()
     }
 
-    fn read(
-        &mut self,
-        wants: &[Want],
-        missing: &[usize],
-        held: &mut [Option<Held>],
-        check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        // A step that ended in a panic may have left reads behind; their marks are not ours.
-        while self.reader.wait().is_some() {}
-        let batch = self.batch(wants, missing)?;
-        let begin = Instant::now();
-        self.reader.submit(batch);
-        let mut outcome = Ok(());
-        // Every read is waited for, also behind a failure: its buffer must be back before the step ends.
-        while let Some(done) = self.reader.wait() {
-            let token = done.token as usize;
-            match self.arrived(&wants[token], done, check) {
-                Ok(result) => held[token] = Some(result),
-                Err(e) => outcome = outcome.and(Err(e)),
+    /// The reads of a step's missing wants: begun ahead, or now.
+    fn begun(&mut self, step: usize, wants: &[Want], check: Check) -> Result<Vec<(usize, Token)>> {
+        self.looked = self.looked.saturating_sub(1);
+        if self.queue.front().is_some_and(|ahead| ahead.step == step) {
+            return Ok(self.queue.pop_front().map(|ahead| ahead.reads).unwrap_or_default());
+        }
+        if wants.iter().all(|want| self.is_loaded(want)) {
+            return Ok(vec![]);
+        }
+        // Not what was expected: begin anew from here.
+        self.forget(check);
+        self.cursor = self.order.after(step);
+        match self.begin(step)? {
+            true => Ok(self.queue.pop_front().map(|ahead| ahead.reads).unwrap_or_default()),
+            false => Err(Error::Internal("a step wants more than the ring has")),
+        }
+    }
+
+    /// Waits for all that is under way and gives up what was read ahead.
+    fn forget(&mut self, check: Check) {
+        while self.flights.any() {
+            let Some(ended) = self.flights.ended(true) else { break };
+            self.land(ended, check);
+        }
+        for ahead in std::mem::take(&mut self.queue) {
+            let wants = self.steps.wants(ahead.step);
+            for (index, token) in ahead.reads {
+                // A block with a slot of its own is not lost.
+                if let Some(Ok(held)) = self.flights.take(token)
+                    && !self.is_loaded(&wants[index])
+                {
+                    self.stats.unused(wants[index].section, held.len);
+                }
             }
         }
-        self.waited += begin.elapsed();
-        outcome
+        self.looked = 0;
+        self.reclaim();
     }
 
-    fn batch(&self, wants: &[Want], missing: &[usize]) -> Result<Vec<Read>> {
-        let slots = self.assign(wants, missing)?;
-        let read = |(index, slot): (&usize, u32)| {
-            let want = &wants[*index];
-            let mut buffer = self.arena.write(SlotId(slot))?;
-            if buffer.len() < want.len {
-                return Err(Error::Internal("a slot is smaller than what it has to hold"));
+    /// Takes back the frames that nobody reads or writes any more.
+    fn reclaim(&mut self) {
+        self.ring.reclaim(|frames| self.arena.is_idle(run(frames)));
+    }
+
+    /// Begins the reads of the steps ahead, as far as the ring and the bound allow, and hands all to the reader.
+    fn advance(&mut self) -> Result<()> {
+        self.reclaim();
+        while self.looked < self.order.len() && self.begin_ahead(self.cursor)? {
+            self.cursor = self.order.after(self.cursor);
+            self.looked += 1;
+        }
+        self.flights.launch();
+        Ok(())
+    }
+
+    fn begin_ahead(&mut self, step: usize) -> Result<bool> {
+        let ahead: usize = self.queue.iter().map(|ahead| ahead.bytes).sum();
+        let missing = self.missing(step).iter().map(|(_, want)| want.len).sum::<usize>();
+        if missing > 0 && ahead + missing > self.lookahead { Ok(false) } else { self.begin(step) }
+    }
+
+    /// Begins to read what a step misses; false where there is no room now.
+    fn begin(&mut self, step: usize) -> Result<bool> {
+        let missing = self.missing(step);
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        let Some(runs) = self.assign(&missing) else { return Ok(false) };
+        let bytes = missing.iter().map(|(_, want)| want.len).sum();
+        let begun = missing
+            .into_iter()
+            .zip(runs)
+            .map(|((i, want), (run, own))| Ok((i, self.read_into(Flight { want, own }, run)?)));
+        let reads = begun.collect::<Result<_>>()?;
+        self.queue.push_back(Ahead { step, bytes, reads });
+        Ok(true)
+    }
+
+    fn missing(&self, step: usize) -> Vec<(usize, Want)> {
+        let wants = self.steps.wants(step).into_iter().enumerate();
+        wants.filter(|(_, want)| !self.is_loaded(want)).collect()
+    }
+
+    fn is_loaded(&self, want: &Want) -> bool {
+        want.whole().is_some_and(|id| matches!(self.dram.find(id), Place::Loaded(_)))
+    }
+
+    /// Where missing wants go, their own slots (true) or frames of the ring; none where one of them is taken.
+    fn assign(&mut self, missing: &[(usize, Want)]) -> Option<Vec<(Run, bool)>> {
+        let own: Vec<Option<Run>> = missing.iter().map(|(_, want)| self.own_slot(want)).collect();
+        if own.iter().flatten().any(|run| !self.arena.is_idle(*run)) {
+            return None;
+        }
+        let ringed = missing.iter().zip(&own).filter(|(_, own)| own.is_none());
+        let counts: Vec<u32> = ringed.map(|((_, want), _)| frames(want.covered().1)).collect();
+        let mut taken = self.ring.take(&counts)?.into_iter().map(run);
+        own.into_iter().map(|own| own.map(|run| (run, true)).or_else(|| Some((taken.next()?, false)))).collect()
+    }
+
+    fn own_slot(&self, want: &Want) -> Option<Run> {
+        match self.dram.find(want.whole()?) {
+            Place::Reserved(slot) => Some(self.layout.fixed(slot).into()),
+            _ => None,
+        }
+    }
+
+    fn read_into(&mut self, flight: Flight, run: Run) -> Result<Token> {
+        let mut buffer = self.arena.write(run)?;
+        let (_, len, _) = flight.want.covered();
+        if buffer.len() < len {
+            return Err(Error::Internal("a slot is smaller than what it has to hold"));
+        }
+        buffer.truncate(len);
+        Ok(self.flights.add(flight, buffer))
+    }
+
+    /// The outcome of a read, waited for if need be.
+    fn outcome(&mut self, token: Token, section: usize, check: Check) -> Result<Held> {
+        if self.flights.is_flying(token) {
+            let begin = Instant::now();
+            while self.flights.is_flying(token) {
+                let Some(ended) = self.flights.ended(true) else { break };
+                self.land(ended, check);
             }
-            buffer.truncate(want.len);
-            Ok(Read { file: want.file, offset: want.offset, buffers: vec![buffer], token: *index as u64 })
+            self.waited[section] += begin.elapsed();
+            self.stats.stall(section);
+        }
+        self.flights.take(token).unwrap_or(Err(Error::Internal("a read ended without a result")))
+    }
+
+    fn land(&mut self, (token, flight, result): (Token, Flight, Result<Vec<WriteLease>>), check: Check) {
+        let outcome = self.arrived(&flight, result, check);
+        self.flights.keep(token, outcome);
+    }
+
+    fn arrived(&mut self, flight: &Flight, result: Result<Vec<WriteLease>>, check: Check) -> Result<Held> {
+        let want = &flight.want;
+        let buffer = result?.pop().ok_or(Error::Internal("a read came back without its buffer"))?;
+        let (_, came, at) = want.covered();
+        self.stats.read(want.section, want.len, came);
+        check(want, &buffer[at..at + want.len])?;
+        if let Some(id) = want.whole().filter(|_| flight.own) {
+            self.dram.loaded(id);
+        }
+        Ok(Held { lease: buffer.into_read(), at, len: want.len })
+    }
+
+    /// What was read for a want, or else the tier's.
+    fn served(&mut self, want: &Want, read: Option<Held>) -> Result<Held> {
+        if let (Some(trace), Some((block, ..))) = (&mut self.trace, want.block) {
+            trace.push(Access { block, hit: read.is_none() });
+        }
+        if let Some(held) = read {
+            return Ok(held);
+        }
+        let loaded = want.block.map(|(id, at, _)| (self.dram.find(id), at));
+        let Some((Place::Loaded(slot), at)) = loaded else {
+            return Err(Error::Internal("a want that is neither loaded nor read"));
         };
-        missing.iter().zip(slots).map(read).collect()
+        self.stats.hit(want.section, want.len);
+        Ok(Held { lease: self.arena.read(self.layout.fixed(slot))?, at, len: want.len })
     }
 
-    /// The slot of every missing want: its own, or the next ring slot, largest want first.
-    fn assign(&self, wants: &[Want], missing: &[usize]) -> Result<Vec<u32>> {
-        let mut slots: Vec<Option<u32>> = missing.iter().map(|i| self.own_slot(&wants[*i])).collect();
-        let mut ringed: Vec<usize> = (0..missing.len()).filter(|i| slots[*i].is_none()).collect();
-        if ringed.len() > self.dram.ring() {
-            return Err(Error::Internal("a step wants more than the ring has slots"));
-        }
-        ringed.sort_by_key(|i| std::cmp::Reverse(wants[missing[*i]].len));
-        for (slot, i) in ringed.into_iter().enumerate() {
-            slots[i] = Some(slot as u32);
-        }
-        Ok(slots.into_iter().flatten().collect())
+    /// Begins or ends to note every access.
+    pub fn record(&mut self, on: bool) {
+        self.trace = on.then(Vec::new);
     }
 
-    fn own_slot(&self, want: &Want) -> Option<u32> {
-        let (block, ..) = want.block.filter(|_| want.is_whole())?;
-        if let Place::Reserved(slot) = self.dram.find(block) { Some(slot) } else { None }
-    }
-
-    fn arrived(&mut self, want: &Want, done: Done, check: &mut dyn FnMut(&Want, &[u8]) -> Result<()>) -> Result<Held> {
-        let buffer = done.result?.pop().ok_or(Error::Internal("a read came back without its buffer"))?;
-        self.stats.read(want.section, want.len);
-        check(want, &buffer)?;
-        if let Some((block, ..)) = want.block.filter(|_| want.is_whole()) {
-            self.dram.loaded(block);
-        }
-        Ok(Held { lease: buffer.into_read(), at: 0, len: want.len })
+    /// The accesses noted since the last call.
+    pub fn take_trace(&mut self) -> Vec<Access> {
+        self.trace.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Counters so far.
@@ -156,9 +342,9 @@ impl Fetcher {
         &self.stats
     }
 
-    /// Time spent waiting for reads.
-    pub fn waited(&self) -> Duration {
-        self.waited
+    /// Time spent waiting for reads, by the section waited for.
+    pub fn waited(&self) -> &[Duration] {
+        &self.waited
     }
 
     /// The placement.
@@ -166,8 +352,14 @@ impl Fetcher {
         &self.dram
     }
 
+    /// Bytes of the ring and of the slots for rows.
+    pub fn ring_bytes(&self) -> u64 {
+        let rows = self.layout.rows.iter().map(|n| crate::tier::paged(*n)).sum::<u64>();
+        u64::from(self.layout.ring) * FRAME as u64 + rows
+    }
+
     /// The reader's name.
     pub fn engine(&self) -> &'static str {
-        self.reader.name()
+        self.flights.engine()
     }
 }

@@ -1,78 +1,142 @@
 #![allow(clippy::unwrap_used)]
 
-use super::{Fetcher, Want};
+use super::{Fetcher, Layout, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::faulty::Faulty;
-use crate::io::{Faults, Psync, Reader, Source};
-use crate::tier::{Block, BlockId, Dram, Place};
+use crate::io::{ALIGN, Faults, Psync, Reader, Source};
+use crate::tier::{Block, BlockId, Dram, Place, frames};
 use proptest::prelude::*;
 use std::io::Write;
 use std::sync::Arc;
 
-const SIZE: usize = 1000;
-const BLOCKS: usize = 12;
+const SIZE: usize = ALIGN;
+const BLOCKS: usize = 24;
+const SECTIONS: usize = 3;
 
-/// A file of blocks whose bytes name their place, and the wants of whole blocks.
+fn byte(at: usize) -> u8 {
+    (at * 7 + at / 251) as u8
+}
+
+/// A file of blocks whose bytes name their place.
 fn file() -> (tempfile::NamedTempFile, Source) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let bytes: Vec<u8> = (0..SIZE * BLOCKS).map(|i| (i * 7 + i / 251) as u8).collect();
-    file.write_all(&bytes).unwrap();
+    file.write_all(&(0..SIZE * BLOCKS).map(byte).collect::<Vec<u8>>()).unwrap();
     let source = Source { path: file.path().into(), file: Arc::new(std::fs::File::open(file.path()).unwrap()) };
     (file, source)
 }
 
-fn expected(offset: usize, len: usize) -> Vec<u8> {
-    (offset..offset + len).map(|i| (i * 7 + i / 251) as u8).collect()
+fn expected(want: &Want) -> Vec<u8> {
+    (want.offset as usize..want.offset as usize + want.len).map(byte).collect()
 }
 
 fn want(block: usize, at: usize, len: usize) -> Want {
     let home = Some((BlockId(block as u32), at, SIZE));
-    Want { section: block % 3, file: 0, offset: (block * SIZE + at) as u64, len, block: home }
+    Want { section: block % SECTIONS, file: 0, offset: (block * SIZE + at) as u64, len, block: home }
 }
 
-fn fetcher(reader: Box<dyn Reader>, fixed: usize) -> Fetcher {
-    let blocks = [Block { bytes: SIZE, position: 0.5 }; BLOCKS];
-    let dram = Dram::place(&blocks, &[SIZE, SIZE, SIZE], (3 + fixed as u64) * 4096).unwrap();
-    Fetcher::new(dram, reader, 3).unwrap()
+/// Two blocks a step.
+struct Pairs;
+
+impl Steps for Pairs {
+    fn count(&self) -> usize {
+        BLOCKS / 2
+    }
+    fn wants(&self, step: usize) -> Vec<Want> {
+        vec![want(2 * step, 0, SIZE), want(2 * step + 1, 0, SIZE)]
+    }
+}
+
+fn fetcher(reader: Box<dyn Reader>, fixed: usize, ring: u32, lookahead: usize) -> Fetcher {
+    let position = |i: usize| ((i * 11) % BLOCKS) as f32;
+    let blocks: Vec<Block> = (0..BLOCKS).map(|i| Block { bytes: SIZE, position: position(i) }).collect();
+    let dram = Dram::place(&blocks, (fixed * SIZE) as u64);
+    let layout = Layout { ring: ring.max(2 * frames(SIZE)), rows: vec![2 * ALIGN] };
+    let arena = layout.arena(&dram).unwrap();
+    Fetcher::new(dram, layout, arena, reader, Box::new(Pairs), SECTIONS, lookahead)
+}
+
+fn psync(source: Source, reverse: bool) -> Box<dyn Reader> {
+    faulty(source, Faults { reverse, ..Faults::default() })
+}
+
+fn faulty(source: Source, faults: Faults) -> Box<dyn Reader> {
+    Box::new(Faulty::new(Psync::over(vec![source]).unwrap(), faults, vec![]))
 }
 
 fn no_check(_: &Want, _: &[u8]) -> Result<()> {
     Ok(())
 }
 
+#[derive(Clone, Debug)]
+enum Call {
+    /// The next steps in order.
+    Walk(usize),
+    /// A jump.
+    Step(usize),
+    Row(usize, usize, usize),
+    Follow(usize, usize),
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let call = prop_oneof![
+        4 => (1usize..20).prop_map(Call::Walk),
+        1 => (0..BLOCKS / 2).prop_map(Call::Step),
+        2 => (0..BLOCKS, 0usize..SIZE - 100, 1usize..100).prop_map(|(b, at, len)| Call::Row(b, at, len)),
+        1 => (0..BLOCKS / 2, 0..BLOCKS / 2).prop_map(|(a, b)| Call::Follow(a.min(b), a.max(b))),
+    ];
+    prop::collection::vec(call, 1..30)
+}
+
+fn step(fetcher: &mut Fetcher, step: usize) {
+    let held = fetcher.fetch(step, &mut no_check).unwrap();
+    for (want, held) in Pairs.wants(step).iter().zip(&held) {
+        assert_eq!(**held, expected(want), "step {step}");
+    }
+    drop(held);
+    fetcher.dram().validate().unwrap();
+}
+
 proptest! {
     #[test]
-    fn every_step_gets_the_files_bytes(fixed in 0usize..=BLOCKS, reverse in any::<bool>(),
-                                       steps in prop::collection::vec((0..BLOCKS - 2, 0usize..900, 1usize..100), 1..40)) {
+    fn every_step_gets_the_files_bytes(fixed in 0usize..=BLOCKS, ring in 0u32..12, lookahead in 0usize..12 * SIZE,
+                                       reverse in any::<bool>(), calls in calls()) {
         let (_file, source) = file();
-        let faults = Faults { reverse, ..Faults::default() };
-        let reader = Box::new(Faulty::new(Psync::over(vec![source]).unwrap(), faults, vec![]));
-        let mut fetcher = fetcher(reader, fixed);
-        for (block, at, len) in steps {
-            let wants = [want(block, 0, SIZE), want(block + 1, at, len), want(block + 2, 0, SIZE)];
-            let held = fetcher.fetch(&wants, &mut no_check).unwrap();
-            for (want, held) in wants.iter().zip(&held) {
-                prop_assert_eq!(&**held, expected(want.offset as usize, want.len));
+        let mut fetcher = fetcher(psync(source, reverse), fixed, ring, lookahead);
+        let (mut next, mut asked) = (0, 0);
+        for call in calls {
+            match call {
+                Call::Walk(count) => for _ in 0..count {
+                    step(&mut fetcher, next % (BLOCKS / 2));
+                    (next, asked) = (next + 1, asked + 2 * SIZE);
+                },
+                Call::Step(at) => {
+                    step(&mut fetcher, at);
+                    (next, asked) = (at + 1, asked + 2 * SIZE);
+                }
+                Call::Row(block, at, len) => {
+                    let want = want(block, at, len);
+                    prop_assert_eq!(&*fetcher.fetch_rows(&[want], &mut no_check).unwrap()[0], expected(&want));
+                    asked += len;
+                }
+                Call::Follow(a, b) => fetcher.follow([a..b, b..BLOCKS / 2]),
             }
-            drop(held);
-            fetcher.dram().validate().unwrap();
         }
+        let sum = |of: fn(&crate::tier::Counters) -> u64| fetcher.stats().sections.iter().map(of).sum::<u64>() as usize;
+        prop_assert!(sum(|c| c.hit_bytes) + sum(|c| c.read_bytes) + lookahead >= asked);
     }
 
     #[test]
-    fn a_failed_read_is_an_error_and_leaves_no_trace(fixed in 0usize..=BLOCKS, bad in 1u64..12) {
+    fn a_failed_read_is_an_error_of_its_step_and_leaves_no_trace(fixed in 0usize..=BLOCKS, bad in 1u64..BLOCKS as u64,
+                                                                 lookahead in 0usize..12 * SIZE) {
         let (_file, source) = file();
-        let faults = Faults { eio: Some((bad, bad)), ..Faults::default() };
-        let mut fetcher = fetcher(Box::new(Faulty::new(Psync::over(vec![source]).unwrap(), faults, vec![])), fixed);
+        let faults = Faults { eio: Some((bad, bad)), reverse: true, ..Faults::default() };
+        let mut fetcher = fetcher(faulty(source, faults), fixed, 12, lookahead);
         let mut errors = 0;
-        for round in 0..3 {
-            for block in 0..BLOCKS - 1 {
-                let wants = [want(block, 0, SIZE), want(block + 1, 0, SIZE)];
-                match fetcher.fetch(&wants, &mut no_check) {
-                    Ok(held) => prop_assert!(held.iter().zip(&wants).all(|(h, w)| **h == expected(w.offset as usize, w.len))),
-                    Err(Error::Io { .. }) => errors += 1,
-                    Err(e) => panic!("{e} in round {round}"),
-                }
+        for at in (0..3).flat_map(|_| 0..BLOCKS / 2) {
+            match fetcher.fetch(at, &mut no_check) {
+                Ok(held) => prop_assert!(held.iter().zip(Pairs.wants(at)).all(|(h, w)| **h == expected(&w))),
+                Err(Error::Io { .. }) => errors += 1,
+                Err(e) => panic!("{e}"),
             }
         }
         prop_assert_eq!(errors, 1);
@@ -80,15 +144,48 @@ proptest! {
 }
 
 #[test]
+fn in_order_nothing_is_read_twice_and_nothing_in_vain() {
+    let (_file, source) = file();
+    let mut fetcher = fetcher(psync(source, true), BLOCKS / 2, 12, 8 * SIZE);
+    (0..3 * BLOCKS / 2).for_each(|i| step(&mut fetcher, i % (BLOCKS / 2)));
+    let sum = |of: fn(&crate::tier::Counters) -> u64| fetcher.stats().sections.iter().map(of).sum::<u64>() as usize;
+    // The fixed half is read once and hit twice; the rest is read in each of three rounds, and what lies ahead once more.
+    assert_eq!(sum(|c| c.hit_bytes), BLOCKS / 2 * SIZE * 2);
+    let read = sum(|c| c.read_bytes);
+    assert!((BLOCKS * 2 * SIZE..=BLOCKS * 2 * SIZE + 8 * SIZE).contains(&read), "{read}");
+    assert_eq!((sum(|c| c.unused_bytes), sum(|c| c.aligned_bytes)), (0, 0));
+}
+
+#[test]
+fn what_was_read_ahead_in_vain_is_counted() {
+    let (_file, source) = file();
+    let mut fetcher = fetcher(psync(source, true), 0, 12, 8 * SIZE);
+    step(&mut fetcher, 0);
+    step(&mut fetcher, 10);
+    let unused: u64 = fetcher.stats().sections.iter().map(|c| c.unused_bytes).sum();
+    assert_eq!(unused, 8 * SIZE as u64);
+}
+
+#[test]
+fn steps_that_are_left_out_are_not_read_ahead() {
+    let (_file, source) = file();
+    let mut fetcher = fetcher(psync(source, true), 0, 24, 64 * SIZE);
+    fetcher.follow([0..3, 0..0]);
+    (0..9).for_each(|i| step(&mut fetcher, i % 3));
+    let unused: u64 = fetcher.stats().sections.iter().map(|c| c.unused_bytes).sum();
+    assert_eq!(unused, 0);
+}
+
+#[test]
 fn what_fails_its_check_is_read_again() {
     let (_file, source) = file();
-    let mut fetcher = fetcher(Box::new(Psync::over(vec![source]).unwrap()), 1);
+    let mut fetcher = fetcher(psync(source, false), BLOCKS, 0, 0);
     let mut refuse = |_: &Want, _: &[u8]| Err(Error::Internal("refused"));
-    assert!(fetcher.fetch(&[want(0, 0, SIZE)], &mut refuse).is_err());
-    assert_eq!(fetcher.dram().find(BlockId(0)), Place::Reserved(3));
-    drop(fetcher.fetch(&[want(0, 0, SIZE)], &mut no_check).unwrap());
-    assert_eq!(fetcher.dram().find(BlockId(0)), Place::Loaded(3));
-    drop(fetcher.fetch(&[want(0, 5, 10)], &mut no_check).unwrap());
+    assert!(fetcher.fetch(0, &mut refuse).is_err());
+    assert!(matches!(fetcher.dram().find(BlockId(0)), Place::Reserved(_)));
+    step(&mut fetcher, 0);
+    assert!(matches!(fetcher.dram().find(BlockId(0)), Place::Loaded(_)));
+    drop(fetcher.fetch_rows(&[want(0, 5, 10)], &mut no_check).unwrap());
     let counters = fetcher.stats().sections[0];
     assert_eq!((counters.reads, counters.read_bytes, counters.hit_bytes), (2, 2 * SIZE as u64, 10));
 }
@@ -96,18 +193,19 @@ fn what_fails_its_check_is_read_again() {
 #[test]
 fn a_file_that_ends_early_is_named() {
     let (file, source) = file();
-    let mut fetcher = fetcher(Box::new(Psync::over(vec![source]).unwrap()), 0);
-    file.as_file().set_len(1500).unwrap();
-    let error = fetcher.fetch(&[want(1, 0, SIZE)], &mut no_check).unwrap_err();
-    assert!(matches!(error, Error::Truncated { size: 1500, end: 2000, .. }), "{error}");
-    drop(fetcher.fetch(&[want(0, 0, SIZE)], &mut no_check).unwrap());
+    let mut fetcher = fetcher(psync(source, false), 0, 0, 0);
+    file.as_file().set_len(SIZE as u64 + 500).unwrap();
+    let error = fetcher.fetch(0, &mut no_check).unwrap_err();
+    assert!(matches!(error, Error::Truncated { size: 4596, end: 8192, .. }), "{error}");
+    drop(fetcher.fetch_rows(&[want(0, 0, 100)], &mut no_check).unwrap());
 }
 
 #[test]
-fn a_step_beyond_the_ring_is_refused() {
+fn a_step_that_finds_the_ring_leased_is_refused() {
     let (_file, source) = file();
-    let mut fetcher = fetcher(Box::new(Psync::over(vec![source]).unwrap()), 0);
-    let wants: Vec<Want> = (0..4).map(|b| want(b, 0, SIZE)).collect();
-    assert!(matches!(fetcher.fetch(&wants, &mut no_check), Err(Error::Internal(_))));
-    assert!(fetcher.fetch(&wants[..3], &mut no_check).is_ok());
+    let mut fetcher = fetcher(psync(source, false), 0, 0, 0);
+    let held = fetcher.fetch(0, &mut no_check).unwrap();
+    assert!(matches!(fetcher.fetch(1, &mut no_check), Err(Error::Internal(_))));
+    drop(held);
+    step(&mut fetcher, 1);
 }

@@ -72,7 +72,7 @@ impl Disk {
     /// `Error::Usage` beyond [`LARGEST`] or [`DEPTH`]; what a read ends with.
     pub fn rate(&mut self, bytes: usize, depth: usize, limit: Duration) -> Result<Option<f64>> {
         if !(1..=LARGEST / io::ALIGN).contains(&(bytes / io::ALIGN))
-            || bytes % io::ALIGN != 0
+            || !bytes.is_multiple_of(io::ALIGN)
             || !(1..=DEPTH).contains(&depth)
         {
             let rule = format!("multiples of {} up to {LARGEST} can be measured, {DEPTH} at a time", io::ALIGN);

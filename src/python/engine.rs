@@ -4,7 +4,8 @@ use super::array::{In1, In2, Out};
 use super::cache::KvCache;
 use super::errors::{json, lock};
 use super::store::Store;
-use crate::engine::{self, Act, Branch, Needs, Options, Tokens, Verify};
+use crate::config::{Architecture, Encoding};
+use crate::engine::{self, Act, Branch, Choice, Needs, Options, Tokens, Verify};
 use crate::error::{Error, Result};
 use crate::types::{Level, Levels};
 use pyo3::prelude::*;
@@ -20,11 +21,13 @@ pub struct Engine(Mutex<engine::Engine>);
 #[pymethods]
 impl Engine {
     /// levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
-    /// kept in memory, None for all; verify is first, always or never.
+    /// kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
+    /// ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
     ///
     /// Raises BudgetError naming the least cache, UsageError for planes that are not stored.
     #[new]
-    #[pyo3(signature = (store, levels, act="auto", cache=None, verify="first", threads=None))]
+    #[pyo3(signature = (store, levels, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         store: &Store,
@@ -33,6 +36,8 @@ impl Engine {
         cache: Option<u64>,
         verify: &str,
         threads: Option<usize>,
+        io: &str,
+        lookahead: Option<u64>,
     ) -> PyResult<Engine> {
         let options = Options {
             levels: parse_levels(levels)?,
@@ -40,6 +45,8 @@ impl Engine {
             cache,
             verify: parse_verify(verify)?,
             threads,
+            io: Choice::parse(io)?,
+            lookahead,
         };
         let store = store.0.clone();
         Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
@@ -48,8 +55,16 @@ impl Engine {
     /// (cache bytes that hold every weight, least cache that works) at these levels.
     #[staticmethod]
     fn needs(store: &Store, levels: LevelBits) -> PyResult<(u64, u64)> {
-        let needs = Needs::of(&store.0, parse_levels(levels)?)?;
+        let manifest = &store.0.manifest;
+        let needs = Needs::of(&manifest.architecture, &manifest.encoding, parse_levels(levels)?)?;
         Ok((needs.all, needs.least))
+    }
+
+    /// Says what the next calls are: the layers (a, b) in order, then the head or not, and the same again. Reading ahead
+    /// follows it; results do not depend on it.
+    #[pyo3(signature = (layers, head=true))]
+    fn follow(&self, layers: (usize, usize), head: bool) -> PyResult<()> {
+        Ok(lock(&self.0).follow(layers.0..layers.1, head)?)
     }
 
     /// Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
@@ -112,11 +127,45 @@ impl Engine {
         Out::new(py, gain, &[len])
     }
 
-    /// What the tiers did so far, as JSON: {"io", "isa", "threads", "fixed_bytes", "ring_bytes", "hit_bytes", "read_bytes",
-    /// "reads", "read_seconds", "sections": [{"section", "stored_bytes", "hit_bytes", "read_bytes", "reads"}]}.
+    /// What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
+    /// "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
+    /// head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
+    /// "unused_bytes" (read ahead in vain), "reads", "stalls", "wait_seconds".
     fn stats(&self) -> PyResult<String> {
         json(&lock(&self.0).report())
     }
+
+    /// Begins or ends to note every access to a block.
+    fn record(&self, on: bool) {
+        lock(&self.0).record(on);
+    }
+
+    /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache, else 0.
+    fn take_trace<'py>(&self, py: Python<'py>) -> PyResult<Out<'py, u32>> {
+        let accesses = lock(&self.0).take_trace();
+        let flat: Vec<u32> = accesses.iter().flat_map(|a| [a.block.0, u32::from(a.hit)]).collect();
+        Out::new(py, flat, &[accesses.len(), 2])
+    }
+
+    /// What the blocks are, as JSON: [{"layer" (null: head), "section", "bytes", "fixed"}] by number; fixed ones have a
+    /// slot of their own in the cache.
+    fn blocks(&self) -> PyResult<String> {
+        json(&lock(&self.0).blocks())
+    }
+}
+
+/// What a model needs at levels of (attn, ffn, head, embed) bits, from its architecture and encoding alone, as JSON:
+/// {"all": cache bytes that hold every weight, "least": least cache that works, "ring": most that the read ring takes,
+/// "token_bytes": bytes of weights that one decoded token touches, "blocks", "parts": token_bytes by part}.
+///
+/// Raises UsageError for planes that are not stored and for JSON that is no architecture or encoding.
+#[pyfunction]
+pub fn needs(architecture: &str, encoding: &str, levels: LevelBits) -> PyResult<String> {
+    let parse = |what: &str, e: serde_json::Error| Error::usage(format!("this is no {what}: {e}"));
+    let arch: Architecture = serde_json::from_str(architecture).map_err(|e| parse("architecture", e))?;
+    let encoding: Encoding = serde_json::from_str(encoding).map_err(|e| parse("encoding", e))?;
+    arch.validate().and_then(|()| encoding.validate(&arch)).map_err(Error::usage)?;
+    json(&Needs::of(&arch, &encoding, parse_levels(levels)?)?)
 }
 
 fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out<'py, f32>> {

@@ -2,6 +2,7 @@
 
 mod accept;
 mod canonical;
+mod catalog;
 mod declared;
 mod entries;
 #[cfg(test)]
@@ -17,10 +18,11 @@ mod tile;
 mod verify;
 mod writer;
 
+pub use catalog::{Catalog, SectionId};
 pub use header::{Header, Tensor, parse_header, read_header};
 pub use layout::{FileLayout, SectionLayout, VectorLayout, file, files};
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest, asset};
-pub use open::{Section, SectionId, Store};
+pub use open::{Section, Store};
 pub use publish::publish;
 pub use tile::RawRows;
 pub use verify::{Finding, digest_file};

@@ -1,11 +1,11 @@
 //! An open store: where its sections lie, and reading them.
 
 use super::accept::open_file;
+use super::catalog::{Catalog, SectionId};
 use super::declared::Declared;
 use super::layout::{FileLayout, SectionLayout, file};
 use super::manifest::{MANIFEST, Manifest, digest};
 use super::regular::open_regular;
-use crate::config::Slice;
 use crate::error::{Error, Result};
 use crate::types::{Matrix, Plane};
 use std::collections::HashMap;
@@ -13,10 +13,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-
-/// A section of the store, counted over all files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SectionId(pub u32);
 
 /// Where a section lies.
 #[derive(Clone, Debug)]
@@ -61,7 +57,7 @@ pub struct Store {
     pub files: Vec<StoreFile>,
     /// Sections of all files.
     pub sections: Vec<Section>,
-    slices: HashMap<(Option<usize>, Slice), (SectionId, usize)>,
+    catalog: Catalog,
 }
 
 impl Store {
@@ -75,7 +71,8 @@ impl Store {
         }
         let manifest = Manifest::read(path)?;
         check_count(path, &manifest)?;
-        let mut store = Store { path: path.into(), manifest, files: vec![], sections: vec![], slices: HashMap::new() };
+        let catalog = Catalog::default();
+        let mut store = Store { path: path.into(), manifest, files: vec![], sections: vec![], catalog };
         // One after the other: the manifest of a hostile store can claim more files than it has.
         for index in 0..store.manifest.files.len() {
             let layout = file(&store.manifest.architecture, &store.manifest.encoding, index);
@@ -90,15 +87,8 @@ impl Store {
         let header = file.bytes - file.layout.data_bytes();
         let tensors: HashMap<String, u64> =
             file.layout.tensors().into_iter().map(|t| (t.name, header + t.begin)).collect();
+        self.catalog.add(&self.manifest.architecture, &self.manifest.encoding, &file.layout);
         for layout in file.layout.sections.clone() {
-            let id = SectionId(self.sections.len() as u32);
-            for slice in &layout.parts {
-                if let Some(offset) =
-                    layout.part_offset(&self.manifest.encoding, self.manifest.architecture.hidden, *slice)
-                {
-                    self.slices.insert((file.layout.layer, *slice), (id, offset));
-                }
-            }
             let (begin, sums) = (tensors[&layout.name], tensors[&format!("xxh3.{}", layout.name)]);
             self.sections.push(Section { file: self.files.len(), layout, begin, sums, trusted: OnceLock::new() });
         }
@@ -110,12 +100,17 @@ impl Store {
     /// # Errors
     /// `Error::Usage` when the plane is not stored.
     pub fn slice(&self, layer: Option<usize>, matrix: Matrix, plane: Plane) -> Result<(SectionId, usize)> {
-        self.slices.get(&(layer, (matrix, plane))).copied().ok_or_else(|| {
+        self.catalog.slice(layer, (matrix, plane)).ok_or_else(|| {
             let stored = self.manifest.encoding.stored().iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
             let path = self.path.display();
             Error::usage(format!("{path} does not store the {} plane of {} (it has {stored}): ask for a lower precision, or convert with --planes {}",
                 plane.name(), matrix.name(), if plane == Plane::Low { "all" } else { "mid" }))
         })
+    }
+
+    /// What its sections are, and in which of them a matrix's plane lies.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     /// A section by id.

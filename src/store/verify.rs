@@ -1,8 +1,9 @@
 //! Checking every byte of a store against its digests and checksums.
 
+use super::catalog::SectionId;
 use super::header::read_header_from;
 use super::manifest::digest;
-use super::open::{SectionId, Store};
+use super::open::Store;
 use super::regular::open_regular;
 use crate::error::{Error, Result};
 use rayon::prelude::*;

@@ -1,10 +1,8 @@
-//! The weight cache of a dense model: a fixed share, spread evenly, and a small ring.
+//! The fixed share of the weight cache, spread evenly over the model.
 //!
 //! A dense model asks for every block once per token in the same order: LRU and FIFO then evict each block just before
-//! it is wanted (cyclic access, DESIGN 6), while any fixed set of blocks is hit every time. So blocks are fixed until the
-//! budget is spent, the same share of every section and evenly across layers, and the rest goes through ring slots.
-
-use crate::error::{Error, Result};
+//! it is wanted (cyclic access), while any fixed set of blocks is hit every time. So blocks are fixed until the budget is
+//! spent, the same share of every section and evenly across layers; what is left goes through the read ring.
 
 /// Slots are whole pages.
 const PAGE: usize = 4096;
@@ -38,24 +36,14 @@ pub enum Place {
 pub struct Dram {
     places: Vec<Place>,
     slots: Vec<usize>,
-    ring: usize,
     budget: u64,
 }
 
 impl Dram {
-    /// Places blocks under a budget in bytes. `ring[i]` is the size of the i-th largest ring slot.
-    ///
-    /// Slots are numbered ring first, then fixed ones.
-    ///
-    /// # Errors
-    /// `Error::CacheTooSmall` when the budget does not hold the ring.
-    pub fn place(blocks: &[Block], ring: &[usize], budget: u64) -> Result<Dram> {
-        let least = least(ring);
-        if budget < least {
-            return Err(Error::CacheTooSmall { given: budget, least });
-        }
-        let mut dram = Dram { places: vec![Place::Ring; blocks.len()], slots: ring.to_vec(), ring: ring.len(), budget };
-        let mut left = budget - least;
+    /// Places blocks under a budget in bytes; slots are numbered from 0.
+    pub fn place(blocks: &[Block], budget: u64) -> Dram {
+        let mut dram = Dram { places: vec![Place::Ring; blocks.len()], slots: vec![], budget };
+        let mut left = budget;
         for id in even_order(blocks) {
             let bytes = paged(blocks[id].bytes);
             if bytes <= left {
@@ -64,17 +52,12 @@ impl Dram {
                 dram.slots.push(blocks[id].bytes);
             }
         }
-        Ok(dram)
+        dram
     }
 
-    /// Sizes of all slots, ring first.
+    /// Sizes of all slots.
     pub fn slots(&self) -> &[usize] {
         &self.slots
-    }
-
-    /// Ring slots.
-    pub fn ring(&self) -> usize {
-        self.ring
     }
 
     /// Where a block is.
@@ -89,14 +72,9 @@ impl Dram {
         }
     }
 
-    /// Bytes of fixed slots, in whole pages.
-    pub fn fixed_bytes(&self) -> u64 {
-        self.slots[self.ring..].iter().map(|n| paged(*n)).sum()
-    }
-
-    /// Bytes of ring slots, in whole pages.
-    pub fn ring_bytes(&self) -> u64 {
-        least(&self.slots[..self.ring])
+    /// Bytes of all slots, in whole pages.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().map(|n| paged(*n)).sum()
     }
 
     /// Checks what must hold after every operation; for tests.
@@ -104,26 +82,19 @@ impl Dram {
         let mut owned = vec![false; self.slots.len()];
         for place in &self.places {
             let (Place::Loaded(slot) | Place::Reserved(slot)) = place else { continue };
-            let slot = *slot as usize;
-            if slot < self.ring || std::mem::replace(&mut owned[slot], true) {
-                return Err(format!("slot {slot} is the ring's or has two blocks"));
+            if std::mem::replace(&mut owned[*slot as usize], true) {
+                return Err(format!("slot {slot} has two blocks"));
             }
         }
-        let spent = self.fixed_bytes() + self.ring_bytes();
-        if spent > self.budget {
-            Err(format!("{spent} bytes placed under a budget of {}", self.budget))
-        } else {
-            Ok(())
+        match self.bytes() > self.budget {
+            true => Err(format!("{} bytes placed under a budget of {}", self.bytes(), self.budget)),
+            false => Ok(()),
         }
     }
 }
 
-/// The least budget: the ring alone.
-pub fn least(ring: &[usize]) -> u64 {
-    ring.iter().map(|n| paged(*n)).sum()
-}
-
-fn paged(bytes: usize) -> u64 {
+/// What some sizes take as slots.
+pub fn paged(bytes: usize) -> u64 {
     bytes.next_multiple_of(PAGE) as u64
 }
 
@@ -153,8 +124,7 @@ mod tests {
         fn placement_keeps_its_rules(layers in 1usize..6, sections in prop::collection::vec((1usize..9, 1usize..20000), 1..5),
                                      extra in 0u64..2_000_000, loads in prop::collection::vec(any::<prop::sample::Index>(), 0..40)) {
             let blocks = model(layers, &sections);
-            let ring = [blocks.iter().map(|b| b.bytes).max().unwrap()];
-            let mut dram = Dram::place(&blocks, &ring, least(&ring) + extra).unwrap();
+            let mut dram = Dram::place(&blocks, extra);
             dram.validate().unwrap();
             for index in loads {
                 let id = BlockId(index.index(blocks.len()) as u32);
@@ -169,17 +139,11 @@ mod tests {
         #[test]
         fn equal_layers_get_equal_shares(layers in 1usize..8, count in 1usize..12, budget in 0u64..400_000) {
             let blocks = model(layers, &[(count, 4096)]);
-            let dram = Dram::place(&blocks, &[4096], 4096 + budget).unwrap();
+            let dram = Dram::place(&blocks, budget);
             let fixed = |l: usize| (0..count).filter(|i| dram.find(BlockId((l * count + i) as u32)) != Place::Ring).count();
             let shares: Vec<usize> = (0..layers).map(fixed).collect();
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
             prop_assert_eq!(shares.iter().sum::<usize>() as u64, (budget / 4096).min((layers * count) as u64));
         }
-    }
-
-    #[test]
-    fn a_budget_below_the_ring_names_the_least() {
-        let error = Dram::place(&model(1, &[(1, 10)]), &[5000, 10], 12287).unwrap_err();
-        assert!(matches!(error, Error::CacheTooSmall { given: 12287, least: 12288 }));
     }
 }

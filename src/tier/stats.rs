@@ -5,10 +5,27 @@
 pub struct Counters {
     /// Bytes served from the tier.
     pub hit_bytes: u64,
-    /// Bytes read from the tier below.
+    /// Bytes read from the tier below that were asked for.
     pub read_bytes: u64,
+    /// Bytes read beside them because reads begin and end on pages.
+    pub aligned_bytes: u64,
+    /// Bytes read ahead that nobody came to ask for.
+    pub unused_bytes: u64,
     /// Reads that took.
     pub reads: u64,
+    /// Times a step had to wait for its bytes.
+    pub stalls: u64,
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.hit_bytes += other.hit_bytes;
+        self.read_bytes += other.read_bytes;
+        self.aligned_bytes += other.aligned_bytes;
+        self.unused_bytes += other.unused_bytes;
+        self.reads += other.reads;
+        self.stalls += other.stalls;
+    }
 }
 
 /// Of all sections, by their number.
@@ -29,9 +46,21 @@ impl Stats {
         self.sections[section].hit_bytes += bytes as u64;
     }
 
-    /// Notes one read from the tier below.
-    pub fn read(&mut self, section: usize, bytes: usize) {
-        self.sections[section].read_bytes += bytes as u64;
-        self.sections[section].reads += 1;
+    /// Notes one read from the tier below: what was asked for, and all that came.
+    pub fn read(&mut self, section: usize, wanted: usize, came: usize) {
+        let counters = &mut self.sections[section];
+        counters.read_bytes += wanted as u64;
+        counters.aligned_bytes += (came - wanted) as u64;
+        counters.reads += 1;
+    }
+
+    /// Notes bytes that were read ahead in vain.
+    pub fn unused(&mut self, section: usize, bytes: usize) {
+        self.sections[section].unused_bytes += bytes as u64;
+    }
+
+    /// Notes that a step waited.
+    pub fn stall(&mut self, section: usize) {
+        self.sections[section].stalls += 1;
     }
 }

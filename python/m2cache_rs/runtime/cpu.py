@@ -25,6 +25,10 @@ class CpuBackend:
         self.kv = KvCache(spec.layers, spec.kv_heads, spec.head_dim, kv, capacity)
         self._vocab = architecture.vocab
 
+    def follow(self, layers: Span, head: bool) -> None:
+        """Says what the next calls are: reading ahead follows it."""
+        self.engine.follow(layers, head)
+
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows [N, hidden]."""
         return self.engine.embed(tokens)

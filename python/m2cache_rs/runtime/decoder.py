@@ -40,6 +40,9 @@ class Backend(Protocol):
     from: bias + chunk 0 + chunk 1 + ... in this order are the bits of the whole.
     """
 
+    def follow(self, layers: Span, head: bool) -> None:
+        """Says what the next calls are (these layers, the head or not): reading ahead follows it."""
+
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows of tokens [N]."""
 
@@ -126,6 +129,7 @@ class Decoder:
             raise
 
     def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
+        self.backend.follow((span.start, span.stop), span.stop == self.layers and bool(want.any()))
         x = self._enter(batch)
         for layer in span:
             self._observe(layer, "attn", x)

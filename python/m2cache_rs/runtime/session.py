@@ -205,9 +205,11 @@ class Model:
     def stats(self) -> dict[str, Any]:
         """Counters since the store was opened; all sizes are bytes, times seconds.
 
-        `fixed_bytes` and `ring_bytes`: the cache's slots; `sections`: per section what is stored, was hit in
-        the cache, was read, and in how many reads; `hit_bytes`, `read_bytes`, `reads`: their sums;
-        `read_seconds`: waiting for them; `io`, `isa`, `threads`: what ran; `tokens`: rows run per kind;
+        `hit_bytes` (from the cache), `read_bytes` (read and used), `aligned_bytes` (read beside them, on
+        whole pages), `unused_bytes` (read ahead in vain), `reads`, `stalls` and `wait_seconds` (steps that
+        waited for their bytes): in all, per entry of `sections` and of `layers` (embedding and head last);
+        `compute_seconds`: the rest of the time in layers; `fixed_bytes` and `ring_bytes`: the cache's slots;
+        `io`, `notes` (what it could not have), `isa`, `threads`: what ran; `tokens`: rows run per kind;
         `kv`: what keys and values are kept as, `kv_bytes`: what they take now, `kv_capacity`: positions they
         are set aside for (None: as memory allows); `peak_rss_bytes`: of this process.
         """

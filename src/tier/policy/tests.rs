@@ -191,7 +191,7 @@ proptest! {
     fn the_fixed_set_is_what_the_dram_tier_places(pages in prop::collection::vec((1usize..9, 0f32..1.0), 1..40), share in 0f64..1.2) {
         let blocks: Vec<Block> = pages.iter().map(|(n, position)| Block { bytes: n * 4096, position: *position }).collect();
         let capacity = (share * blocks.iter().map(|b| b.bytes as f64).sum::<f64>()) as u64;
-        let (dram, fixed) = (Dram::place(&blocks, &[], capacity).unwrap(), Fixed::even(&blocks, capacity));
+        let (dram, fixed) = (Dram::place(&blocks, capacity), Fixed::even(&blocks, capacity));
         for id in (0..blocks.len() as u32).map(BlockId) {
             prop_assert_eq!(fixed.keeps(id), dram.find(id) != Place::Ring);
         }

@@ -1,0 +1,243 @@
+//! The order in which a dense model asks for its blocks, and what that takes: from layout arithmetic alone.
+
+use crate::config::{Architecture, Encoding};
+use crate::error::{Error, Result};
+use crate::io::ALIGN;
+use crate::store::{Catalog, SectionId, SectionLayout};
+use crate::tier::{Block, BlockId, FRAME, frames, paged};
+use crate::types::{CHUNK, Level, Levels, Matrix, Plane};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+/// Frames of the ring where the budget has room for them: what a disk of 1.5 GB/s reads in 40 ms, which covers the
+/// longest stretch of resident blocks between two missing ones at common budgets.
+pub const RING_BYTES: usize = 64 << 20;
+/// The ring takes at most this share of a cache; the rest serves better as fixed blocks.
+const RING_SHARE: u64 = 8;
+
+/// A matrix (or the FFN's matrices together), chunk by chunk.
+#[derive(Clone, Debug)]
+struct Walk {
+    /// What it is, for the counters: attn, ffn, head.
+    part: &'static str,
+    sections: Vec<SectionId>,
+    /// Its first step, and its steps.
+    first: usize,
+    chunks: usize,
+}
+
+/// Steps of a pass and the blocks they read. A step is one lease of the engine: a chunk of 256 records of matrices that
+/// share records, in all sections that their level reads.
+#[derive(Clone, Debug, Default)]
+pub struct Schedule {
+    walks: Vec<Walk>,
+    /// The walk of every matrix.
+    index: HashMap<(Option<usize>, Matrix), usize>,
+    /// Every block of the walks' sections.
+    pub blocks: Vec<Block>,
+    /// First block of every section that has blocks.
+    first: BTreeMap<SectionId, u32>,
+    /// Frames of the largest step.
+    widest: u32,
+    /// Slots for one embedding row: its strides, with room for the pages around them.
+    pub rows: Vec<usize>,
+    /// Bytes of one embedding row.
+    row_bytes: u64,
+}
+
+/// What a model needs at some levels.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Needs {
+    /// Bytes of cache that hold every weight.
+    pub all: u64,
+    /// The least cache that works: one step.
+    pub least: u64,
+    /// What the ring takes of a cache that does not hold all, where it has room for it.
+    pub ring: u64,
+    /// Bytes of weights that one decoded token touches.
+    pub token_bytes: u64,
+    /// Blocks that are cached.
+    pub blocks: usize,
+    /// `token_bytes` by part.
+    pub parts: BTreeMap<&'static str, u64>,
+}
+
+/// How a cache is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Frames of the ring.
+    pub ring: u32,
+    /// Bytes for fixed blocks.
+    pub fixed: u64,
+}
+
+impl Schedule {
+    /// Of a model at some levels.
+    ///
+    /// # Errors
+    /// `Error::Usage` when a level's plane is not stored.
+    pub fn new(arch: &Architecture, catalog: &Catalog, levels: Levels) -> Result<Schedule> {
+        let mut schedule = Schedule::default();
+        for layer in 0..arch.layers {
+            for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O] {
+                schedule.walk(catalog, Some(layer), &[matrix], levels.attn)?;
+            }
+            schedule.walk(catalog, Some(layer), arch.ffn_matrices(), levels.ffn)?;
+        }
+        schedule.walk(catalog, None, &[arch.head_matrix()], levels.head)?;
+        for id in sections(catalog, None, &[Matrix::Embed], levels.embed)? {
+            let stride = catalog.section(id).stride;
+            schedule.rows.push((stride + ALIGN).next_multiple_of(ALIGN));
+            schedule.row_bytes += stride as u64;
+        }
+        Ok(schedule)
+    }
+
+    fn walk(&mut self, catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<()> {
+        let sections = sections(catalog, layer, matrices, level)?;
+        let (first, mut chunks, mut width) = (self.steps(), 0, 0);
+        for id in &sections {
+            let layout = catalog.section(*id);
+            chunks = layout.records.div_ceil(CHUNK);
+            width += frames(block_bytes(layout, 0));
+            self.first.insert(*id, self.blocks.len() as u32);
+            let position = |i: usize| (i as f32 + 0.5) / chunks as f32;
+            self.blocks.extend((0..chunks).map(|i| Block { bytes: block_bytes(layout, i), position: position(i) }));
+        }
+        self.widest = self.widest.max(width);
+        self.index.extend(matrices.iter().map(|m| ((layer, *m), self.walks.len())));
+        self.walks.push(Walk { part: part(matrices[0], layer), sections, first, chunks });
+        Ok(())
+    }
+
+    /// Steps of a pass.
+    pub fn steps(&self) -> usize {
+        self.walks.last().map_or(0, |w| w.first + w.chunks)
+    }
+
+    /// The step that leases records `first..` of some matrices.
+    pub fn step(&self, layer: Option<usize>, matrix: Matrix, first: usize) -> Option<usize> {
+        Some(self.walks[*self.index.get(&(layer, matrix))?].first + first / CHUNK)
+    }
+
+    /// The sections of a step, and its chunk.
+    pub fn at(&self, step: usize) -> (&[SectionId], usize) {
+        let walk = &self.walks[self.walks.partition_point(|w| w.first <= step) - 1];
+        (&walk.sections, step - walk.first)
+    }
+
+    /// Steps of a range of layers.
+    pub fn layers(&self, layers: Range<usize>) -> Range<usize> {
+        let first = |layer| self.step(Some(layer), Matrix::Q, 0).unwrap_or(self.head().start);
+        first(layers.start)..first(layers.end).max(first(layers.start))
+    }
+
+    /// Steps of the head.
+    pub fn head(&self) -> Range<usize> {
+        self.walks.last().map_or(0..0, |w| w.first..w.first + w.chunks)
+    }
+
+    /// The block that holds chunk `chunk` of a section, if the section has blocks.
+    pub fn block(&self, section: SectionId, chunk: usize) -> Option<BlockId> {
+        self.first.get(&section).map(|first| BlockId(first + chunk as u32))
+    }
+
+    /// Section of every block.
+    pub fn block_sections(&self) -> Vec<SectionId> {
+        let walked = self.walks.iter().flat_map(|w| w.sections.iter().flat_map(|s| std::iter::repeat_n(*s, w.chunks)));
+        walked.collect()
+    }
+
+    fn fixed_bytes(&self) -> u64 {
+        self.blocks.iter().map(|b| paged(b.bytes)).sum()
+    }
+
+    fn row_slots(&self) -> u64 {
+        self.rows.iter().map(|n| paged(*n)).sum()
+    }
+
+    /// The least cache: the largest step in the ring, and a row.
+    pub fn least(&self) -> u64 {
+        u64::from(self.widest) * FRAME as u64 + self.row_slots()
+    }
+
+    /// Cuts a cache of `bytes` into ring and fixed blocks; `ring` asks for ring bytes, none takes the usual.
+    ///
+    /// # Errors
+    /// `Error::CacheTooSmall` naming the least.
+    pub fn split(&self, bytes: u64, ring: Option<u64>) -> Result<Split> {
+        let least = self.least();
+        let spare = bytes.checked_sub(least).ok_or(Error::CacheTooSmall { given: bytes, least })?;
+        // Once everything is loaded the ring is of no use, so it takes nothing from a cache that holds all.
+        let usual = if spare >= self.fixed_bytes() { 0 } else { (bytes / RING_SHARE).min(RING_BYTES as u64) };
+        let wanted = (ring.unwrap_or(usual) / FRAME as u64) as u32;
+        let most = self.widest + (spare / FRAME as u64) as u32;
+        let frames = wanted.clamp(self.widest, most);
+        Ok(Split { ring: frames, fixed: spare - u64::from(frames - self.widest) * FRAME as u64 })
+    }
+
+    /// What the model needs.
+    pub fn needs(&self, catalog: &Catalog) -> Needs {
+        let mut parts = BTreeMap::from([("embed", self.row_bytes)]);
+        for walk in &self.walks {
+            let bytes: u64 = walk.sections.iter().map(|id| catalog.section(*id).bytes()).sum();
+            *parts.entry(walk.part).or_default() += bytes;
+        }
+        Needs {
+            all: self.least() + self.fixed_bytes(),
+            least: self.least(),
+            ring: (RING_BYTES as u64).max(self.least()),
+            token_bytes: parts.values().sum(),
+            blocks: self.blocks.len(),
+            parts,
+        }
+    }
+}
+
+impl Needs {
+    /// Of a model that need not be stored anywhere.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn of(arch: &Architecture, encoding: &Encoding, levels: Levels) -> Result<Needs> {
+        let catalog = Catalog::new(arch, encoding);
+        Ok(Schedule::new(arch, &catalog, levels)?.needs(&catalog))
+    }
+}
+
+fn part(matrix: Matrix, layer: Option<usize>) -> &'static str {
+    match (matrix, layer) {
+        (Matrix::Q | Matrix::K | Matrix::V | Matrix::O, _) => "attn",
+        (_, Some(_)) => "ffn",
+        (_, None) => "head",
+    }
+}
+
+/// Bytes of a section's block.
+pub fn block_bytes(layout: &SectionLayout, chunk: usize) -> usize {
+    layout.stride * CHUNK.min(layout.records - chunk * CHUNK)
+}
+
+/// The sections that hold some matrices up to their level, each once.
+pub fn sections(catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Vec<SectionId>> {
+    let mut ids = Vec::new();
+    for plane in level.planes() {
+        for matrix in matrices {
+            let (id, _) = catalog.slice(layer, (*matrix, *plane)).ok_or_else(|| not_stored(*matrix, *plane))?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+fn not_stored(matrix: Matrix, plane: Plane) -> Error {
+    Error::usage(format!(
+        "the {} plane of {} is not stored: ask for a lower precision, or convert with --planes {}",
+        plane.name(),
+        matrix.name(),
+        if plane == Plane::Low { "all" } else { "mid" }
+    ))
+}

@@ -1,0 +1,87 @@
+//! Reads under way, and those that have ended and wait to be asked for.
+
+use super::want::{Held, Want};
+use crate::error::Result;
+use crate::io::{Done, Read, Reader};
+use crate::mem::WriteLease;
+use std::collections::HashMap;
+
+/// The mark of a read; never used twice.
+pub type Token = u64;
+
+/// A read under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Flight {
+    /// What it was begun for.
+    pub want: Want,
+    /// Whether it fills the block's own slot.
+    pub own: bool,
+}
+
+/// A reader with a memory of what it was asked.
+pub struct Flights {
+    reader: Box<dyn Reader>,
+    next: Token,
+    /// Not handed to the reader yet: one call takes many.
+    batch: Vec<Read>,
+    flying: HashMap<Token, Flight>,
+    landed: HashMap<Token, Result<Held>>,
+}
+
+impl Flights {
+    pub fn new(reader: Box<dyn Reader>) -> Flights {
+        Flights { reader, next: 0, batch: vec![], flying: HashMap::new(), landed: HashMap::new() }
+    }
+
+    /// Adds a read into a buffer, which has the length of what covers the want.
+    pub fn add(&mut self, flight: Flight, buffer: WriteLease) -> Token {
+        self.next += 1;
+        let (offset, ..) = flight.want.covered();
+        self.batch.push(Read { file: flight.want.file, offset, buffers: vec![buffer], token: self.next });
+        self.flying.insert(self.next, flight);
+        self.next
+    }
+
+    /// Hands what was added to the reader.
+    pub fn launch(&mut self) {
+        if !self.batch.is_empty() {
+            self.reader.submit(std::mem::take(&mut self.batch));
+        }
+    }
+
+    /// A read that has ended; waits for one if asked to, none if nothing is under way.
+    pub fn ended(&mut self, wait: bool) -> Option<(Token, Flight, Result<Vec<WriteLease>>)> {
+        loop {
+            let Done { token, result } = if wait { self.reader.wait() } else { self.reader.poll() }?;
+            // A read that nobody remembers cannot be: its buffer is let go.
+            if let Some(flight) = self.flying.remove(&token) {
+                return Some((token, flight, result));
+            }
+        }
+    }
+
+    /// Keeps the outcome of a read until it is asked for.
+    pub fn keep(&mut self, token: Token, outcome: Result<Held>) {
+        self.landed.insert(token, outcome);
+    }
+
+    /// The outcome of a read, if it has ended.
+    pub fn take(&mut self, token: Token) -> Option<Result<Held>> {
+        self.landed.remove(&token)
+    }
+
+    /// Whether a read is still under way.
+    pub fn is_flying(&self, token: Token) -> bool {
+        self.flying.contains_key(&token)
+    }
+
+    /// Whether any read is.
+    pub fn any(&self) -> bool {
+        !self.flying.is_empty()
+    }
+
+    /// The reader's name.
+    pub fn engine(&self) -> &'static str {
+        self.reader.name()
+    }
+}

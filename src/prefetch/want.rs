@@ -1,0 +1,57 @@
+//! What steps ask for, and what they are handed.
+
+use crate::io::ALIGN;
+use crate::mem::ReadLease;
+use crate::tier::BlockId;
+use std::ops::Deref;
+
+/// Bytes of one section that a step needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Section they belong to, for the counters.
+    pub section: usize,
+    /// File they lie in.
+    pub file: usize,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Length.
+    pub len: usize,
+    /// The block that holds them, if the tier keeps it, with the place of the first byte in it and the block's size.
+    pub block: Option<(BlockId, usize, usize)>,
+}
+
+impl Want {
+    /// The block, where the want is all of it.
+    pub(super) fn whole(&self) -> Option<BlockId> {
+        self.block.filter(|(_, at, size)| *at == 0 && *size == self.len).map(|(id, ..)| id)
+    }
+
+    /// The read that covers it on whole pages: first byte, length, and where the want begins in it.
+    pub(super) fn covered(&self) -> (u64, usize, usize) {
+        let at = (self.offset % ALIGN as u64) as usize;
+        (self.offset - at as u64, (at + self.len).next_multiple_of(ALIGN), at)
+    }
+}
+
+/// The order in which a model asks for its blocks: known beforehand, so it can be read ahead.
+pub trait Steps: Send {
+    /// Steps of a whole pass.
+    fn count(&self) -> usize;
+    /// What a step needs: whole blocks.
+    fn wants(&self, step: usize) -> Vec<Want>;
+}
+
+/// A want that is served: its bytes stay as they are while this lives.
+#[derive(Debug)]
+pub struct Held {
+    pub(super) lease: ReadLease,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
+impl Deref for Held {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.lease[self.at..self.at + self.len]
+    }
+}
