@@ -66,11 +66,11 @@ class Engine:
     """
     An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
     """
-    def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, lookahead: SupportsIndex | None = None) -> Engine:
+    def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None) -> Engine:
         """
         levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
-        kept in memory, None for all; verify is first, always or never; lookahead is bytes read ahead and the size of the
-        ring, None for the usual. cache, verify, threads and lookahead never change a result.
+        kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
+        ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
 
         Raises BudgetError naming the least cache, UsageError for planes that are not stored.
         """
@@ -267,6 +267,8 @@ class StoreWriter:
 def isa() -> list[str]:
     """
     The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
+    """
+
 def needs(architecture: str, encoding: str, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> str:
     """
     What a model needs at levels of (attn, ffn, head, embed) bits, from its architecture and encoding alone, as JSON:
