@@ -42,7 +42,7 @@ impl Engine {
         &mut self,
         layer: usize,
         x: &[f32],
-        kv: &mut KvCache,
+        kv: &Mutex<KvCache>,
         tokens: Tokens,
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
