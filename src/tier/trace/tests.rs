@@ -130,7 +130,7 @@ proptest! {
         let all: u64 = blocks.iter().map(|b| b.bytes.next_multiple_of(4096) as u64).sum();
         let capacity = (share * all as f64) as u64;
         let outcome = replay(&mut open(text.as_bytes()).unwrap(), policy::Kind::Fixed, capacity).unwrap();
-        let dram = Dram::place(&blocks, &[], capacity).unwrap();
+        let dram = Dram::place(&blocks, capacity);
         let placed = |(n, _): &(usize, &Block)| dram.find(BlockId(*n as u32)) != Place::Ring;
         let kept: u64 = blocks.iter().enumerate().filter(placed).map(|(_, b)| b.bytes as u64).sum();
         prop_assert_eq!(outcome.decode.hit_bytes, passes * kept);
