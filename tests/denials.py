@@ -38,9 +38,9 @@ def deny_io_uring(errno: int) -> None:
     _prctl(22, 2, ctypes.create_string_buffer(filter_))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
-def deny_locked_memory() -> None:
-    """No byte may be locked or registered, not by root either."""
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+def limit_locked_memory(limit: int) -> None:
+    """No more bytes than that may be locked or registered, not by root either."""
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
     header = ctypes.create_string_buffer(struct.pack("II", 0x20080522, 0))
     sets = ctypes.create_string_buffer(24)
     _check(_libc.capget(header, sets))

@@ -75,6 +75,7 @@ class Model:
         threads: int | None = None,
         beside: Model | None = None,
         kv: str = "f16",
+        io: str = "auto",
     ) -> Model:
         """Opens the store at `path`.
 
@@ -84,7 +85,8 @@ class Model:
         read, "always" or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
         for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory
         has yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite
-        and end in NumericsError) or "f32". Only `precision`, `act` and `kv` change results; nothing else
+        and end in NumericsError) or "f32". `io`: reads by "uring" (io_uring), "psync" (threads), or "auto", which
+        takes the first where the system allows it; what it could not have is logged. Only `precision`, `act` and `kv` change results; nothing else
         does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
@@ -100,7 +102,9 @@ class Model:
         levels = Precision.parse(precision).levels(manifest["encoding"]["planes"])
         spec, promised = Architecture.from_dict(manifest["architecture"]), beside.cache if beside else 0
         budget = opening.cache_bytes(store, levels, spec, cache, promised)
-        engine = Engine(store, levels, act, budget, verify, threads)
+        engine = Engine(store, levels, act, budget, verify, threads, io)
+        for note in json.loads(engine.stats())["notes"]:
+            _LOG.warning("%s", note)
         return cls(Path(path), store, Precision(*levels), engine, budget, kv)
 
     def generate(
