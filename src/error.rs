@@ -30,6 +30,16 @@ pub enum Error {
         /// Where that ends.
         end: u64,
     },
+    /// A directory that holds files of the store is not there, or is not what it should be.
+    #[error("{store} keeps files in {root}, which cannot be used: {source}; is its disk mounted? (A root that was moved is found again behind a link at its old place.)", store = store.display(), root = root.display())]
+    Root {
+        /// The store.
+        store: PathBuf,
+        /// The directory.
+        root: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
     /// A rule of the safetensors container is broken.
     #[error("{path}: {rule}", path = path.display())]
     Header {

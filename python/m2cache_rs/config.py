@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from m2cache_rs.errors import UsageError
@@ -46,6 +47,14 @@ def format_size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def user_path(path: str | Path) -> Path:
+    """`path` with `~` and `~name` expanded, as a shell does where it is not quoted."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody of that name: the path is what it says
+        return Path(path)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ fn raise(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
 
 fn class_of(error: &Error) -> &'static str {
     match error {
-        Error::Io { .. } => "StoreIOError",
+        Error::Io { .. } | Error::Root { .. } => "StoreIOError",
         Error::Truncated { .. } | Error::Header { .. } | Error::Format { .. } => "StoreError",
         Error::Unsupported { .. } => "UnsupportedError",
         Error::Damage { .. } | Error::Digest { .. } => "DamageError",

@@ -23,7 +23,7 @@ mod _core {
     #[pymodule_export]
     use super::replay::replay;
     #[pymodule_export]
-    use super::store::{Store, publish, read_header};
+    use super::store::{Store, publish, read_header, remove_roots};
     #[pymodule_export]
     use super::writer::StoreWriter;
     /// Version of the package.

@@ -30,6 +30,13 @@ pub fn publish(py: Python<'_>, partial: PathBuf, target: PathBuf, replace: bool)
     Ok(py.detach(|| store::publish(&partial, &target, replace))?)
 }
 
+/// Removes the directories outside of a store (finished or not) that carry its marker and are no roots of another one;
+/// nothing where its manifest cannot be read.
+#[pyfunction]
+pub fn remove_roots(py: Python<'_>, store: PathBuf, other: PathBuf) -> PyResult<()> {
+    Ok(py.detach(|| store::remove_roots(&store, &other))?)
+}
+
 /// An open store; its manifest and every header were checked.
 #[pyclass(frozen, module = "m2cache_rs._core")]
 pub struct Store(pub Arc<store::Store>);
@@ -47,7 +54,12 @@ impl Store {
         json(&self.0.manifest)
     }
 
-    /// Files, sections and vectors as JSON: {"files": [{"name", "layer", "bytes", "sections": [...], "vectors": [...]}]}.
+    /// The directories that hold its files, the store itself first.
+    fn roots(&self) -> Vec<PathBuf> {
+        self.0.roots.clone()
+    }
+
+    /// Files, sections and vectors as JSON: {"files": [{"name", "layer", "root", "bytes", "sections": [...], "vectors": [...]}]}.
     fn layout(&self) -> PyResult<String> {
         let files: Vec<_> = self.0.files.iter().enumerate().map(|(index, f)| {
             let sections: Vec<_> = self.0.sections.iter().filter(|s| s.file == index)
@@ -55,7 +67,7 @@ impl Store {
                     "name": s.layout.name, "parts": s.layout.parts, "records": s.layout.records, "payload": s.layout.payload,
                     "stride": s.layout.stride, "offset": s.begin, "check_records": s.layout.check, "bytes": s.layout.bytes(),
                 })).collect();
-            serde_json::json!({ "name": f.layout.name, "layer": f.layout.layer, "bytes": f.bytes, "sections": sections, "vectors": f.layout.vectors })
+            serde_json::json!({ "name": f.layout.name, "layer": f.layout.layer, "root": f.root, "bytes": f.bytes, "sections": sections, "vectors": f.layout.vectors })
         }).collect();
         json(&serde_json::json!({ "files": files }))
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// Writes the files of one store into an existing directory, tile by tile.
+/// Writes the files of one store into an existing directory, or spread over several, tile by tile.
 #[pyclass(frozen, module = "m2cache_rs._core")]
 pub struct StoreWriter(Mutex<store::StoreWriter>);
 
@@ -24,6 +24,8 @@ struct Extra {
     equalize: serde_json::Value,
     synthetic: bool,
     assets: Vec<String>,
+    #[serde(default)]
+    roots: Vec<String>,
 }
 
 /// Source rows of one matrix while Python lends them.
@@ -34,17 +36,25 @@ enum Lent<'py> {
 
 #[pymethods]
 impl StoreWriter {
-    /// architecture and encoding are JSON texts. Raises UsageError when they break a rule.
+    /// architecture and encoding are JSON texts; stripes are directories of further roots. Raises UsageError when they
+    /// break a rule.
     #[new]
-    fn new(directory: PathBuf, architecture: &str, encoding: &str) -> PyResult<StoreWriter> {
+    #[pyo3(signature = (directory, architecture, encoding, stripes=vec![]))]
+    fn new(directory: PathBuf, architecture: &str, encoding: &str, stripes: Vec<PathBuf>) -> PyResult<StoreWriter> {
         let architecture = from_json("architecture", architecture)?;
-        let writer = store::StoreWriter::new(&directory, architecture, from_json("encoding", encoding)?)?;
+        let directories = std::iter::once(directory).chain(stripes).collect();
+        let writer = store::StoreWriter::new(directories, architecture, from_json("encoding", encoding)?)?;
         Ok(StoreWriter(Mutex::new(writer)))
     }
 
     /// (name, exact bytes) of every file, layers first.
     fn files(&self) -> Vec<(String, u64)> {
         lock(&self.0).sizes()
+    }
+
+    /// The root of every file: 0 is the store itself, k the stripe k - 1.
+    fn roots(&self) -> Vec<usize> {
+        lock(&self.0).roots().to_vec()
     }
 
     /// Starts one file; its disk space is taken now.
@@ -95,7 +105,8 @@ impl StoreWriter {
     }
 
     /// Writes the manifest, which makes the directory a store, and returns its id. extra is JSON: {"generator", "source",
-    /// "equalize", "synthetic", "assets": [names of files already copied there]}.
+    /// "equalize", "synthetic", "assets": [names of files already copied there], "roots": [where the stripes will lie,
+    /// seen from the store; may be left out without any]}.
     fn finish(&self, py: Python<'_>, extra: &str) -> PyResult<String> {
         let extra: Extra = from_json("extra", extra)?;
         Ok(py.detach(|| {
@@ -111,6 +122,7 @@ fn fill(manifest: &mut Manifest, directory: &std::path::Path, extra: Extra) -> R
     manifest.source = extra.source;
     manifest.equalize = extra.equalize;
     manifest.synthetic = extra.synthetic;
+    manifest.roots.extend(extra.roots);
     manifest.assets = extra.assets.into_iter().map(|name| store::asset(directory, name)).collect::<Result<_>>()?;
     Ok(())
 }

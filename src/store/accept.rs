@@ -4,29 +4,30 @@
 use super::declared::Declared;
 use super::header::{Header, read_header_from};
 use super::layout::FileLayout;
-use super::manifest::{FileEntry, MANIFEST, Manifest, digest};
-use super::open::StoreFile;
+use super::manifest::{FileEntry, MANIFEST, digest};
+use super::open::{Store, StoreFile};
 use super::regular::open_regular;
 use crate::error::{Error, Result, one_line, quoted};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Opens file `index` of the store in `directory`, if it is exactly what its layout and the manifest say.
-pub fn open_file(directory: &Path, manifest: &Manifest, index: usize, layout: FileLayout) -> Result<StoreFile> {
+/// Opens file `index` of a store in one of its roots, if it is exactly what its layout and the manifest say.
+pub fn open_file(store: &Store, index: usize, layout: FileLayout, root: usize) -> Result<StoreFile> {
+    let manifest = &store.manifest;
     let entry = &manifest.files[index];
     let blank = Declared::new(manifest.architecture.hidden, manifest.encoding.coding, &layout);
     let header_bytes = blank.header(&layout).len() as u64;
     check_entry(entry, &layout, header_bytes, manifest.architecture.hidden)
-        .map_err(|e| Error::format(directory.join(MANIFEST), e))?;
-    let path = directory.join(&layout.name);
+        .map_err(|e| Error::format(store.path.join(MANIFEST), e))?;
+    let path = store.roots[root].join(&layout.name);
     let mut file = open_regular(&path)?;
     let size = file.metadata().map_err(|e| Error::io("reading", &path, e))?.len();
     check_size(&path, size, entry.bytes)?;
     let header = read_header_from(&mut file, size, header_bytes - 8, &path)?;
     let declared = check_header(&path, &header, entry, &layout, blank)?;
     let vectors = vector_index(&header, &declared);
-    Ok(StoreFile { path, file: Arc::new(file), layout, declared, bytes: size, vectors })
+    Ok(StoreFile { path, file: Arc::new(file), root, layout, declared, bytes: size, vectors })
 }
 
 /// Everything an entry says but the digest follows from the layout.

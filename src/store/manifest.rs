@@ -1,13 +1,13 @@
 //! `m2cache.json`: what makes a directory a store. Written last.
 
 use super::canonical::digest_of;
-use super::regular::open_regular;
+use super::regular::read_capped;
+use super::roots::{self, FEATURE};
 use crate::config::{Architecture, Encoding};
 use crate::error::{Error, Result, one_line, quoted};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::Path;
 
 /// File name of the manifest.
@@ -18,7 +18,8 @@ pub const FORMAT_VERSION: u32 = 1;
 const FORMAT: &str = "m2cache-store";
 /// A manifest above this is an attack.
 const MAX_MANIFEST: u64 = 4 << 20;
-/// What the id is the hash of: all that determines the model's output, and nothing else.
+/// What the id is the hash of: all that determines the model's output, and nothing else. Of `features` that leaves out
+/// "roots", so that a striped store and the same in one directory are the same store.
 const IDENTITY: [&str; 6] = ["version", "features", "architecture", "encoding", "files", "assets"];
 
 /// A file of weights.
@@ -78,7 +79,7 @@ pub struct Manifest {
     pub encoding: Encoding,
     /// Files of weights, layers first.
     pub files: Vec<FileEntry>,
-    /// Directories that hold files; `.` is the store itself.
+    /// Directories that hold files, seen from the store; the first is `.`, the store itself.
     pub roots: Vec<String>,
     /// Configuration and tokenizer files.
     pub assets: Vec<Asset>,
@@ -113,11 +114,12 @@ impl Manifest {
         }
     }
 
-    /// Sets id and checksum; the last thing to do to a manifest.
+    /// Sets features, id and checksum; the last thing to do to a manifest.
     ///
     /// # Errors
     /// The broken rule, if it could not be read again.
     pub fn seal(&mut self) -> std::result::Result<(), String> {
+        self.features = (self.roots.len() > 1).then(|| FEATURE.into()).into_iter().collect();
         self.id = id_of(&serde_json::json!(self));
         self.checksum = checksum_of(&serde_json::json!(self));
         self.validate()
@@ -126,7 +128,7 @@ impl Manifest {
     /// Reads and checks the manifest of `store`.
     pub fn read(store: &Path) -> Result<Manifest> {
         let path = store.join(MANIFEST);
-        let bytes = read_capped(&path)?;
+        let bytes = read_capped(&path, MAX_MANIFEST)?;
         Manifest::parse(&bytes, &path)
     }
 
@@ -149,12 +151,7 @@ impl Manifest {
     fn validate(&self) -> std::result::Result<(), String> {
         self.architecture.validate()?;
         self.encoding.validate(&self.architecture)?;
-        if self.roots != ["."] {
-            return Err(one_line(&format!(
-                "roots is {:?}; this version reads stores in one directory (\".\")",
-                self.roots
-            )));
-        }
+        roots::validate(self)?;
         let mut names: HashSet<&str> = self.files.iter().map(|f| f.name.as_str()).chain([MANIFEST]).collect();
         for asset in &self.assets {
             if !is_plain_name(&asset.name) {
@@ -169,7 +166,12 @@ impl Manifest {
 }
 
 fn id_of(manifest: &Value) -> String {
-    digest_of(&IDENTITY.iter().map(|name| ((*name).to_owned(), manifest[name].clone())).collect())
+    let mut counted: serde_json::Map<_, _> =
+        IDENTITY.iter().map(|name| ((*name).to_owned(), manifest[name].clone())).collect();
+    if let Some(features) = counted["features"].as_array_mut() {
+        features.retain(|name| name != FEATURE);
+    }
+    digest_of(&counted.into())
 }
 
 fn checksum_of(manifest: &Value) -> String {
@@ -198,16 +200,6 @@ fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != ".."
 }
 
-fn read_capped(path: &Path) -> Result<Vec<u8>> {
-    let file = open_regular(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io("reading", path, e))?;
-    if bytes.len() as u64 > MAX_MANIFEST {
-        return Err(Error::format(path, format!("the manifest is above {MAX_MANIFEST} bytes")));
-    }
-    Ok(bytes)
-}
-
 fn check_version(path: &Path, value: &Value) -> Result<()> {
     let unsupported = |what: String| Err(Error::Unsupported { path: path.into(), what: one_line(&what) });
     if value["format"] != FORMAT {
@@ -220,7 +212,7 @@ fn check_version(path: &Path, value: &Value) -> Result<()> {
             value["version"]
         ));
     }
-    match value["features"].as_array().and_then(|f| f.first()) {
+    match value["features"].as_array().and_then(|f| f.iter().find(|name| *name != FEATURE)) {
         Some(unknown) => {
             unsupported(format!("needs the feature {unknown}, which this version does not have; update it"))
         }

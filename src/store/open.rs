@@ -6,6 +6,7 @@ use super::declared::Declared;
 use super::layout::{FileLayout, SectionLayout, file};
 use super::manifest::{MANIFEST, Manifest, digest};
 use super::regular::open_regular;
+use super::roots;
 use crate::error::{Error, Result};
 use crate::types::{Matrix, Plane};
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ pub struct StoreFile {
     pub path: PathBuf,
     /// The handle.
     pub file: Arc<File>,
+    /// Index into [`Store::roots`]: the directory it lies in.
+    pub root: usize,
     /// What it holds.
     pub layout: FileLayout,
     /// The digests its header declares.
@@ -53,6 +56,8 @@ pub struct Store {
     pub path: PathBuf,
     /// The manifest, checked.
     pub manifest: Manifest,
+    /// The directories that hold its files, the store itself first.
+    pub roots: Vec<PathBuf>,
     /// Files of weights, layers first.
     pub files: Vec<StoreFile>,
     /// Sections of all files.
@@ -61,26 +66,32 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a store and checks its manifest and every header.
+    /// Opens a store and checks its manifest, its roots and every header.
     ///
     /// # Errors
-    /// `Error::Io`, `Error::Format`, `Error::Header`, `Error::Truncated`, `Error::Unsupported`, each naming the file.
+    /// `Error::Io`, `Error::Root`, `Error::Format`, `Error::Header`, `Error::Truncated`, `Error::Unsupported`, each naming the file.
     pub fn open(path: &Path) -> Result<Store> {
         if path.extension().is_some_and(|e| e == "partial") {
             return Err(Error::format(path, "is an unfinished conversion: run the same conversion again"));
         }
         let manifest = Manifest::read(path)?;
         check_count(path, &manifest)?;
-        let catalog = Catalog::default();
-        let mut store = Store { path: path.into(), manifest, files: vec![], sections: vec![], catalog };
-        // One after the other: the manifest of a hostile store can claim more files than it has.
-        for index in 0..store.manifest.files.len() {
-            let layout = file(&store.manifest.architecture, &store.manifest.encoding, index);
-            let file = open_file(path, &store.manifest, index, layout)?;
-            store.index(file);
-        }
-        store.manifest.assets.iter().try_for_each(|asset| check_asset(&path.join(&asset.name)))?;
+        let (path, roots, catalog) = (path.into(), roots::directories(path, &manifest)?, Catalog::default());
+        let mut store = Store { path, manifest, roots, files: vec![], sections: vec![], catalog };
+        store.open_files()?;
+        store.manifest.assets.iter().try_for_each(|asset| check_asset(&store.path.join(&asset.name)))?;
         Ok(store)
+    }
+
+    fn open_files(&mut self) -> Result<()> {
+        let sizes: Vec<u64> = self.manifest.files.iter().map(|f| f.bytes).collect();
+        // One after the other: the manifest of a hostile store can claim more files than it has.
+        for (index, root) in roots::spread(&sizes, self.roots.len()).into_iter().enumerate() {
+            let layout = file(&self.manifest.architecture, &self.manifest.encoding, index);
+            let file = open_file(self, index, layout, root)?;
+            self.index(file);
+        }
+        Ok(())
     }
 
     fn index(&mut self, file: StoreFile) {

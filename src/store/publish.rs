@@ -1,12 +1,13 @@
 //! Putting a finished directory in its place, atomically.
 
+use super::roots::remove_roots;
 use crate::error::{Error, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::path::Path;
 
-/// Renames `partial` to `target` in one step. With `replace` an existing target is exchanged for it and then removed;
-/// without, it is an error. A kill leaves either the old or the new directory at `target`, never a mixture.
+/// Renames `partial` to `target` in one step. With `replace` an existing target is exchanged for it and then removed,
+/// the roots it has elsewhere included; without, it is an error. A kill leaves either the old or the new directory at `target`, never a mixture.
 ///
 /// # Errors
 /// `Error::Io` naming the target; `Error::Usage` when it exists and `replace` is false.
@@ -34,6 +35,7 @@ fn rename(from: &Path, to: &Path, flags: RenameFlags) -> rustix::io::Result<()> 
 fn exchange(partial: &Path, target: &Path) -> Result<()> {
     rename(partial, target, RenameFlags::EXCHANGE).map_err(|e| Error::io("replacing", target, e.into()))?;
     sync_parent(target)?;
+    remove_roots(partial, target)?;
     std::fs::remove_dir_all(partial).map_err(|e| Error::io("removing the replaced store at", partial, e))
 }
 

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Opens a regular file of a store; symbolic links are refused, so that a store cannot point outside itself.
@@ -11,6 +12,19 @@ use std::path::Path;
 /// `Error::Io` if the system refuses; `Error::Format` for a link, a directory, a pipe or a device.
 pub fn open_regular(path: &Path) -> Result<File> {
     open(path, OFlags::NOFOLLOW)
+}
+
+/// All of a small regular file of a store.
+///
+/// # Errors
+/// Those of [`open_regular`], and `Error::Format` for a file above `most` bytes.
+pub fn read_capped(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(most + 1).read_to_end(&mut bytes).map_err(|e| Error::io("reading", path, e))?;
+    match bytes.len() as u64 > most {
+        true => Err(Error::format(path, format!("is above {most} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
 /// The same for files of others (checkpoints), where links are common: a hub's cache is made of them.

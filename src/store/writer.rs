@@ -3,6 +3,7 @@
 use super::declared::Declared;
 use super::layout::{FileLayout, SectionLayout, TensorLayout, files};
 use super::manifest::{FileEntry, MANIFEST, Manifest, digest};
+use super::roots::{self, MARKER};
 use super::tile::{RawRows, Tile, check_tile, sections_of};
 use crate::config::{Architecture, Encoding};
 use crate::error::{Error, Result};
@@ -15,13 +16,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Writes the files of one store into a directory.
+/// Writes the files of one store into its directory, or spread over several.
 #[derive(Debug)]
 pub struct StoreWriter {
-    directory: PathBuf,
+    /// Where the roots are being written; the first gets the manifest.
+    directories: Vec<PathBuf>,
     architecture: Architecture,
     encoding: Encoding,
     files: Vec<FileLayout>,
+    /// The root of every file.
+    roots: Vec<usize>,
     open: Option<Open>,
     done: HashMap<String, FileEntry>,
 }
@@ -41,15 +45,36 @@ struct Open {
 }
 
 impl StoreWriter {
-    /// A writer into an existing directory.
+    /// A writer into existing directories: the store's, and those of further roots.
     ///
     /// # Errors
-    /// `Error::Usage` when architecture or encoding break a rule.
-    pub fn new(directory: &Path, architecture: Architecture, encoding: Encoding) -> Result<StoreWriter> {
+    /// `Error::Usage` when architecture or encoding break a rule, or there are more roots than files.
+    pub fn new(
+        directories: Vec<PathBuf>,
+        architecture: Architecture,
+        encoding: Encoding,
+    ) -> Result<StoreWriter> {
         architecture.validate().and_then(|()| architecture.refuse_unbuilt()).map_err(Error::Usage)?;
         encoding.validate(&architecture).map_err(Error::Usage)?;
         let files = files(&architecture, &encoding);
-        Ok(StoreWriter { directory: directory.into(), architecture, encoding, files, open: None, done: HashMap::new() })
+        if !(1..=files.len()).contains(&directories.len()) {
+            let (have, most) = (directories.len(), files.len());
+            return Err(Error::usage(format!("{have} directories for {most} files; 1 to {most} can hold some")));
+        }
+        let (open, done, roots) = (None, HashMap::new(), vec![]);
+        let mut writer = StoreWriter { directories, architecture, encoding, files, roots, open, done };
+        let sizes: Vec<u64> = writer.sizes().into_iter().map(|(_, bytes)| bytes).collect();
+        writer.roots = roots::spread(&sizes, writer.directories.len());
+        Ok(writer)
+    }
+
+    /// The root of every file.
+    pub fn roots(&self) -> &[usize] {
+        &self.roots
+    }
+
+    fn path(&self, index: usize) -> PathBuf {
+        self.directories[self.roots[index]].join(&self.files[index].name)
     }
 
     /// Names and exact sizes in bytes.
@@ -76,8 +101,7 @@ impl StoreWriter {
             .iter()
             .position(|f| f.name == name)
             .ok_or_else(|| Error::usage(format!("the store has no file {name:?}")))?;
-        let layout = &self.files[index];
-        let path = self.directory.join(name);
+        let (layout, path) = (&self.files[index], self.path(index));
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -177,16 +201,18 @@ impl StoreWriter {
 
     /// Takes over a file that an interrupted run finished; false when it is not there as the entry says.
     pub fn adopt(&mut self, entry: FileEntry) -> bool {
-        let path = self.directory.join(&entry.name);
-        let known = self.files.iter().any(|f| f.name == entry.name && self.file_bytes(f) == entry.bytes);
-        let sound = known && super::header::read_header(&path).is_ok_and(|h| digest(&h.raw) == entry.digest);
+        let known = self.files.iter().position(|f| f.name == entry.name && self.file_bytes(f) == entry.bytes);
+        let sound = known.is_some_and(|index| {
+            super::header::read_header(&self.path(index)).is_ok_and(|h| digest(&h.raw) == entry.digest)
+        });
         if sound {
             self.done.insert(entry.name.clone(), entry);
         }
         sound
     }
 
-    /// Writes the manifest and returns the store's id; `fill` sets what the writer cannot know.
+    /// Writes the markers of further roots and the manifest, and returns the store's id; `fill` sets what the writer
+    /// cannot know.
     pub fn finish(&mut self, fill: impl FnOnce(&mut Manifest) -> Result<()>) -> Result<String> {
         let missing = self.files.iter().find(|f| !self.done.contains_key(&f.name));
         if let Some(file) = missing {
@@ -196,13 +222,20 @@ impl StoreWriter {
         let mut manifest = Manifest::new(self.architecture.clone(), self.encoding.clone(), entries);
         fill(&mut manifest)?;
         manifest.seal().map_err(Error::Usage)?;
-        write_manifest(&self.directory, &manifest)?;
+        if manifest.roots.len() != self.directories.len() {
+            let (named, written) = (manifest.roots.len(), self.directories.len());
+            return Err(Error::usage(format!("{named} roots are named, but files were written into {written}")));
+        }
+        for (root, directory) in self.directories.iter().enumerate().skip(1) {
+            write_durably(directory, MARKER, &roots::marker(&manifest.id, root))?;
+        }
+        write_durably(&self.directories[0], MANIFEST, &format!("{:#}", serde_json::json!(manifest)))?;
         Ok(manifest.id)
     }
 
-    /// Where the store is being written.
+    /// Where the store itself is being written.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.directories[0]
     }
 }
 
@@ -259,12 +292,11 @@ fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
     }
 }
 
-fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<()> {
-    let (path, temporary) = (directory.join(MANIFEST), directory.join("m2cache.json.tmp"));
-    let text = serde_json::json!(manifest);
+fn write_durably(directory: &Path, name: &str, text: &str) -> Result<()> {
+    let (path, temporary) = (directory.join(name), directory.join(format!("{name}.tmp")));
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;
-        file.write_all(format!("{text:#}\n").as_bytes())?;
+        file.write_all(format!("{text}\n").as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;
         File::open(directory)?.sync_all()

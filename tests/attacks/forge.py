@@ -85,6 +85,27 @@ def edit_manifest(store: Path, *changes: tuple[str, Json], seal: bool = True) ->
     save(store, values, seal)
 
 
+def stripe(store: Path, *roots: str) -> list[Path]:
+    """Spreads the files of a store over itself and these directories, which are made; returns all of them."""
+    values = manifest(store)
+    values |= {"features": ["roots"] if roots else [], "roots": [".", *roots]}
+    places = [store / root for root in values["roots"]]
+    spread = document.spread([entry["bytes"] for entry in values["files"]], len(places))
+    for index, place in enumerate(places[1:], start=1):
+        place.mkdir(parents=True)
+        mark(place, values["id"], index)
+    for entry, at in zip(values["files"], spread, strict=True):
+        (store / entry["name"]).rename(places[at] / entry["name"])
+    save(store, values)
+    return places
+
+
+def mark(root: Path, store_id: str, index: int) -> None:
+    """Writes the marker of a root."""
+    marker = {"format": "m2cache-root", "id": store_id, "root": index}
+    (root / "m2cache-root.json").write_text(json.dumps(marker))
+
+
 def split(data: bytes) -> tuple[bytes, bytes]:
     """Header text and the data behind it."""
     end = 8 + struct.unpack_from("<Q", data)[0]

@@ -49,7 +49,10 @@ def digest(data: bytes) -> str:
 
 
 def store_id(manifest: dict[str, Any]) -> str:
-    return digest(canonical({name: manifest[name] for name in IDENTITY}).encode())
+    counted = {name: manifest[name] for name in IDENTITY}
+    if isinstance(counted["features"], list):
+        counted["features"] = [name for name in counted["features"] if name != "roots"]
+    return digest(canonical(counted).encode())
 
 
 def checksum(manifest: dict[str, Any]) -> str:
@@ -177,14 +180,31 @@ def compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
+def spread(sizes: list[int], roots: int) -> list[int]:
+    """The root of every file, layers first."""
+    found = [layer % roots for layer in range(len(sizes) - 1)]
+    sums = [sum(size for size, at in zip(sizes, found, strict=False) if at == root) for root in range(roots)]
+    return [*found, sums.index(min(sums))]
+
+
+def directories(path: Path, manifest: dict[str, Any]) -> list[Path]:
+    """The directory of every file."""
+    roots = [path / root for root in manifest["roots"]]
+    must(manifest["roots"][0] == "." and len(set(manifest["roots"])) == len(roots), "roots")
+    must(manifest["features"] == (["roots"] if roots[1:] else []), "features")
+    for index, root in enumerate(roots[1:], start=1):
+        marker = json.loads((root / "m2cache-root.json").read_text())
+        must(marker == {"format": "m2cache-root", "id": manifest["id"], "root": index}, "marker")
+    return [roots[at] for at in spread([entry["bytes"] for entry in manifest["files"]], len(roots))]
+
+
 class Store:
     """A store. Matrices are named '0.q', '0.gate', ..., 'embed', 'head'; vectors '0.norm.attn', ..."""
 
     def __init__(self, path: Path) -> None:
         self.manifest = json.loads((path / "m2cache.json").read_text())
         must(self.manifest["format"] == "m2cache-store", "format")
-        must(self.manifest["version"] == 1 and self.manifest["features"] == [], "version and features")
-        must(self.manifest["roots"] == ["."], "roots")
+        must(self.manifest["version"] == 1 and set(self.manifest["features"]) <= {"roots"}, "version, features")
         must(self.manifest["id"] == store_id(self.manifest), "id")
         must(self.manifest["checksum"] == checksum(self.manifest), "checksum")
         self.architecture, self.encoding = self.manifest["architecture"], self.manifest["encoding"]
@@ -193,8 +213,9 @@ class Store:
         self.vectors: dict[str, Array] = {}
         found = layouts(self.architecture, self.encoding)
         must([f["name"] for f in self.manifest["files"]] == [layout.name for layout in found], "files")
-        for entry, layout in zip(self.manifest["files"], found, strict=True):
-            self._read(layout, entry, (path / layout.name).read_bytes())
+        places = directories(path, self.manifest)
+        for entry, layout, place in zip(self.manifest["files"], found, places, strict=True):
+            self._read(layout, entry, (place / layout.name).read_bytes())
         for asset in self.manifest["assets"]:
             content = (path / asset["name"]).read_bytes()
             must(asset["bytes"] == len(content) and asset["digest"] == digest(content), asset["name"])

@@ -42,6 +42,10 @@ def convert(
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tokenizer .bin of a llama2.c model.")
     ] = None,
+    stripe: Annotated[
+        str | None,
+        typer.Option(metavar="DIR,DIR", help="Spread the files over DST and these, each on another device."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Convert a model into a store. Interrupted, the same command goes on where it stopped."""
@@ -61,9 +65,16 @@ def convert(
         report = run(
             src, dst, form=form, group=group, planes=planes, sections=sections,
             equalize=equalize is not False, calibration=statistics, force=force,
-            tokenizer=tokenizer, progress=progress, notify=output.note,
+            tokenizer=tokenizer, stripe=_directories(stripe), progress=progress, notify=output.note,
         )  # fmt: skip
     _print(report, as_json)
+
+
+def _directories(text: str | None) -> list[str]:
+    names = [] if text is None else text.split(",")
+    if not all(names):
+        raise UsageError(f"--stripe is {text!r}; directories with commas between them are needed")
+    return names
 
 
 @contextmanager
@@ -107,4 +118,6 @@ def _print(report: ConvertReport, as_json: bool) -> None:
     coding = f"{report.form} groups of {report.group}, sections {report.sections}{equalized}"
     print(f"  {report.weights:,} weights, {coding}")
     print(f"  bits per weight: {bits}; exact zeros: {report.zero_share:.2%}")
+    if len(report.roots) > 1:
+        print(f"  striped over {len(report.roots)} directories: {output.one_line(', '.join(report.roots))}")
     print(f"  {report.seconds:.1f} s, {rate:.0f} MB/s, id {report.id}")

@@ -45,9 +45,19 @@ def _report(path: Path, store: Store) -> dict[str, Any]:
         "bits_per_weight": bits_per_weight(layout, spec, planes, padded=False),
         "padded_bits_per_weight": bits_per_weight(layout, spec, planes, padded=True),
         "cache": needs,
+        "directories": _directories(store, layout),
         "sections": _sections(layout),
         **manifest,
     }
+
+
+def _directories(store: Store, layout: dict[str, Any]) -> list[dict[str, Any]]:
+    """The directories that hold the files of weights, the store itself first."""
+    found = [{"path": str(root), "files": 0, "bytes": 0} for root in store.roots()]
+    for file in layout["files"]:
+        found[file["root"]]["files"] += 1
+        found[file["root"]]["bytes"] += file["bytes"]
+    return found
 
 
 def _sections(layout: dict[str, Any]) -> list[dict[str, Any]]:
@@ -67,12 +77,15 @@ def _sections(layout: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     size, features = format_size(report["bytes"]), _list(report["features"])
-    yield "store", f"{report['store']}, {size} in {len(report['files'])} files"
+    yield "store", f"{report['store']}, {size} in {output.count(len(report['files']), 'file')}"
     yield "id", f"{report['id']} (format version {report['version']}, features: {features})"
+    for root in report["directories"] if len(report["directories"]) > 1 else ():
+        yield "root", f"{root['path']}, {format_size(root['bytes'])} in {output.count(root['files'], 'file')}"
     yield from _model(report["architecture"])
     yield from _coding(report)
     for one in report["sections"]:
-        shape = f"{one['records']} records of {one['stride']} bytes, {one['files']} files"
+        records, files = output.count(one["records"], "record"), output.count(one["files"], "file")
+        shape = f"{records} of {one['stride']} bytes, {files}"
         yield f"section {one['name']}", f"{format_size(one['bytes'])}: {shape}"
     for bits, need in report["cache"].items():
         least = format_size(need["least"])

@@ -97,6 +97,11 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
         print(f"{name:{width}}  {one_line(value)}")
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: 1 file, 2 files."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @contextmanager
 def progress(label: str, total: int, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
     """A bar on stderr where that is a terminal; yields what is told how much is done."""

@@ -78,7 +78,7 @@ def _finish(report: dict[str, Any], json: bool) -> None:
             layer = "" if one["layer"] is None else f"layer {one['layer']}: "
             print(output.one_line(f"{layer}{one['message']}"))
         print(
-            f"{len(damages)} damages"
+            output.count(len(damages), "damage")
             if damages
             else f"sound: {format_size(report['bytes'])}, id {report['id']}"
         )

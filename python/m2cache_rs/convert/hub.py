@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from m2cache_rs.config import user_path
 from m2cache_rs.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -18,7 +19,7 @@ def locate(source: str) -> Path:
 
     Raises `CheckpointError` that says what was tried.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.exists():
         return path
     if not _HUB_ID.fullmatch(source):

@@ -1,80 +1,69 @@
-"""The directory of an unfinished store, `NAME.partial`: locked, resumed, and at last renamed to `NAME`."""
+"""The directories of an unfinished store, `NAME.partial` and its stripes: resumed, and at last renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import re
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from m2cache_rs import _core
-from m2cache_rs.convert.huggingface import ASSETS
 from m2cache_rs.convert.journal import NAME as JOURNAL
-from m2cache_rs.convert.journal import Journal
-from m2cache_rs.convert.source import io_error
+from m2cache_rs.convert.journal import Journal, sync_directory
+from m2cache_rs.convert.stripes import Stripe
 from m2cache_rs.convert.target import MANIFEST, PARTIAL
+from m2cache_rs.convert.workplace import Workplace
 from m2cache_rs.errors import StoreIOError, UsageError
-
-_OURS = re.compile(r"layer-\d{5,}\.safetensors|embed\.safetensors|profiles")
-
-
-def _is_ours(name: str) -> bool:
-    return bool(_OURS.fullmatch(name)) or name in (*ASSETS, MANIFEST, JOURNAL)
 
 
 class Partial:
-    """A context: inside it the directory exists and belongs to this process alone.
+    """A context: inside it the directories exist and belong to this process alone.
 
-    An error before the first file is finished removes the directory; afterwards it stays, to be resumed.
+    An error before the first file is finished removes them; afterwards they stay, to be resumed. A striped
+    store has one more directory for each stripe, and becomes a store when the one with the manifest is renamed:
+    by then the stripes have their names, which no other store uses.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, stripes: Sequence[Stripe] = ()) -> None:
         self.target = target
         self.path = target.with_name(target.name + PARTIAL)
         self.journal = Journal({})
-        self._lock: int | None = None
+        self.stripes = stripes
+        self.roots: list[Path] = []
+        self._place = Workplace(self.path)
+        self._places = [self._place, *(Workplace(stripe.partial) for stripe in stripes)]
+        self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> Partial:
-        try:
-            if not os.path.lexists(self.path):
-                self.path.mkdir()
-            if self.path.is_symlink() or not self.path.is_dir():
-                raise UsageError(
-                    f"{self.path} is not a directory; remove it, unfinished stores are made there"
-                )
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as err:
-            raise io_error("creating", self.path, err) from err
-        self._take_lock(self._lock)
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(self._place)
+            # A run that was killed while it published has named its stripes, or not removed the old ones.
+            _core.remove_roots(str(self.path), str(self.target))
+            self._discard_former_stripes()
+            for place in self._places[1:]:
+                entered.enter_context(place)
+            self._entered = entered.pop_all()
         return self
 
-    def _take_lock(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder may have renamed the directory between our open and its end.
-            free = self.path.exists() and os.path.samestat(os.fstat(lock), self.path.stat())
-        except BlockingIOError:
-            free = False
-        if not free:
-            self._unlock()
-            raise UsageError(f"another conversion is writing {self.path}; wait for it to end")
+    def _discard_former_stripes(self) -> None:
+        earlier = Journal.read(self.path)
+        former = earlier.plan.get("stripes") if earlier else None
+        for parent in former if isinstance(former, list) else []:
+            stripe = Stripe(Path(str(parent)), self.target)
+            if stripe.partial.is_dir() and all(stripe.parent != other.parent for other in self.stripes):
+                with contextlib.suppress(OSError, UsageError), Workplace(stripe.partial) as place:
+                    place.discard()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         earlier = Journal.read(self.path)
-        if error is not None and self._lock is not None and not (earlier and earlier.entries):
+        if error is not None and not (earlier and earlier.entries):
             with contextlib.suppress(OSError, UsageError):
                 self.discard()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._entered.close()
 
     def resume(self, plan: dict[str, Any], writer: _core.StoreWriter) -> str | None:
         """Adopts what an earlier run of the same plan finished, removes the rest; returns a word on it."""
@@ -82,7 +71,8 @@ class Partial:
         same = earlier is not None and earlier.plan == plan
         adopted = [entry for entry in earlier.entries if writer.adopt(entry)] if earlier and same else []
         self.journal = Journal(plan, adopted)
-        self._clear({json.loads(entry)["name"] for entry in adopted})
+        for place in self._places:
+            place.clear({json.loads(entry)["name"] for entry in adopted})
         self.journal.write(self.path)
         if adopted:
             return f"resuming: {len(adopted)} of {len(writer.files())} files are finished already"
@@ -91,49 +81,55 @@ class Partial:
         return None
 
     def discard(self) -> None:
-        """Removes the directory and what is in it."""
-        self._clear(set())
-        self.path.rmdir()
+        """Removes the directories and what is in them, the journal last."""
+        for place in reversed(self._places):
+            place.discard()
 
-    def _clear(self, kept: set[str]) -> None:
-        found = [path for path in sorted(self.path.iterdir()) if path.name not in kept]
-        foreign = [path for path in found if not _is_ours(path.name.removesuffix(".tmp"))]
-        if foreign:
-            raise UsageError(f"{foreign[0]} is no part of an unfinished store; move it out of that directory")
-        for path in found:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-    def check_space(self, needed: int) -> None:
-        """Raises `StoreIOError` where the file system has less than `needed` bytes left."""
-        free = shutil.disk_usage(self.path).free
-        if needed > free:
-            error = StoreIOError(
-                f"not enough space in {self.path.parent}: the store needs {needed / 1e6:.1f} MB more, "
-                f"{free / 1e6:.1f} MB are free"
-            )
-            error.errno = errno.ENOSPC
-            raise error
+    def check_space(self, needed: Sequence[int]) -> None:
+        """Raises `StoreIOError` where a file system has less left than its roots need, in bytes by root."""
+        for path, wanted in _by_device([place.path for place in self._places], needed):
+            free = shutil.disk_usage(path).free
+            if wanted > free:
+                error = StoreIOError(
+                    f"not enough space in {path.parent}: the store needs {wanted / 1e6:.1f} MB more, "
+                    f"{free / 1e6:.1f} MB are free"
+                )
+                error.errno = errno.ENOSPC
+                raise error
 
     def finished(self, entry: str) -> None:
         """Notes a finished file."""
         self.journal.entries.append(entry)
         self.journal.write(self.path)
 
+    def name_roots(self) -> list[str]:
+        """Decides what the stripes will be called; returns how the manifest names them."""
+        self.roots = [stripe.free() for stripe in self.stripes]
+        return [stripe.seen(root) for stripe, root in zip(self.stripes, self.roots, strict=True)]
+
     def publish(self, replace: bool) -> None:
-        """Renames the finished directory into place; should that fail, it can still be resumed."""
-        (self.path / JOURNAL).unlink()
+        """Renames the finished directories into place; should that fail, they can still be resumed."""
         try:
+            for stripe, root in zip(self.stripes, self.roots, strict=True):
+                _core.publish(str(stripe.partial), str(root), False)
+            (self.path / JOURNAL).unlink()
             _core.publish(str(self.path), str(self.target), replace)
         except BaseException:
-            if (self.path / MANIFEST).exists() and not self._moved():
+            if (self.path / MANIFEST).exists() and not self._place.is_at(self.target):
+                self._take_back()
                 self.journal.write(self.path)
             raise
 
-    def _moved(self) -> bool:
-        status = os.stat(self.target) if self.target.exists() else None
-        return (
-            status is not None and self._lock is not None and os.path.samestat(os.fstat(self._lock), status)
-        )
+    def _take_back(self) -> None:
+        for place, root in zip(self._places[1:], self.roots, strict=True):
+            if place.is_at(root):
+                os.rename(root, place.path)
+                sync_directory(root.parent)
+
+
+def _by_device(paths: Sequence[Path], needed: Sequence[int]) -> Iterator[tuple[Path, int]]:
+    """One path of every file system, with the bytes that all paths on it need."""
+    devices = [path.stat().st_dev for path in paths]
+    for device in dict.fromkeys(devices):
+        wanted = sum(size for one, size in zip(devices, needed, strict=True) if one == device)
+        yield paths[devices.index(device)], wanted

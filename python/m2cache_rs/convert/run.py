@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from m2cache_rs.convert.journal import replace_file
 from m2cache_rs.convert.open import open_checkpoint
 from m2cache_rs.convert.partial import Partial
 from m2cache_rs.convert.source import io_error
+from m2cache_rs.convert.stripes import check_stripes, same_device
 from m2cache_rs.convert.target import check_apart, check_target
 from m2cache_rs.errors import CheckpointError, StoreIOError
 
@@ -42,7 +43,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What was made. `bits_per_weight` is by level, scales included; `notes` are warnings."""
+    """What was made. `bits_per_weight` is by level, scales included; `roots` are the directories that hold
+    the files, the store first; `notes` are warnings."""
 
     path: str
     id: str
@@ -55,6 +57,7 @@ class ConvertReport:
     group: int
     planes: int
     sections: str
+    roots: tuple[str, ...]
     equalize: dict[str, Any] | None
     resumed_files: int
     files: int
@@ -83,6 +86,7 @@ def convert(
     calibration: Calibration | None = None,
     force: bool = False,
     tokenizer: str | Path | None = None,
+    stripe: Sequence[str | Path] = (),
     progress: Callable[[Progress], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> ConvertReport:
@@ -91,27 +95,32 @@ def convert(
     `dst` appears at once when everything is written; until then the work is in `dst`.partial, which the same
     call resumes. `sections` is a preset (split, bundled, gated), or None for what suits the activation;
     channels are equalised by `calibration` where given, else by the weights unless `equalize` is false (the
-    f32 function stays the same to the bit). `notify` gets what the user should know (the package's logger
+    f32 function stays the same to the bit). `stripe` names directories on other devices: the files are spread
+    over `dst` and one new directory in each of them, and read in parallel. `notify` gets what the user should know (the package's logger
     without it). Memory stays below 1 GiB whatever the model. The defaults follow docs/format-decision.md.
 
     Raises `UsageError`, `CheckpointError`, `UnsupportedError`, `StoreIOError`.
     """
     begun = time.monotonic()
     target = check_target(dst, force)
+    stripes = check_stripes(stripe, target)
     checkpoint = open_checkpoint(src, tokenizer)
     try:
         check_apart(checkpoint.path, target)
-        notes = check(checkpoint)
+        for one in stripes:
+            check_apart(checkpoint.path, one.parent / target.name)
+        shared = same_device(stripes)
+        notes = [*check(checkpoint), *([shared] if shared else [])]
         encoding = encodings.choose(checkpoint.architecture, form, group, planes, sections)
         job = _Job(checkpoint, encoding, equalize or calibration is not None, calibration, progress)
         tell = notify or logging.getLogger("m2cache_rs.convert").warning
         for note in notes:
             tell(note)
-        with Partial(target) as partial:
+        with Partial(target, stripes) as partial:
             store, resumed = job.run_in(partial, tell, force)
     finally:
         checkpoint.close()
-    return job.report(target, store, resumed, time.monotonic() - begun, notes)
+    return job.report([target, *partial.roots], store, resumed, time.monotonic() - begun, notes)
 
 
 class _Job:
@@ -142,9 +151,9 @@ class _Job:
     def _run_in(self, partial: Partial, tell: Callable[[str], None], replace: bool) -> tuple[str, int]:
         architecture = self.checkpoint.architecture
         texts = architecture.to_json(), json.dumps(self.encoding.to_dict())
-        writer = _core.StoreWriter(str(partial.path), *texts)
+        writer = _core.StoreWriter(str(partial.path), *texts, [str(one.partial) for one in partial.stripes])
         source, stamps = self.checkpoint.fingerprint(), self.checkpoint.stamps()
-        message = partial.resume(self._plan(source, stamps), writer)
+        message = partial.resume(self._plan(source, stamps, partial), writer)
         if message is not None:
             tell(message)
         resumed = len(partial.journal.entries)
@@ -153,12 +162,12 @@ class _Job:
         self._files(writer, partial)
         if self.checkpoint.stamps() != stamps:
             raise CheckpointError(f"{self.checkpoint.path} changed while it was converted; run this again")
-        store = writer.finish(json.dumps(self._extra(source)))
+        store = writer.finish(json.dumps(self._extra(source, partial.name_roots())))
         partial.publish(replace)
         self.entries = [json.loads(entry) for entry in partial.journal.entries]
         return store, resumed
 
-    def _plan(self, source: dict[str, Any], stamps: list[list[int]]) -> dict[str, Any]:
+    def _plan(self, source: dict[str, Any], stamps: list[list[int]], partial: Partial) -> dict[str, Any]:
         return {
             "generator": _generator(),
             "source": source,
@@ -166,22 +175,27 @@ class _Job:
             "architecture": self.checkpoint.architecture.to_dict(),
             "encoding": self.encoding.to_dict(),
             "equalize": self.equalize,
+            "stripes": [str(stripe.parent) for stripe in partial.stripes],
         }
 
-    def _extra(self, source: dict[str, Any]) -> dict[str, Any]:
+    def _extra(self, source: dict[str, Any], roots: list[str]) -> dict[str, Any]:
         return {
             "generator": _generator(),
             "source": source,
             "equalize": self.equalize,
             "synthetic": False,
             "assets": sorted(self.checkpoint.assets),
+            "roots": roots,
         }
 
-    def _space(self, writer: _core.StoreWriter, partial: Partial) -> int:
-        """Bytes still to be written."""
+    def _space(self, writer: _core.StoreWriter, partial: Partial) -> list[int]:
+        """Bytes still to be written, by root."""
         done = {json.loads(entry)["name"] for entry in partial.journal.entries}
-        weights = sum(size for name, size in writer.files() if name not in done)
-        return weights + sum(len(read_asset(asset)) for asset in self.checkpoint.assets.values()) + _SPARE
+        needed = [_SPARE] * (1 + len(partial.stripes))
+        needed[0] += sum(len(read_asset(asset)) for asset in self.checkpoint.assets.values())
+        for (name, size), root in zip(writer.files(), writer.roots(), strict=True):
+            needed[root] += 0 if name in done else size
+        return needed
 
     def _assets(self, partial: Partial) -> None:
         for name, content in self.checkpoint.assets.items():
@@ -209,15 +223,15 @@ class _Job:
             self.progress(self.state)
 
     def report(
-        self, target: Path, store: str, resumed: int, seconds: float, notes: list[str]
+        self, roots: list[Path], store: str, resumed: int, seconds: float, notes: list[str]
     ) -> ConvertReport:
         """What was made."""
         encoding, checkpoint = self.encoding, self.checkpoint
         parts = [part for file in checkpoint.parts() for part in file.values()]
         return ConvertReport(
-            path=str(target),
+            path=str(roots[0]),
             id=store,
-            bytes=sum(file.stat().st_size for file in target.iterdir()),
+            bytes=sum(file.stat().st_size for root in roots for file in root.iterdir()),
             source_bytes=sum(part.bytes for part in parts),
             weights=sum(entry["weights"] for entry in self.entries),
             zeros=sum(entry["zeros"] for entry in self.entries),
@@ -226,6 +240,7 @@ class _Job:
             group=encoding.group,
             planes=encoding.planes,
             sections=encoding.preset,
+            roots=tuple(str(root) for root in roots),
             equalize=self.equalize,
             resumed_files=resumed,
             files=len(self.entries),

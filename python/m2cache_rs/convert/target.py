@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from m2cache_rs.config import user_path
 from m2cache_rs.errors import StoreIOError, UsageError
 
 MANIFEST = "m2cache.json"
+MARKER = "m2cache-root.json"
 PARTIAL = ".partial"
 
 
@@ -16,10 +18,10 @@ def check_target(dst: str | Path, force: bool) -> Path:
 
     Raises `UsageError` for a path that is taken or cannot be one, `StoreIOError` for a read-only parent.
     """
-    target = Path(os.path.abspath(Path(dst).expanduser()))
+    target = Path(os.path.abspath(user_path(dst)))
     if not target.name or target.name.endswith(PARTIAL):
         raise UsageError(f"{target} cannot name a store (names ending in {PARTIAL} are for unfinished ones)")
-    _check_parent(target.parent)
+    check_parent(target.parent)
     if os.path.lexists(target):
         _check_replaceable(target, force)
     return target
@@ -36,7 +38,8 @@ def check_apart(source: Path, target: Path) -> None:
         raise UsageError(f"the source {source} lies inside the target {target}, which would be replaced")
 
 
-def _check_parent(parent: Path) -> None:
+def check_parent(parent: Path) -> None:
+    """Raises `UsageError` for what is no directory, `StoreIOError` for one that cannot be written."""
     if not parent.exists():
         raise UsageError(f"the directory {parent} does not exist; create it first")
     if not parent.is_dir():

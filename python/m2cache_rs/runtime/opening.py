@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 
 from m2cache_rs._core import Engine, Store
-from m2cache_rs.config import format_size, parse_size
+from m2cache_rs.config import format_size, parse_size, user_path
 from m2cache_rs.errors import BudgetError, UsageError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.runtime.places import why_no_store
 
 _LOG = logging.getLogger("m2cache_rs")
-_MANIFEST = "m2cache.json"
 # Kept free beside the weights: interpreter, libraries and scratch; 60 MB measured, the rest is for the other
 # programs.
 _MARGIN = 256 << 20
@@ -24,31 +24,11 @@ Levels = tuple[int, int, int, int]
 
 def open_store(path: str | Path) -> Store:
     """The store at `path`. UsageError says what else lies there; StoreError what is broken in it."""
-    path = Path(path)
-    wrong = _not_a_store(path)
+    path = user_path(path)
+    wrong = why_no_store(path)
     if wrong:
-        raise UsageError(wrong)
+        raise wrong
     return Store(str(path))
-
-
-def _not_a_store(path: Path) -> str | None:
-    if not path.exists():
-        return f"{path} does not exist; a store is a directory that `m2cache convert MODEL {path}` makes"
-    if path.name.endswith(".partial"):
-        return (
-            f"{path} is an unfinished conversion; run the same `m2cache convert` again, it goes on from there"
-        )
-    if not path.is_dir():
-        return (
-            f"{path} is a file, not a store (a directory); make one with `m2cache convert MODEL {path}.m2c`"
-        )
-    if not (path / _MANIFEST).exists():
-        kind = (
-            "a model, not a store" if (path / "config.json").exists() else f"no store: it has no {_MANIFEST}"
-        )
-        source = path if (path / "config.json").exists() else "MODEL"
-        return f"{path} is {kind}; make a store with `m2cache convert {source} {path.resolve().name}.m2c`"
-    return None
 
 
 def cache_bytes(
