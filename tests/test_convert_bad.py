@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from m2cache_rs import _core
-from m2cache_rs.convert import Progress, convert, partial, run
+from m2cache_rs.convert import Progress, convert, partial, run, workplace
 from m2cache_rs.convert.target import check_target
 from m2cache_rs.errors import CheckpointError, StoreIOError, UsageError
 
@@ -180,7 +180,7 @@ def test_a_directory_renamed_before_the_lock_is_noticed(
     def finish_first(handle: int, flags: int) -> None:
         (tmp_path / "tiny.m2c.partial").rename(tmp_path / "moved")
 
-    monkeypatch.setattr(partial.fcntl, "flock", finish_first)
+    monkeypatch.setattr(workplace.fcntl, "flock", finish_first)
     with pytest.raises(UsageError, match="another conversion is writing"):
         convert(model, tmp_path / "tiny.m2c")
 
@@ -203,7 +203,7 @@ def test_too_little_space_is_said_before_the_work(
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
-        StoreIOError, match=r"not enough space in .*: the store needs 2\.\d MB more, 0\.1 MB are free"
+        StoreIOError, match=r"not enough space in .*: the store needs 2\.\d MiB more, 97\.7 KiB are free"
     ):
         convert(model, tmp_path / "tiny.m2c")
     assert names(tmp_path) == ["model"]
@@ -285,7 +285,7 @@ def test_the_command_says_what_it_made(tmp_path: Path, cli: Cli) -> None:
     result = cli("convert", EXAMPLE, tmp_path / "tale.m2c")
     assert result.returncode == 0
     assert result.stderr == ""
-    assert "13.3 MB from 11.5 MB" in result.stdout
+    assert "12.7 MiB from 11.0 MiB" in result.stdout
     assert "4.5 at 4 bits, 8.5 at 8 bits, 16.5 at 16 bits" in result.stdout
     again = cli("convert", EXAMPLE, tmp_path / "tale.m2c")
     assert (again.returncode, again.stdout) == (2, "")

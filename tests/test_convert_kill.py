@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from m2cache_rs import _core
 from m2cache_rs.convert import convert
 
 from tests.sources import contents, is_sound, make
@@ -23,23 +25,32 @@ CHILD = """
 import os, signal, sys
 from m2cache_rs.convert import convert
 source, target, force, deadly = sys.argv[1], sys.argv[2], sys.argv[3] == "force", int(sys.argv[4])
+watched, stripe = sys.argv[5], sys.argv[6:]
 seen = 0
 def count(frame, event, what):
     global seen
-    if "m2cache_rs" in frame.f_code.co_filename:
+    name = event + " " + getattr(what, "__name__", "")
+    if "m2cache_rs" in frame.f_code.co_filename and watched in ("anything", name):
         seen += 1
         if seen == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.setprofile(count)
-convert(source, target, force=force, equalize=True)
+convert(source, target, force=force, equalize=True, stripe=stripe, notify=lambda _: None)
 sys.setprofile(None)
 print(seen)
 """
 
 
-def run(source: Path, target: Path, deadly: int, force: bool = False) -> subprocess.CompletedProcess[str]:
-    arguments = [str(source), str(target), "force" if force else "new", str(deadly)]
-    command = [sys.executable, "-c", CHILD, *arguments]
+def run(
+    source: Path,
+    target: Path,
+    deadly: int,
+    force: bool = False,
+    stripe: Sequence[Path] = (),
+    watched: str = "anything",
+) -> subprocess.CompletedProcess[str]:
+    arguments = [source, target, "force" if force else "new", deadly, watched, *stripe]
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -109,10 +120,79 @@ def test_kills_again_and_again_never_lose_a_finished_file(
     assert contents(target) == whole
 
 
+@pytest.fixture
+def disks(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / "a", tmp_path / "b"]
+    for path in found:
+        path.mkdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def striped_events(source: Path) -> int:
+    """How many calls a striped conversion makes."""
+    disks = [source.with_name("disk-a"), source.with_name("disk-b")]
+    for disk in disks:
+        disk.mkdir()
+    result = run(source, source.with_name("striped.m2c"), -1, stripe=disks)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+def striped_weights(store: Path) -> dict[str, bytes]:
+    """The files of weights of a sound striped store."""
+    assert is_sound(store)
+    roots = _core.Store(str(store)).roots()
+    return {path.name: path.read_bytes() for root in roots for path in Path(root).glob("*.safetensors")}
+
+
+def only_weights(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.endswith(".safetensors")}
+
+
+def check_disks(disks: list[Path], stripe: list[Path]) -> None:
+    """One root on each disk of the stripe, nothing on the others."""
+    assert [len(list(disk.iterdir())) for disk in disks] == [int(disk in stripe) for disk in disks]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("then", ["the same", "other stripes", "none"])
+def test_a_kill_of_a_striped_conversion(
+    share: float, then: str, source: Path, whole: dict[str, bytes], striped_events: int, tmp_path: Path,
+    disks: list[Path],
+) -> None:  # fmt: skip
+    """Nothing that opens, or the finished store; and what follows leaves no directory behind."""
+    target = tmp_path / "tiny.m2c"
+    assert run(source, target, int(share * striped_events), stripe=disks).returncode == -signal.SIGKILL
+    assert not target.exists() or striped_weights(target) == only_weights(whole)
+    stripe = {"the same": disks, "other stripes": disks[1:], "none": []}[then]
+    convert(source, target, force=True, stripe=stripe, notify=lambda _: None)
+    assert striped_weights(target) == only_weights(whole)
+    check_disks(disks, stripe)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "tiny.m2c"]
+
+
+@pytest.mark.parametrize("event", ["c_call publish", "c_return publish"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_kill_while_a_striped_store_is_replaced(
+    nth: int, event: str, source: Path, whole: dict[str, bytes], tmp_path: Path, disks: list[Path]
+) -> None:
+    """Before and behind each rename: the old store or the new one is there, with all of its roots."""
+    target = tmp_path / "tiny.m2c"
+    convert(source, target, planes="base", stripe=disks, notify=lambda _: None)
+    old = striped_weights(target)
+    killed = run(source, target, nth, force=True, stripe=disks, watched=event)
+    assert killed.returncode == -signal.SIGKILL
+    assert striped_weights(target) in (old, only_weights(whole))
+    convert(source, target, force=True, stripe=disks[:1], notify=lambda _: None)
+    assert striped_weights(target) == only_weights(whole)
+    check_disks(disks, disks[:1])
+
+
 def test_kills_by_the_clock(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     """At points that no count of calls reaches: inside the writer, inside a sync, inside the rename."""
     target = tmp_path / "tiny.m2c"
-    command = [sys.executable, "-c", CHILD, str(source), str(target), "new", "-1"]
+    command = [sys.executable, "-c", CHILD, str(source), str(target), "new", "-1", "anything"]
     begun = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
     lasts = time.monotonic() - begun

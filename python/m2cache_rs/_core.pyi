@@ -6,9 +6,10 @@ from _typeshed import SupportsGetItem
 from numpy import float32, uint32
 from numpy.typing import NDArray
 from os import PathLike
+from pathlib import Path
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "needs", "publish", "read_header", "replay"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "needs", "publish", "read_header", "remove_roots", "replay"]
 
 __version__: Final[str]
 """
@@ -204,11 +205,15 @@ class Store:
         """
     def layout(self, /) -> str:
         """
-        Files, sections and vectors as JSON: {"files": [{"name", "layer", "bytes", "sections": [...], "vectors": [...]}]}.
+        Files, sections and vectors as JSON: {"files": [{"name", "layer", "root", "bytes", "sections": [...], "vectors": [...]}]}.
         """
     def manifest(self, /) -> str:
         """
         The manifest as JSON.
+        """
+    def roots(self, /) -> list[Path]:
+        """
+        The directories that hold its files, the store itself first.
         """
     def verify(self, /, name: str, progress: Any | None = None) -> list[tuple[str, tuple[str, int, int] | None]]:
         """
@@ -220,11 +225,12 @@ class Store:
 @final
 class StoreWriter:
     """
-    Writes the files of one store into an existing directory, tile by tile.
+    Writes the files of one store into an existing directory, or spread over several, tile by tile.
     """
-    def __new__(cls, /, directory: str | PathLike[str], architecture: str, encoding: str) -> StoreWriter:
+    def __new__(cls, /, directory: str | PathLike[str], architecture: str, encoding: str, stripes: SupportsGetItem[int, str | PathLike[str]] = ...) -> StoreWriter:
         """
-        architecture and encoding are JSON texts. Raises UsageError when they break a rule.
+        architecture and encoding are JSON texts; stripes are directories of further roots. Raises UsageError when they
+        break a rule.
         """
     def adopt(self, /, entry: str) -> bool:
         """
@@ -245,7 +251,8 @@ class StoreWriter:
     def finish(self, /, extra: str) -> str:
         """
         Writes the manifest, which makes the directory a store, and returns its id. extra is JSON: {"generator", "source",
-        "equalize", "synthetic", "assets": [names of files already copied there]}.
+        "equalize", "synthetic", "assets": [names of files already copied there], "roots": [where the stripes will lie,
+        seen from the store; may be left out without any]}.
         """
     def records(self, /, first: SupportsIndex, dtype: str, matrices: "dict[str, NDArray[Any]]", column_scale: NDArray[float32] | None = None) -> int:
         """
@@ -254,6 +261,10 @@ class StoreWriter:
         of down. Tiles are cut at multiples of 64 records. Returns the exact zeros in groups that are not all zero.
 
         Raises CheckpointError naming tensor, row and group of a weight that cannot be coded.
+        """
+    def roots(self, /) -> list[int]:
+        """
+        The root of every file: 0 is the store itself, k the stripe k - 1.
         """
     def synthesize(self, /, seed: SupportsIndex) -> None:
         """
@@ -290,6 +301,12 @@ def read_header(path: str | PathLike[str]) -> list[tuple[str, str, list[int], in
     Reads and checks the header of any safetensors file: (name, dtype, shape, begin, bytes) per tensor, in file order.
 
     Raises StoreIOError if the file cannot be read, StoreError naming the broken rule.
+    """
+
+def remove_roots(store: str | PathLike[str], other: str | PathLike[str]) -> None:
+    """
+    Removes the directories outside of a store (finished or not) that carry its marker and are no roots of another one;
+    nothing where its manifest cannot be read.
     """
 
 def replay(path: str | PathLike[str], policy: str, capacity: SupportsIndex) -> str:

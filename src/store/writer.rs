@@ -49,11 +49,7 @@ impl StoreWriter {
     ///
     /// # Errors
     /// `Error::Usage` when architecture or encoding break a rule, or there are more roots than files.
-    pub fn new(
-        directories: Vec<PathBuf>,
-        architecture: Architecture,
-        encoding: Encoding,
-    ) -> Result<StoreWriter> {
+    pub fn new(directories: Vec<PathBuf>, architecture: Architecture, encoding: Encoding) -> Result<StoreWriter> {
         architecture.validate().and_then(|()| architecture.refuse_unbuilt()).map_err(Error::Usage)?;
         encoding.validate(&architecture).map_err(Error::Usage)?;
         let files = files(&architecture, &encoding);

@@ -71,7 +71,12 @@ def test_an_entry_has_an_unknown_field(store: Path, place: str) -> None:
         ("features", "none", StoreError, "breaks its schema"),
         ("roots", ["/mnt/other"], StoreError, "roots is"),
         ("roots", [".", "/mnt/other"], StoreError, 'features names "roots" once if there are several'),
-        ("features", ["roots"], StoreError, 'features names "roots" once if there are several, else not at all'),
+        (
+            "features",
+            ["roots"],
+            StoreError,
+            'features names "roots" once if there are several, else not at all',
+        ),
         ("features", ["roots", "hot-first"], UnsupportedError, 'needs the feature "hot-first"'),
         ("roots", [".."], StoreError, "roots is"),
         ("roots", [], StoreError, "roots is"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -37,7 +38,11 @@ def test_the_forge_makes_sound_roots(striped: list[Path]) -> None:
     opened = _core.Store(str(striped[0]))
     names = [entry["name"] for entry in forge.manifest(striped[0])["files"]]
     assert [message for name in names for message in opened.verify(name)] == []
-    assert [[path.name for path in root.glob("*.safetensors")] for root in striped] == [[FIRST], [SECOND], [EMBED]]
+    assert [[path.name for path in root.glob("*.safetensors")] for root in striped] == [
+        [FIRST],
+        [SECOND],
+        [EMBED],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +74,11 @@ def test_the_feature_is_named_once(striped: list[Path], features: list[str]) -> 
     refused(striped[0], StoreError, "m2cache.json", 'features names "roots" once')
 
 
-@pytest.mark.parametrize("root", ["/etc", "/", "..", "../../../../../../etc", "/proc/self/fd", "~", "/dev/null"])
+@pytest.mark.parametrize(
+    "root", ["/etc", "/", "..", "../../../../../../etc", "/proc/self/fd", "~", "/dev/null"]
+)
 def test_a_root_that_leads_elsewhere(store: Path, root: str) -> None:
-    """A manifest can name any directory, but nothing is read of one that does not carry the store's marker."""
+    """A manifest can name any directory, but nothing is read of one without the store's marker."""
     forge.edit_manifest(store, ("features", ["roots"]), ("roots", [".", root]))
     refused(store, StoreIOError, store, root, "cannot be used", "is its disk mounted?")
 
@@ -105,7 +112,9 @@ def test_roots_that_changed_places(striped: list[Path], tmp_path: Path) -> None:
     striped[1].rename(tmp_path / "x")
     striped[2].rename(striped[1])
     (tmp_path / "x").rename(striped[2])
-    refused(striped[0], StoreError, striped[1] / MARKER, "marks root 2 of the store", "has root 1 of the store")
+    refused(
+        striped[0], StoreError, striped[1] / MARKER, "marks root 2 of the store", "has root 1 of the store"
+    )
 
 
 def test_two_names_of_one_directory(striped: list[Path]) -> None:
@@ -152,11 +161,12 @@ def test_a_file_of_a_root_is_missing_or_elsewhere(striped: list[Path]) -> None:
 
 
 def test_damage_in_a_root_is_named(striped: list[Path]) -> None:
-    path = striped[1] / SECOND
-    forge.flip(path, path.stat().st_size - 5000)
+    layout = json.loads(_core.Store(str(striped[0])).layout())["files"][1]
+    section = layout["sections"][0]
+    forge.flip(striped[1] / SECOND, section["offset"])
     ((message, place),) = _core.Store(str(striped[0])).verify(SECOND)
-    assert message.startswith(f"{path}: section ")
-    assert place is not None
+    assert message.startswith(f"{striped[1] / SECOND}: section {section['name']}, record 0")
+    assert place == (section["name"], 0, min(64, section["records"]))
 
 
 def test_a_root_behind_a_link(striped: list[Path], tmp_path: Path) -> None:

@@ -204,7 +204,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.manifest = json.loads((path / "m2cache.json").read_text())
         must(self.manifest["format"] == "m2cache-store", "format")
-        must(self.manifest["version"] == 1 and set(self.manifest["features"]) <= {"roots"}, "version, features")
+        must(
+            self.manifest["version"] == 1 and set(self.manifest["features"]) <= {"roots"}, "version, features"
+        )
         must(self.manifest["id"] == store_id(self.manifest), "id")
         must(self.manifest["checksum"] == checksum(self.manifest), "checksum")
         self.architecture, self.encoding = self.manifest["architecture"], self.manifest["encoding"]

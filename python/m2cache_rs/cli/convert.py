@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import output
+from m2cache_rs.config import format_size
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,14 +111,14 @@ def _print(report: ConvertReport, as_json: bool) -> None:
     if as_json:
         output.print_json(report.to_dict())
         return
-    rate = report.source_bytes / max(report.seconds, 1e-9) / 1e6
+    rate = format_size(report.source_bytes / max(report.seconds, 1e-9))
     bits = ", ".join(f"{bits:.4g} at {level} bits" for level, bits in report.bits_per_weight.items())
     equalized = f", equalised by {report.equalize['by']}" if report.equalize else ""
     path = output.one_line(report.path)
-    print(f"{path}: {report.bytes / 1e6:.1f} MB from {report.source_bytes / 1e6:.1f} MB of weights")
+    print(f"{path}: {format_size(report.bytes)} from {format_size(report.source_bytes)} of weights")
     coding = f"{report.form} groups of {report.group}, sections {report.sections}{equalized}"
     print(f"  {report.weights:,} weights, {coding}")
     print(f"  bits per weight: {bits}; exact zeros: {report.zero_share:.2%}")
     if len(report.roots) > 1:
         print(f"  striped over {len(report.roots)} directories: {output.one_line(', '.join(report.roots))}")
-    print(f"  {report.seconds:.1f} s, {rate:.0f} MB/s, id {report.id}")
+    print(f"  {report.seconds:.1f} s, {rate}/s, id {report.id}")

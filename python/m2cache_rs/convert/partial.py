@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs import _core
+from m2cache_rs.config import format_size
 from m2cache_rs.convert.journal import NAME as JOURNAL
 from m2cache_rs.convert.journal import Journal, sync_directory
 from m2cache_rs.convert.stripes import Stripe
@@ -24,8 +25,8 @@ class Partial:
     """A context: inside it the directories exist and belong to this process alone.
 
     An error before the first file is finished removes them; afterwards they stay, to be resumed. A striped
-    store has one more directory for each stripe, and becomes a store when the one with the manifest is renamed:
-    by then the stripes have their names, which no other store uses.
+    store has one more directory for each stripe, and becomes a store when the one with the manifest is
+    renamed: by then the stripes have their names, which no other store uses.
     """
 
     def __init__(self, target: Path, stripes: Sequence[Stripe] = ()) -> None:
@@ -91,8 +92,8 @@ class Partial:
             free = shutil.disk_usage(path).free
             if wanted > free:
                 error = StoreIOError(
-                    f"not enough space in {path.parent}: the store needs {wanted / 1e6:.1f} MB more, "
-                    f"{free / 1e6:.1f} MB are free"
+                    f"not enough space in {path.parent}: the store needs {format_size(wanted)} more, "
+                    f"{format_size(free)} are free"
                 )
                 error.errno = errno.ENOSPC
                 raise error

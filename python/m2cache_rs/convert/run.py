@@ -95,9 +95,10 @@ def convert(
     `dst` appears at once when everything is written; until then the work is in `dst`.partial, which the same
     call resumes. `sections` is a preset (split, bundled, gated), or None for what suits the activation;
     channels are equalised by `calibration` where given, else by the weights unless `equalize` is false (the
-    f32 function stays the same to the bit). `stripe` names directories on other devices: the files are spread
-    over `dst` and one new directory in each of them, and read in parallel. `notify` gets what the user should know (the package's logger
-    without it). Memory stays below 1 GiB whatever the model. The defaults follow docs/format-decision.md.
+    f32 function stays the same to the bit). `stripe` names directories on other devices: the files are
+    spread over `dst` and a new directory in each of them, so that devices are read in parallel. `notify`
+    gets what the user should know (the package's logger without it). Memory stays below 1 GiB whatever the
+    model. The defaults follow docs/format-decision.md.
 
     Raises `UsageError`, `CheckpointError`, `UnsupportedError`, `StoreIOError`.
     """

@@ -27,9 +27,12 @@ class Stripe:
     relative: bool = False
 
     @property
+    def _place(self) -> Path:
+        return self.target.parent.resolve() / self.target.name
+
+    @property
     def _stem(self) -> str:
-        place = self.target.parent.resolve() / self.target.name
-        return f"{self.target.name}.stripe-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
+        return f"{self.target.name}.stripe-{hashlib.sha256(os.fsencode(self._place)).hexdigest()[:8]}"
 
     @property
     def partial(self) -> Path:
@@ -45,18 +48,23 @@ class Stripe:
         """How the manifest names `root`: as the user named its parent, absolute or seen from the store."""
         if not self.relative:
             return str(root)
-        return os.path.relpath(root.parent.resolve() / root.name, self.target.parent.resolve() / self.target.name)
+        return os.path.relpath(root.parent.resolve() / root.name, self._place)
 
 
 def check_stripes(directories: Sequence[str | Path], target: Path) -> list[Stripe]:
-    """The stripes of the store at `target`. Raises `UsageError` and `StoreIOError` for unusable directories."""
+    """The stripes of the store at `target`.
+
+    Raises `UsageError` for directories that cannot be stripes, `StoreIOError` for one that cannot be written.
+    """
     named = [user_path(one) for one in directories]
     stripes = [Stripe(Path(os.path.abspath(path)), target, not path.is_absolute()) for path in named]
     for stripe in stripes:
         check_parent(stripe.parent)
         _check_name(stripe.parent)
         if target.resolve() in (stripe.parent.resolve(), *stripe.parent.resolve().parents):
-            raise UsageError(f"the stripe {stripe.parent} lies inside the store {target}; name a place outside it")
+            raise UsageError(
+                f"the stripe {stripe.parent} lies inside the store {target}; name a place outside it"
+            )
     for first, second in itertools.combinations(stripes, 2):
         if first.parent.samefile(second.parent):
             raise UsageError(f"--stripe names {second.parent} twice; one directory per device is enough")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from m2cache_rs._core import Engine, Store
 from m2cache_rs.config import format_size, parse_size, user_path
-from m2cache_rs.errors import BudgetError, UsageError
+from m2cache_rs.errors import BudgetError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.memory import free_memory
 from m2cache_rs.runtime.places import why_no_store

@@ -45,7 +45,9 @@ def _directory(path: Path) -> M2CacheError:
             "put it back from a copy of this store, or convert the model again"
         )
     is_model = (path / "config.json").exists()
-    kind, source = ("a model, not a store", path) if is_model else (f"no store: it has no {MANIFEST}", "MODEL")
+    kind, source = (
+        ("a model, not a store", path) if is_model else (f"no store: it has no {MANIFEST}", "MODEL")
+    )
     return UsageError(
         f"{path} is {kind}; make a store with `m2cache convert {source} {path.resolve().name}.m2c`"
     )
