@@ -241,3 +241,94 @@ fn not_stored(matrix: Matrix, plane: Plane) -> Error {
         if plane == Plane::Low { "all" } else { "mid" }
     ))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::{Coding, Form};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn architecture(layers: usize, hidden: usize, ffn: usize, vocab: usize, tied: bool) -> Architecture {
+        serde_json::from_value(json!({
+            "family": "llama", "layers": layers, "hidden": hidden, "ffn": ffn, "heads": 4, "kv_heads": 2, "head_dim": 64,
+            "vocab": vocab, "context": 64, "norm_eps": 1e-5, "activation": "silu", "gated": true, "tied": tied,
+            "biases": [], "attention_scale": 0.125, "rope_layout": "half", "rope": {"type": "default", "theta": 1e4}
+        }))
+        .unwrap()
+    }
+
+    fn encoding() -> Encoding {
+        let of = |matrices: &[Matrix], plane| matrices.iter().map(|m| (*m, plane)).collect::<Vec<_>>();
+        let all = [Matrix::Gate, Matrix::Up, Matrix::Down];
+        let base = [of(&all[..2], Plane::Base), of(&all[2..], Plane::Base)];
+        let rest = [of(&all, Plane::Mid), of(&all, Plane::Low)];
+        let coding = Coding { form: Form::Affine, group: 64, cells: [1, 1, 1] };
+        Encoding { coding, planes: 3, ffn_sections: base.into_iter().chain(rest).collect() }
+    }
+
+    fn levels(bits: u32) -> Levels {
+        let level = Level::from_bits(bits).unwrap();
+        Levels { attn: level, ffn: level, head: level, embed: level }
+    }
+
+    proptest! {
+        #[test]
+        fn every_stored_byte_of_a_level_has_its_step_and_its_block(layers in 1usize..4, hidden in 1usize..300, ffn in 1usize..900,
+                                                                   vocab in 1usize..900, tied in any::<bool>(), bits in prop::sample::select(vec![4, 8, 16])) {
+            let (arch, encoding) = (architecture(layers, hidden, ffn, vocab, tied), encoding());
+            let catalog = Catalog::new(&arch, &encoding);
+            let schedule = Schedule::new(&arch, &catalog, levels(bits)).unwrap();
+            let needs = schedule.needs(&catalog);
+            let mut seen = vec![false; schedule.blocks.len()];
+            let mut bytes = 0;
+            for step in 0..schedule.steps() {
+                let (sections, chunk) = schedule.at(step);
+                for id in sections {
+                    let block = schedule.block(*id, chunk).unwrap();
+                    prop_assert!(!std::mem::replace(&mut seen[block.0 as usize], true));
+                    prop_assert_eq!(schedule.block_sections()[block.0 as usize], *id);
+                    let size = block_bytes(catalog.section(*id), chunk);
+                    prop_assert_eq!(schedule.blocks[block.0 as usize].bytes, size);
+                    bytes += size as u64;
+                }
+            }
+            prop_assert!(seen.into_iter().all(|s| s));
+            prop_assert_eq!(needs.token_bytes, bytes + needs.parts["embed"]);
+            prop_assert_eq!(schedule.layers(0..layers).end, schedule.head().start);
+            for layer in 0..layers {
+                let range = schedule.layers(layer..layer + 1);
+                prop_assert_eq!(schedule.step(Some(layer), Matrix::Q, 0), Some(range.start));
+                prop_assert_eq!(schedule.step(Some(layer), Matrix::Down, ffn - 1), Some(range.end - 1));
+            }
+        }
+
+        #[test]
+        fn a_split_spends_no_more_than_it_was_given(ffn in 1usize..2000, extra in 0u64..4_000_000, ring in prop::option::of(0u64..8_000_000)) {
+            let (arch, encoding) = (architecture(2, 128, ffn, 300, false), encoding());
+            let catalog = Catalog::new(&arch, &encoding);
+            let schedule = Schedule::new(&arch, &catalog, levels(16)).unwrap();
+            let least = schedule.least();
+            let split = schedule.split(least + extra, ring).unwrap();
+            let spent = u64::from(split.ring) * FRAME as u64 + split.fixed + schedule.row_slots();
+            prop_assert!(spent <= least + extra);
+            prop_assert!(split.ring >= schedule.widest, "the largest step fits");
+            let refused = schedule.split(least - 1, ring).unwrap_err();
+            let named = matches!(refused, Error::CacheTooSmall { given, least: n } if given == least - 1 && n == least);
+            prop_assert!(named);
+        }
+    }
+
+    #[test]
+    fn a_cache_that_holds_all_has_room_for_all() {
+        let (arch, encoding) = (architecture(3, 256, 700, 1000, true), encoding());
+        let catalog = Catalog::new(&arch, &encoding);
+        for bits in [4, 8, 16] {
+            let schedule = Schedule::new(&arch, &catalog, levels(bits)).unwrap();
+            let split = schedule.split(schedule.needs(&catalog).all, None).unwrap();
+            let dram = crate::tier::Dram::place(&schedule.blocks, split.fixed);
+            assert_eq!(dram.slots().len(), schedule.blocks.len());
+        }
+    }
+}
