@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from m2cache_rs._core import replay
+from m2cache_rs import Model
+from m2cache_rs._core import Engine, Store, replay
 from m2cache_rs.errors import StoreIOError, UsageError
+from m2cache_rs.runtime.decoder import Batch, Kind
+
+from tests.stores import Cli
 
 REPLAY = Path(__file__).parents[1] / "benches/replay.py"
 # Three layers of four equal blocks of a page, swept once by a prompt and then by three tokens.
@@ -93,4 +98,90 @@ def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert (
         done.stderr == f"error: {tmp_path}/a.trace, line 2: comes before any pass (prompt, decode or draft)\n"
+    )
+
+
+def record(store: Path, path: Path, cache: int | None = None) -> dict[str, Any]:
+    """Eleven prompt rows and four tokens, one at a time; the model's counters."""
+    with Model.open(store, precision=8, cache=cache, trace=path) as model:
+        with model.sequence(15) as sequence:
+            ids = np.arange(15, dtype=np.uint32)
+            model.forward(Batch.run(ids[:11], sequence, 0, Kind.PROMPT), np.arange(11) == 10)
+            for at in range(11, 15):
+                model.forward(Batch.run(ids[at : at + 1], sequence, at, Kind.DECODE))
+        return model.stats()
+
+
+def half(store: Path) -> int:
+    everything, least = Engine.needs(Store(str(store)), (8, 8, 8, 8))
+    return (everything + least) // 2
+
+
+def test_a_recording_says_what_was_wanted(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.trace"
+    record(small, path)
+    head, *lines = path.read_text().splitlines()
+    assert json.loads(head)["store"] == json.loads(Store(str(small)).manifest())["id"]
+    assert json.loads(head)["levels"] == {"attn": 8, "ffn": 8, "head": 8, "embed": 8}
+    passes = [line for line in lines if line[0].isalpha()]
+    assert passes == ["prompt 11", *["decode 1"] * 4]
+    prompt, *tokens = "\n".join(lines).replace("prompt 11", "decode 1").split("decode 1\n")[1:]
+    assert "*" not in "".join(tokens), "all of it is in the cache"
+    assert tokens == [prompt.replace("*", "").strip() + "\n"] * 3 + [prompt.replace("*", "").strip()]
+    steps = [line.split() for line in prompt.splitlines()]
+    count = sum(run["count"] for run in json.loads(head)["blocks"])
+    assert sorted(int(word.rstrip("*")) for step in steps for word in step) == list(range(count))
+
+
+def test_a_replay_at_the_same_size_reads_what_the_engine_read(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.trace"
+    stats = record(small, path, half(small))
+    outcome = json.loads(replay(path, "fixed", stats["fixed_bytes"]))
+    kinds = [outcome[kind] for kind in ("prompt", "decode")]
+    assert [one["read_bytes"] for one in kinds] == [one["recorded_read_bytes"] for one in kinds]
+    assert (
+        0 < outcome["decode"]["hit_bytes"] < outcome["decode"]["hit_bytes"] + outcome["decode"]["read_bytes"]
+    )
+    counted = [section for section in stats["sections"] if not section["section"].startswith("embed")]
+    assert sum(one["hit_bytes"] for one in kinds) == sum(section["hit_bytes"] for section in counted)
+    assert sum(one["read_bytes"] for one in kinds) == sum(section["read_bytes"] for section in counted)
+
+
+def test_a_pass_that_fails_is_left_out(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.trace"
+    with Model.open(small, precision=4, trace=path) as model:
+
+        def stop(layer: int, which: str, x: object) -> None:
+            if layer == 1:
+                raise KeyboardInterrupt
+
+        with model.sequence(4) as sequence:
+            batch = Batch.run(np.arange(2, dtype=np.uint32), sequence, 0, Kind.DECODE)
+            with pytest.raises(KeyboardInterrupt):
+                model.forward(batch, observer=stop)
+            model.forward(batch)
+    text = path.read_text()
+    assert text.count("decode") == 1
+    assert json.loads(replay(path, "lru", 0))["decode"]["accesses"] == sum(
+        run["count"] for run in json.loads(text.splitlines()[0])["blocks"]
+    )
+
+
+def test_a_trace_that_cannot_be_written(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreIOError, match=r"writing the trace .*no/a\.trace: No such file"):
+        Model.open(small, trace=tmp_path / "no/a.trace")
+    with pytest.raises(StoreIOError, match="writing the trace /dev/full: No space left"):
+        Model.open(small, trace="/dev/full")
+
+
+def test_generate_records(tale: Path, tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "a.trace"
+    done = cli("generate", tale, "-p", "Once", "--max-new-tokens", "3", "--trace", path)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(replay(path, "fixed", 1 << 40))
+    assert outcome["decode"]["passes"] == 2
+    assert outcome["decode"]["hit_bytes"] > 0
+    assert outcome["decode"]["read_bytes"] == 0
+    assert cli("generate", tale, "-p", "a", "--trace", tmp_path / "no" / "a.trace").stderr.startswith(
+        "m2cache: error: writing the trace "
     )

@@ -125,7 +125,8 @@ class Engine:
         """
     def take_trace(self, /) -> NDArray[uint32]:
         """
-        The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache, else 0.
+        The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache plus 2 where it
+        is the first of the blocks that were leased together.
         """
 
 @final

@@ -32,6 +32,8 @@ pub struct Access {
     pub block: BlockId,
     /// Whether it was in the tier.
     pub hit: bool,
+    /// Whether it is the first of its step: what a step asks for is leased together.
+    pub first: bool,
 }
 
 /// A step whose reads were begun before it was asked for.
@@ -136,6 +138,7 @@ impl Fetcher {
         for ((index, _), outcome) in reads.iter().zip(came) {
             held[*index] = Some(outcome?);
         }
+        self.note(&wants, &held);
         wants.iter().zip(held).map(|(want, held)| self.served(want, held)).collect()
     }
 
@@ -313,9 +316,6 @@ impl Fetcher {
 
     /// What was read for a want, or else the tier's.
     fn served(&mut self, want: &Want, read: Option<Held>) -> Result<Held> {
-        if let (Some(trace), Some((block, ..))) = (&mut self.trace, want.block) {
-            trace.push(Access { block, hit: read.is_none() });
-        }
         if let Some(held) = read {
             return Ok(held);
         }
@@ -325,6 +325,13 @@ impl Fetcher {
         };
         self.stats.hit(want.section, want.len);
         Ok(Held { lease: self.arena.read(self.layout.fixed(slot))?, at, len: want.len })
+    }
+
+    /// Writes a step into the trace; rows are no blocks and leave none.
+    fn note(&mut self, wants: &[Want], read: &[Option<Held>]) {
+        let Some(trace) = &mut self.trace else { return };
+        let whole = wants.iter().zip(read).filter_map(|(want, read)| Some((want.whole()?, read.is_none())));
+        trace.extend(whole.enumerate().map(|(i, (block, hit))| Access { block, hit, first: i == 0 }));
     }
 
     /// Begins or ends to note every access.

@@ -140,10 +140,12 @@ impl Engine {
         lock(&self.0).record(on);
     }
 
-    /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache, else 0.
+    /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache plus 2 where it
+    /// is the first of the blocks that were leased together.
     fn take_trace<'py>(&self, py: Python<'py>) -> PyResult<Out<'py, u32>> {
         let accesses = lock(&self.0).take_trace();
-        let flat: Vec<u32> = accesses.iter().flat_map(|a| [a.block.0, u32::from(a.hit)]).collect();
+        let flat: Vec<u32> =
+            accesses.iter().flat_map(|a| [a.block.0, u32::from(a.hit) + 2 * u32::from(a.first)]).collect();
         Out::new(py, flat, &[accesses.len(), 2])
     }
 

@@ -76,6 +76,9 @@ def generate(
     verify: Annotated[str, typer.Option(help="Checksums: first (read), always or never.")] = "first",
     kv: Annotated[str, typer.Option(help="Keep keys and values as f16 or f32.")] = "f16",
     threads: Annotated[int | None, typer.Option(help="Threads (default: one a core).")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write down every access to the weights (docs/trace.md).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
     """Generate text, streamed to stdout; a summary follows on stderr.
@@ -85,7 +88,9 @@ def generate(
     text = _prompt(prompt, file)
     from m2cache_rs.runtime.session import Model
 
-    with Model.open(store, cache=cache, precision=precision, verify=verify, threads=threads, kv=kv) as model:
+    with Model.open(
+        store, cache=cache, precision=precision, verify=verify, threads=threads, kv=kv, trace=trace
+    ) as model:
         tokens = model.generate(
             text,
             max_new_tokens,

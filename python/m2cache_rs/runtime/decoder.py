@@ -102,12 +102,14 @@ class Decoder:
     """Runs batches through `layers` layers of `backend`.
 
     `observer(layer, which, x)` sees the hidden rows in front of every norm, which being `attn`, `ffn` or
-    (layer = `layers`) `final`: calibration listens there.
+    (layer = `layers`) `final`: calibration listens there. `passed(batch)` is called behind every pass
+    with its rows: those of a batch that run together.
     """
 
     backend: Backend
     layers: int
     observer: Observer | None = None
+    passed: Callable[[Batch], None] | None = None
 
     def forward(
         self, batch: Batch, layers: range | None = None, want: NDArray[np.bool_] | None = None
@@ -122,11 +124,17 @@ class Decoder:
         before = {int(s): self.backend.length(int(s), stage) for s in np.unique(batch.sequences)}
         mask = np.ones(len(batch.positions), bool) if want is None else want
         try:
-            return np.concatenate([self._piece(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)])
+            return np.concatenate([self._pass(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)])
         except BaseException:
             for sequence, length in before.items():
                 self.backend.truncate(sequence, length, stage)
             raise
+
+    def _pass(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
+        rows = self._piece(batch, span, want)
+        if self.passed is not None:
+            self.passed(batch)
+        return rows
 
     def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
         self.backend.follow((span.start, span.stop), span.stop == self.layers and bool(want.any()))

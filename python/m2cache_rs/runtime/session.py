@@ -27,6 +27,7 @@ from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK, Batch, Decoder, Floats, Ids, Kind, Observer
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.memory import peak_rss
+from m2cache_rs.runtime.trace import Recorder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,6 +62,7 @@ class Model:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
+        self._recorder: Recorder | None = None
         if manifest["synthetic"]:
             _LOG.warning("%s is synthetic: random weights, whose text means nothing", path)
 
@@ -76,6 +78,7 @@ class Model:
         beside: Model | None = None,
         kv: str = "f16",
         io: str = "auto",
+        trace: str | Path | None = None,
     ) -> Model:
         """Opens the store at `path`.
 
@@ -85,9 +88,10 @@ class Model:
         read, "always" or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
         for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory
         has yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite
-        and end in NumericsError) or "f32". `io`: reads by "uring" (io_uring), "psync" (threads), or "auto", which
-        takes the first where the system allows it; what it could not have is logged. Only `precision`, `act` and `kv` change results; nothing else
-        does, not by a bit.
+        and end in NumericsError) or "f32". `io`: reads by "uring" (io_uring), "psync" (threads), or "auto",
+        which takes the first where the system allows it; what it could not have is logged. `trace`: every
+        access to the weights is written to this file, and what it held is lost (docs/trace.md). Only
+        `precision`, `act` and `kv` change results; nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -105,7 +109,10 @@ class Model:
         engine = Engine(store, levels, act, budget, verify, threads, io)
         for note in json.loads(engine.stats())["notes"]:
             _LOG.warning("%s", note)
-        return cls(Path(path), store, Precision(*levels), engine, budget, kv)
+        model = cls(Path(path), store, Precision(*levels), engine, budget, kv)
+        if trace is not None:
+            model._recorder = Recorder(Path(trace), engine, manifest["id"], model.precision)
+        return model
 
     def generate(
         self,
@@ -232,6 +239,9 @@ class Model:
         """Frees the cache and every sequence; generations that are under way raise UsageError."""
         with self._lock:
             self._backend = None
+            if self._recorder is not None:
+                self._recorder.close()
+                self._recorder = None
 
     def __enter__(self) -> Model:
         return self
@@ -260,7 +270,10 @@ class Model:
     ) -> Floats:
         """Logits of the wanted rows; see `Decoder.forward`. One call runs at a time."""
         with self._lock:
-            rows = Decoder(self.backend, self.architecture.layers, observer).forward(batch, want=want)
+            if self._recorder is not None:
+                self._recorder.begin()
+            decoder = Decoder(self.backend, self.architecture.layers, observer, self._recorder)
+            rows = decoder.forward(batch, want=want)
             for kind in Kind:
                 self._tokens[kind.name.lower()] += int(np.count_nonzero(batch.kinds == kind))
             return rows
