@@ -80,6 +80,18 @@ pub enum Error {
         /// Checksum of the bytes.
         computed: u64,
     },
+    /// Records could not be read.
+    #[error("{source} (wanted were section {section}, record {first}{range})", range = if *count > 1 { format!(" to {}", first + count - 1) } else { String::new() })]
+    Records {
+        /// Section name.
+        section: String,
+        /// First record of the read.
+        first: u64,
+        /// Records of the read.
+        count: u64,
+        /// What went wrong with the file.
+        source: Box<Error>,
+    },
     /// A part of a file that has no records of its own does not match its digest.
     #[error("{path}: {what} does not match its digest; the file is damaged, convert the model again", path = path.display())]
     Digest {

@@ -59,6 +59,13 @@ impl Steps for Located {
         let records = |id: SectionId| CHUNK.min(self.store.section(id).layout.records - chunk * CHUNK);
         sections.iter().map(|id| want(&self.store, &self.schedule, *id, chunk * CHUNK, records(*id))).collect()
     }
+
+    fn failed(&self, want: &Want, error: Error) -> Error {
+        let section = self.store.section(SectionId(want.section as u32));
+        let stride = section.layout.stride as u64;
+        let (first, count) = ((want.offset - section.begin) / stride, want.len as u64 / stride);
+        Error::Records { section: section.layout.name.clone(), first, count, source: Box::new(error) }
+    }
 }
 
 fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: usize) -> Want {

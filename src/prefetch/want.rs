@@ -1,5 +1,6 @@
 //! What steps ask for, and what they are handed.
 
+use crate::error::Error;
 use crate::io::ALIGN;
 use crate::mem::ReadLease;
 use crate::tier::BlockId;
@@ -39,6 +40,10 @@ pub trait Steps: Send {
     fn count(&self) -> usize;
     /// What a step needs: whole blocks.
     fn wants(&self, step: usize) -> Vec<Want>;
+    /// The error of a read that failed, with the name of what was wanted.
+    fn failed(&self, _want: &Want, error: Error) -> Error {
+        error
+    }
 }
 
 /// A want that is served: its bytes stay as they are while this lives.

@@ -14,14 +14,23 @@ impl From<Error> for PyErr {
 fn raise(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let class = py.import("m2cache_rs.errors")?.getattr(class_of(error))?;
     let instance = class.call1((error.to_string(),))?;
-    if let Error::Io { source, .. } = error {
-        instance.setattr("errno", source.raw_os_error())?;
+    if let Some(errno) = errno_of(error) {
+        instance.setattr("errno", errno)?;
     }
     Ok(PyErr::from_value(instance))
 }
 
+fn errno_of(error: &Error) -> Option<i32> {
+    match error {
+        Error::Io { source, .. } => source.raw_os_error(),
+        Error::Records { source, .. } => errno_of(source),
+        _ => None,
+    }
+}
+
 fn class_of(error: &Error) -> &'static str {
     match error {
+        Error::Records { source, .. } => class_of(source),
         Error::Io { .. } | Error::Root { .. } => "StoreIOError",
         Error::Truncated { .. } | Error::Header { .. } | Error::Format { .. } => "StoreError",
         Error::Unsupported { .. } => "UnsupportedError",

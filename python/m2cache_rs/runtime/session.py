@@ -85,7 +85,7 @@ class Model:
         `cache`: bytes of weight cache, or a text such as "64MiB"; None holds all weights, as far as memory is
         free (a warning is logged when it is not). `precision`: 4, 8, 16, "attn=8,ffn=4" or a mapping; parts
         not named, and None, are read at the highest level the store holds. `verify`: checksums on "first"
-        read, "always" or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
+        read, "always" (also finds bytes that change on disk while the store is open) or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
         for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory
         has yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite
         and end in NumericsError) or "f32". `io`: reads by "uring" (io_uring), "psync" (threads), or "auto",
