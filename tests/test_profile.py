@@ -33,6 +33,7 @@ def made(directory: Path) -> Profile:
         isa="avx512",
         threads=2,
         io="uring",
+        source="store",
     )
 
 
@@ -65,6 +66,7 @@ def test_the_file_is_what_other_programs_were_promised(disk: Path) -> None:
         "isa": "avx512",
         "threads": 2,
         "io": "uring",
+        "source": "store",
     }
 
 

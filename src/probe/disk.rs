@@ -9,7 +9,7 @@ use rustix::fs::{Advice, AtFlags, StatxFlags, fadvise, statx};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The largest block that can be measured.
 pub const LARGEST: usize = 1 << 20;
@@ -31,8 +31,9 @@ pub struct Disk {
     sizes: Vec<u64>,
     arena: Arc<Arena>,
     opened: Opened,
-    /// Reads so far: the next measurement goes on where the last one stopped, in blocks no cache has seen.
-    reads: u64,
+    /// Where the next measurement begins: behind the last one, and elsewhere in every run, in blocks that no cache of the
+    /// disk has seen lately.
+    start: u64,
 }
 
 impl Disk {
@@ -63,7 +64,8 @@ impl Disk {
 
     fn new(arena: Arc<Arena>, sources: Vec<Source>, sizes: Vec<u64>, choice: Choice) -> Result<Disk> {
         let opened = io::open(choice, sources.clone(), &arena)?;
-        Ok(Disk { sources, sizes, arena, opened, reads: 0 })
+        let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::from(d.subsec_micros()));
+        Ok(Disk { sources, sizes, arena, opened, start })
     }
 
     /// Reads blocks of `bytes`, `depth` at a time and far apart, for `limit`: GB a second, none if no file holds a block.
@@ -71,20 +73,18 @@ impl Disk {
     /// # Errors
     /// `Error::Usage` beyond [`LARGEST`] or [`DEPTH`]; what a read ends with.
     pub fn rate(&mut self, bytes: usize, depth: usize, limit: Duration) -> Result<Option<f64>> {
-        if !(1..=LARGEST / io::ALIGN).contains(&(bytes / io::ALIGN))
-            || !bytes.is_multiple_of(io::ALIGN)
-            || !(1..=DEPTH).contains(&depth)
+        if !(io::ALIGN..=LARGEST).contains(&bytes) || !bytes.is_multiple_of(io::ALIGN) || !(1..=DEPTH).contains(&depth)
         {
             let rule = format!("multiples of {} up to {LARGEST} can be measured, {DEPTH} at a time", io::ALIGN);
             return Err(Error::usage(format!("blocks of {bytes} bytes, {depth} at a time; {rule}")));
         }
-        let Some(mut walk) = Walk::new(&self.sizes, bytes as u64, self.reads) else { return Ok(None) };
+        let Some(mut walk) = Walk::new(&self.sizes, bytes as u64, self.start) else { return Ok(None) };
         self.forget_pages();
         let idle: Vec<WriteLease> = (0..depth).map(|slot| self.lease(slot, bytes)).collect::<Result<_>>()?;
         let begin = Instant::now();
         let count = self.keep_reading(&mut walk, idle, || begin.elapsed() < limit)?;
         let time = begin.elapsed();
-        self.reads += count;
+        self.start += count;
         Ok(Some(super::gbps(count * bytes as u64, time)))
     }
 

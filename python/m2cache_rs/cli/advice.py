@@ -77,11 +77,13 @@ def _reads(report: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _uring_remedy(io: dict[str, Any]) -> str:
+    if io["uring_switched_off"]:
+        return "Unset M2CACHE_IO_URING"
     if io["uring_sysctl"]:
         return "sudo sysctl kernel.io_uring_disabled=0"
     if io["seccomp"]:
         return "Allow io_uring_setup, _enter and _register in the container's seccomp profile"
-    return "Linux 5.6 or newer has it, unless M2CACHE_IO_URING=off is set"
+    return "Linux 5.6 or newer has it"
 
 
 def _disk(report: dict[str, Any]) -> Iterator[Finding]:

@@ -14,7 +14,9 @@ def print_report(report: dict[str, Any]) -> None:
     output.print_rows(list(_rows(report)))
     _print_table("read, GB/s", _read_table(report["measured"]["read"]))
     _print_table("stored weights, GB/s", _kernel_table(report["measured"]["kernels"]))
-    _print_lines("notes", report["measured"]["notes"])
+    # Why there is no io_uring has a row of its own.
+    reader = [] if report["io"]["uring_refused"] else report["io"]["notes"]
+    _print_lines("notes", [*report["measured"]["notes"], *reader])
     advice = [f"{one['what']}: {one['costs']}. {one['how']}" for one in report["advice"]]
     _print_lines("what would help", advice or ["nothing that this version knows of"])
     kept = f"kept in {report['profile']}" if report["profile"] else f"not kept: {report['profile_problem']}"
@@ -69,12 +71,12 @@ def _disk_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "disk", f"{device['name']}{model}{size}, {device['filesystem']} at {device['mount']}, {free} free"
     yield "io_uring", "yes" if io["uring_refused"] is None else f"no: {io['uring_refused']}"
     yield "O_DIRECT", _direct(io["direct_alignment"])
-    yield "what was read", report["measured"]["source"] or "nothing"
+    yield "what was read", report["measured"]["read_what"]
 
 
 def _direct(alignment: tuple[int, int] | None) -> str:
     if alignment is None:
-        return "unknown (the kernel does not tell)"
+        return "the file system does not tell its alignment"
     return f"yes, offsets aligned to {alignment[1]} bytes" if alignment[1] else "refused by the file system"
 
 

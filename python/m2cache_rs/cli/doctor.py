@@ -94,7 +94,9 @@ def _machine(directory: Path, found: Measured) -> dict[str, Any]:
         "disk_free_bytes": space.f_bavail * space.f_frsize,
         "io": {
             "engine": found.io,
-            "uring_refused": _uring_refused(found),
+            "notes": found.reader_notes,
+            "uring_refused": _uring_refused(),
+            "uring_switched_off": os.environ.get("M2CACHE_IO_URING") == "off",
             "uring_sysctl": machine.uring_sysctl(),
             "seccomp": machine.seccomp(),
             "direct_alignment": found.alignment,
@@ -104,18 +106,13 @@ def _machine(directory: Path, found: Measured) -> dict[str, Any]:
     }
 
 
-def _uring_refused(found: Measured) -> str | None:
+def _uring_refused() -> str | None:
     """Why there is no io_uring, None where there is."""
-    if found.io == "uring":
-        return None
     from m2cache_rs._core import DiskProbe
-    from m2cache_rs.errors import M2CacheError
 
-    try:
-        DiskProbe.files([Path(__file__)], io="uring")
-    except M2CacheError as error:
-        return str(error)
-    return None
+    probe = DiskProbe.files([Path(__file__)])
+    reasons = [note.partition("io_uring cannot be used here: ")[2] for note in probe.notes]
+    return None if probe.io == "uring" else next(filter(None, reasons), "no reason given")
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -134,6 +131,7 @@ def _measured(found: Measured) -> dict[str, Any]:
     }
     return {
         "source": found.source,
+        "read_what": found.read_what,
         "read": [asdict(rate) for rate in found.read],
         "memory_gbps": found.memory_gbps,
         "memory_one_thread_gbps": found.memory_one_gbps,

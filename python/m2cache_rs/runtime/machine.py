@@ -34,6 +34,11 @@ def cpu_sets(root: Path = _ROOT) -> list[str]:
     return [name for name in _SETS if name in flags]
 
 
+def is_virtual(root: Path = _ROOT) -> bool:
+    """Whether this is a virtual machine, as far as the processor tells."""
+    return "hypervisor" in _cpuinfo("flags", root).split()
+
+
 def _cpuinfo(name: str, root: Path) -> str:
     for line in (root / "proc/cpuinfo").read_text(errors="replace").splitlines():
         key, _, value = line.partition(":")

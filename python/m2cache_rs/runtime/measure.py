@@ -13,15 +13,16 @@ from m2cache_rs._core import DiskProbe, MemoryProbe, isa
 from m2cache_rs.config import LEVELS, format_size
 from m2cache_rs.errors import BudgetError, StoreIOError
 from m2cache_rs.runtime.device import device_of
-from m2cache_rs.runtime.machine import last_cache_bytes
+from m2cache_rs.runtime.machine import is_virtual, last_cache_bytes
 from m2cache_rs.runtime.memory import free_memory
 from m2cache_rs.runtime.profile import KernelRates, Profile, Rate
 
 # 576 KiB is a chunk of 256 records of 4096 weights at 4 bits: the read that decoding does most.
 SIZES = (64 << 10, 256 << 10, 576 << 10, 1 << 20)
 DEPTHS = (32, 8, 1)
-# Written where there is nothing to read: enough that no cache of a disk holds it for long.
+# Written where there is less to read.
 _SCRATCH = 512 << 20
+_SCRATCH_IN_MEMORY = 64 << 20
 _LEAST_SCRATCH = 4 << 20
 # More than the largest caches of common machines, less than a small container has.
 _MEMORY = (64 << 20, 192 << 20)
@@ -44,10 +45,12 @@ class Measured:
     io: str | None = None
     # Alignment that O_DIRECT needs, (memory, offsets); zeros where it is refused.
     alignment: tuple[int, int] | None = None
-    # What was read.
-    source: str | None = None
-    # What could not be measured or had, a sentence each.
+    # What was read: store, files or scratch; and in words.
+    source: str = "nothing"
+    read_what: str = "nothing"
+    # What could not be measured, a sentence each; what the reader could not have.
     notes: list[str] = field(default_factory=list)
+    reader_notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def profile(self, directory: Path) -> Profile | None:
@@ -63,6 +66,7 @@ class Measured:
                 isa=isa()[-1],
                 threads=self.threads or 0,
                 io=self.io or "",
+                source=self.source,
             )
         except (KeyError, ValueError):
             return None
@@ -85,8 +89,9 @@ def measure(
 ) -> Measured:
     """Measures an existing directory's disk and this machine, for `seconds` and what is in flight then.
 
-    A store, or a directory that cannot be written, is measured by reading its files; elsewhere a nameless
-    file is written first, unless `write` is False. `progress` is told the steps done, of `steps(depths)`.
+    A store, or a directory with as many bytes in files and stores as would be written, is measured by reading
+    these; elsewhere a nameless file is written first, where that is possible and unless `write` is False.
+    `progress` is told the steps done, of `steps(depths)`.
     """
     run = _Run(directory, seconds, write, depths)
     begin = time.monotonic()
@@ -136,13 +141,14 @@ class _Run:
         self.disk = self.memory = None
 
     def open_disk(self) -> None:
-        """What is read: a store's files, else a new file, else any files that are there."""
-        self.disk = None if is_store(self.directory) else self.scratch()
-        self.disk = self.disk or self.files()
-        if self.disk is None:
-            return
-        self.found.io, self.found.alignment = self.disk.io, self.disk.alignment
-        self.found.notes += self.disk.notes
+        """What is read: files that are there if they are enough or a store's, else a new one if possible."""
+        paths = _readable(self.directory)
+        enough = is_store(self.directory) or sum(path.stat().st_size for path in paths) >= _SCRATCH
+        self.disk = None if enough else self.scratch()
+        self.disk = self.disk or self.files(paths)
+        if self.disk is not None:
+            self.found.io, self.found.alignment = self.disk.io, self.disk.alignment
+            self.found.reader_notes = self.disk.notes
 
     def scratch(self) -> DiskProbe | None:
         """A file to read, if one may and can be written."""
@@ -157,22 +163,28 @@ class _Run:
         except StoreIOError as error:
             self.found.notes.append(f"no file to measure with could be written: {error}")
             return None
-        self.found.source = f"a new file of {format_size(disk.bytes)}, removed again"
+        self.found.source = "scratch"
+        self.found.read_what = f"a new file of {format_size(disk.bytes)}, gone again"
+        if is_virtual():
+            self.found.notes.append(
+                "what was just written may still lie in memory of the host of this virtual machine, and read "
+                "two to three times as fast as an older store: measure a store for what it will get"
+            )
         return disk
 
-    def files(self) -> DiskProbe | None:
-        """The largest files that are there."""
-        paths = _readable(self.directory)
+    def files(self, paths: list[Path]) -> DiskProbe | None:
+        """Files that are there."""
         if not paths:
             self.found.notes.append(
                 f"{self.directory} has no files of {format_size(SIZES[0])} or more to read"
             )
             return None
         disk = DiskProbe.files(paths)
-        self.found.source = f"{len(paths)} files of {format_size(disk.bytes)} that are there"
-        if disk.bytes < _SCRATCH // 2:
+        self.found.source = "store" if is_store(self.directory) else "files"
+        self.found.read_what = f"{format_size(disk.bytes)} in {len(paths)} files that are there"
+        if disk.bytes < _SCRATCH:
             self.found.notes.append(
-                f"only {format_size(disk.bytes)} are there to read; a disk's cache may hold them"
+                "so few bytes to read may lie in a cache of the disk after the first time"
             )
         return disk
 
@@ -243,18 +255,24 @@ def _room(directory: Path) -> int:
     """Bytes that may be written for a while: a quarter of what is free, and little of what is memory."""
     space = os.statvfs(directory)
     room = min(_SCRATCH, space.f_bavail * space.f_frsize // 4)
-    return min(room, free_memory() // 8) if device_of(directory).in_memory else room
+    return min(room, _SCRATCH_IN_MEMORY, free_memory() // 8) if device_of(directory).in_memory else room
 
 
 def _readable(directory: Path) -> list[Path]:
-    """The largest regular files that hold what they claim (not sparse, not made up as in /proc)."""
-    found = []
+    """The largest files of a directory and of the stores in it."""
+    found = sorted(_files(directory), reverse=True)
+    for store in sorted(directory.glob("*.m2c")) if not is_store(directory) else ():
+        found += sorted(_files(store), reverse=True)
+    return [path for _, path in found[:_FILES]]
+
+
+def _files(directory: Path) -> Iterator[tuple[int, Path]]:
+    """(size, path) of regular files that hold what they claim: not sparse ones, none that /proc makes up."""
     try:
         for entry in os.scandir(directory):
             if entry.is_file(follow_symlinks=False) and os.access(entry, os.R_OK):
                 status = entry.stat(follow_symlinks=False)
                 if status.st_size >= SIZES[0] and 512 * status.st_blocks > status.st_size // 2:
-                    found.append((status.st_size, entry.path))
-    except OSError:
-        return []
-    return [Path(path) for _, path in sorted(found, reverse=True)[:_FILES]]
+                    yield status.st_size, Path(entry.path)
+    except OSError:  # it cannot be listed, or a file has just gone: what was found is what there is
+        return

@@ -53,6 +53,8 @@ class Profile:
     isa: str
     threads: int
     io: str
+    # What was read: store, files, or scratch: a new file, which may still lie in a cache of the disk.
+    source: str
 
     def __post_init__(self) -> None:
         numbers = [self.memory_gbps, self.threads]
@@ -106,6 +108,7 @@ class Profile:
                 isa=str(value["isa"]),
                 threads=int(value["threads"]),
                 io=str(value["io"]),
+                source=str(value["source"]),
             )
         except KeyError as error:
             raise ValueError(f"lacks {error}") from error

@@ -1,0 +1,322 @@
+"""`m2cache doctor`: measures what it can, says what it cannot, leaves nothing behind; no speed is judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from m2cache_rs.cli.program import main
+from m2cache_rs.runtime import measure as module
+from m2cache_rs.runtime.measure import DEPTHS, SIZES, measure, quick, steps
+from m2cache_rs.runtime.profile import load, profile_path
+
+from tests.stores import Cli
+
+Doctor = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Profiles go into a cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """What is measured."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def doctor(cli: Cli) -> Doctor:
+    """Runs `m2cache doctor --json` and returns the object."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        done = cli("doctor", *map(str, arguments), "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    return run
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """The same in this process, with short steps and more time than any machine needs for them."""
+    monkeypatch.setattr(module, "_TIMED", 0.02)
+    monkeypatch.setattr(module, "_SCRATCH", 32 << 20)
+
+    def run(*arguments: object) -> dict[str, Any]:
+        assert main(["doctor", *map(str, arguments), "--seconds", "60", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+    return run
+
+
+def test_everything_about_a_directory(patient: Doctor, directory: Path) -> None:
+    report = patient(directory)
+    assert list(directory.iterdir()) == []
+    measured = report["measured"]
+    assert {(one["bytes"], one["depth"]) for one in measured["read"]} == {
+        (s, d) for s in SIZES for d in DEPTHS
+    }
+    assert all(one["gbps"] > 0 for one in measured["read"])
+    assert measured["memory_gbps"] > 0
+    assert measured["memory_one_thread_gbps"] > 0
+    assert [rate > 0 for pair in measured["kernels"].values() for rate in pair.values()] == [True] * 6
+    assert (measured["source"], list(measured["kernels"])) == ("scratch", ["4", "8", "16"])
+    profile, why = load(directory)
+    assert (report["profile"], report["profile_problem"], why) == (str(profile_path(directory)), None, "")
+    assert profile is not None
+    assert [vars(one) for one in profile.read] == measured["read"]
+    assert (profile.io, profile.isa) == (report["io"]["engine"], report["cpu"]["isa"])
+
+
+def test_the_parts_of_the_report(doctor: Doctor, directory: Path) -> None:
+    report = doctor(directory, "--seconds", 1)
+    assert set(report) == {
+        *("directory", "cpu", "memory", "device", "disk_free_bytes", "io", "gpus", "software", "measured"),
+        *("profile", "profile_problem", "advice", "peak_rss_bytes"),
+    }
+    assert report["peak_rss_bytes"] < 400 << 20
+    assert report["cpu"]["cores"]["usable"] == report["measured"]["threads"]
+    assert report["software"].keys() >= {"python", "linux", "numpy"}
+    assert all(set(one) == {"what", "costs", "how"} for one in report["advice"])
+
+
+def test_when_the_time_is_up_it_ends_with_what_it_has(doctor: Doctor, directory: Path) -> None:
+    report = doctor(directory, "--seconds", 1e-9)
+    assert any("the time ran out before" in note for note in report["measured"]["notes"])
+    assert (report["measured"]["read"], report["measured"]["memory_gbps"]) == ([], None)
+    assert (report["profile"], report["profile_problem"]) == (None, "not all of it was measured")
+    assert load(directory)[0] is None
+
+
+def test_no_step_begins_after_its_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    told: list[int] = []
+    found = measure(directory, seconds=4.5, write=False, progress=told.append)
+    assert told == [0, 1, 2, 3, 4, 5]
+    assert found.notes[-1] == "the time ran out before memory, and what follows it, was measured"
+
+
+def test_a_slow_disk_is_not_asked_for_more_than_there_is_time_for(directory: Path) -> None:
+    class Slow:
+        io, alignment, bytes = "psync", None, 1 << 30
+        notes: tuple[str, ...] = ()
+        asked: list[tuple[int, int]] = []  # noqa: RUF012  one test, one instance
+
+        def rate(self, size: int, depth: int, seconds: float) -> float:
+            self.asked.append((size, depth))
+            return 1e-6
+
+    run = module._Run(directory, 2.0, False, DEPTHS)
+    run.disk = Slow()  # type: ignore[assignment]
+    for size in SIZES:
+        run.reading(size, 32)[1]()
+    assert Slow.asked == [(SIZES[0], 32)]
+    assert len([note for note in run.found.notes if "too long on so slow a disk" in note]) == len(SIZES) - 1
+
+
+def test_as_many_steps_as_announced(directory: Path) -> None:
+    for depths in (DEPTHS, DEPTHS[:1]):
+        assert len(list(module._Run(directory, 1, True, depths).steps())) == steps(depths)
+
+
+def test_a_store_is_measured_by_its_own_files(doctor: Doctor, tale: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in [tale, *tale.rglob("*")]}
+    report = doctor(tale, "--seconds", 1)
+    assert {path: path.stat().st_mtime_ns for path in [tale, *tale.rglob("*")]} == before
+    assert report["measured"]["source"] == "store"
+    assert any("cache of the disk" in note for note in report["measured"]["notes"]), "it is small"
+
+
+def test_files_that_are_enough_are_read_instead_of_a_new_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SCRATCH", 1 << 20)
+    (directory / "model.m2c").mkdir()
+    for name in ("a", "model.m2c/b"):
+        (directory / name).write_bytes(os.urandom(600 << 10))
+    (directory / "sparse").touch()
+    os.truncate(directory / "sparse", 1 << 30)
+    (directory / "link").symlink_to(directory / "a")
+    found = measure(directory, seconds=0.5)
+    assert (found.source, found.read_what) == ("files", "1.2 MiB in 2 files that are there")
+    assert {rate.bytes for rate in found.read} <= {65536, 262144, 589824}
+    assert any("no file there is as large" in note for note in found.notes)
+
+
+def test_nothing_is_written_where_that_is_not_wanted(doctor: Doctor, directory: Path, cache: Path) -> None:
+    report = doctor(directory, "--seconds", 0.5, "--no-write")
+    assert (report["measured"]["read"], report["measured"]["source"]) == ([], "nothing")
+    assert report["profile"] is None
+    assert "has no files of 64.0 KiB or more" in report["measured"]["notes"][0]
+    assert not cache.exists()
+    (directory / "file").write_bytes(os.urandom(1 << 20))
+    report = doctor(directory, "--seconds", 0.5, "--no-write")
+    assert (len(report["measured"]["read"]) > 0, report["measured"]["source"]) == (True, "files")
+
+
+def test_where_nobody_can_write(doctor: Doctor) -> None:
+    report = doctor("/sys/kernel", "--seconds", 0.5)
+    assert (report["measured"]["read"], report["profile"]) == ([], None)
+    assert "/sys/kernel has no room for a file" in report["measured"]["notes"][0]
+    assert (report["device"]["filesystem"], report["device"]["key"]) == ("sysfs", "sysfs at /sys")
+
+
+def test_memory_is_not_taken_for_a_disk(doctor: Doctor) -> None:
+    report = doctor("/dev/shm", "--seconds", 2)
+    assert report["device"]["in_memory"]
+    assert any("a store here takes memory" in one["costs"] for one in report["advice"])
+    assert list(Path("/dev/shm").glob(".m2cache*")) == []
+
+
+def mounted(directory: Path, options: str, prepare: str) -> dict[str, Any]:
+    """The report on a tmpfs of its own, mounted where only that process sees it."""
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets no test mount a file system (unshare -Urm)")
+    run = '"$2" -m m2cache_rs doctor "$1" --json --seconds 1'
+    script = f'mount -t tmpfs -o {options} none "$1" && cd "$1" && {prepare} {run}'
+    command = ["unshare", "-Urm", "sh", "-ec", script, "sh", directory, sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_a_full_file_system(directory: Path) -> None:
+    full = mounted(directory, "size=2m", "(cat /dev/zero >full || true) 2>/dev/null;")
+    assert "has no room for a file to measure with" in full["measured"]["notes"][0]
+    assert (full["measured"]["source"], full["disk_free_bytes"]) == ("files", 0)
+
+
+def test_a_file_system_that_is_read_only(directory: Path) -> None:
+    prepare = 'head -c 1000000 /dev/urandom >file; mount -o remount,ro "$1";'
+    report = mounted(directory, "size=100m", prepare)
+    assert "no file to measure with could be written" in report["measured"]["notes"][0]
+    assert "Read-only file system" in report["measured"]["notes"][0]
+    assert (report["measured"]["source"], len(report["measured"]["read"]) > 0) == ("files", True)
+
+
+def test_without_io_uring(doctor: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2CACHE_IO_URING", "off")
+    report = doctor(directory, "--seconds", 2)
+    assert (report["io"]["engine"], report["io"]["uring_refused"]) == ("psync", "M2CACHE_IO_URING=off")
+    assert ("no io_uring", "Unset M2CACHE_IO_URING") in [
+        (one["what"], one["how"]) for one in report["advice"]
+    ]
+    assert len(report["measured"]["read"]) > 0
+
+
+def test_where_no_profile_can_be_kept(
+    patient: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    report = patient(directory)
+    assert report["profile"] is None
+    assert "Not a directory: '/dev/null/cache" in report["profile_problem"]
+
+
+def open_files(process: int) -> Iterator[str]:
+    for handle in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            yield os.readlink(handle)
+
+
+def test_an_interrupt_leaves_nothing(directory: Path, cache: Path) -> None:
+    command = [sys.executable, "-m", "m2cache_rs", "doctor", str(directory), "--seconds", "120"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not any(str(directory) in path for path in open_files(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "m2cache: interrupted\n")
+    assert list(directory.iterdir()) == []
+    assert not cache.exists()
+
+
+def test_a_quick_profile_for_a_planner(tale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMED", 0.1)
+    profile = quick(tale)
+    assert profile is not None
+    assert {rate.depth for rate in profile.read} == {max(DEPTHS)}
+    assert profile.read_gbps(576 << 10) > 0
+    assert load(tale)[0] is None, "it is too rough to be kept"
+
+
+def test_the_text_says_the_same(cli: Cli, directory: Path) -> None:
+    hostile = directory / "a\x1b[31m"
+    hostile.mkdir()
+    done = cli("doctor", hostile, "--seconds", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    for part in (
+        "kernels use",
+        "cgroup limits",
+        "io_uring",
+        "O_DIRECT",
+        "read, GB/s",
+        "32 at a time",
+        "accumulations",
+    ):
+        assert part in done.stdout
+    assert "what would help" in done.stdout
+    assert "peak memory of this process" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("/nowhere/at/all",), "/nowhere/at/all does not exist; give a directory on the disk to measure"),
+        ((__file__,), "is a file; give the directory it lies in"),
+        ((".", "--seconds", "0"), "seconds is 0.0; it must be above 0"),
+        ((".", "--seconds", "nan"), "seconds is nan; it must be above 0"),
+        ((".", "--seconds", "1e9"), "at most 3600"),
+    ],
+)
+def test_bad_use_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main(["doctor", *arguments]))
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert message in shown.err
+
+
+def test_a_directory_nobody_may_enter(doctor: Doctor, directory: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may enter every directory")
+    directory.chmod(0)
+    report = doctor(directory, "--seconds", 0.5)
+    directory.chmod(0o700)
+    assert "no file to measure with could be written" in report["measured"]["notes"][0]
+
+
+def test_a_broken_driver_tool_is_no_gpu(
+    doctor: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = directory / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'cannot talk to the driver'; exit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    known = shutil.which("nvidia-smi")
+    assert known == str(tool)
+    assert "cannot talk" not in str(doctor(directory, "--seconds", 0.1)["gpus"])
+    tool.write_text("#!/bin/sh\necho 'NVIDIA  X, 80 GiB, 1.2'\n")
+    assert doctor(directory, "--seconds", 0.1)["gpus"] == ["NVIDIA X, 80 GiB, 1.2"]
