@@ -276,9 +276,11 @@ class StoreWriter:
         Writes a norm gain or bias of the open file: float32 [n].
         """
 
-def isa() -> list[str]:
+def isa() -> tuple[list[str], str]:
     """
-    The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
+    The instruction sets of this machine that there are kernels for, narrowest first, and the one that is used.
+
+    Raises UsageError if the environment forces one that is not there.
     """
 
 def needs(architecture: str, encoding: str, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> str:

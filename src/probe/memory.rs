@@ -19,8 +19,11 @@ use std::time::Duration;
 const WIDTH: usize = 4096;
 /// What conversion writes unless told otherwise.
 const CODING: Coding = Coding { form: Form::Affine, group: 64, cells: [1; 3] };
+/// Bytes read between two looks at the clock: about as short as a chunk of records, so that other programs disturb both
+/// alike, and long enough for every thread.
+const STEP: usize = 4 << 20;
 /// The least that is measured: a chunk of records with all planes.
-const LEAST: usize = 4 << 20;
+const LEAST: usize = STEP;
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +66,15 @@ impl Memory {
 
     /// GB of memory read a second, by all threads or by one.
     pub fn bandwidth(&self, all: bool, limit: Duration) -> f64 {
-        let words: &[u64] = bytemuck::cast_slice(&self.bytes[..self.bytes.len() / 8 * 8]);
-        median_rate(limit, || {
-            black_box(match all {
-                true => self.pool.install(|| stream::read(self.isa, words)),
-                false => stream::read_alone(self.isa, words),
-            });
-            8 * words.len()
+        let words: &[u64] = bytemuck::cast_slice(&self.bytes[..self.bytes.len() / STEP * STEP]);
+        let mut steps = words.chunks(STEP / 8).cycle();
+        let read = if all { stream::read } else { stream::read_alone };
+        self.pool.install(|| {
+            median_rate(limit, || {
+                let step = steps.next().unwrap_or_default();
+                black_box(read(self.isa, step));
+                8 * step.len()
+            })
         })
     }
 

@@ -12,12 +12,16 @@ pub use crate::io::Choice;
 pub use disk::{Alignment, DEPTH, Disk, LARGEST};
 pub use memory::{Kernel, Memory};
 
+use crate::error::Result;
 use crate::kernels::Isa;
 use std::time::{Duration, Instant};
 
-/// The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
-pub fn isa() -> Vec<&'static str> {
-    Isa::available().into_iter().map(Isa::name).collect()
+/// The instruction sets of this machine that there are kernels for, narrowest first, and the one that is used.
+///
+/// # Errors
+/// `Error::Usage` for one forced that is not there.
+pub fn isa() -> Result<(Vec<&'static str>, &'static str)> {
+    Ok((Isa::available().into_iter().map(Isa::name).collect(), Isa::chosen()?.name()))
 }
 
 /// The middle of the rates at which `step` does its work, called again and again for `limit`, at least once; it returns

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The instruction sets of this machine that there are kernels for, narrowest first; the last is used.
+/// The instruction sets of this machine that there are kernels for, narrowest first, and the one that is used.
+///
+/// Raises UsageError if the environment forces one that is not there.
 #[pyfunction]
-pub fn isa() -> Vec<&'static str> {
-    probe::isa()
+pub fn isa() -> PyResult<(Vec<&'static str>, &'static str)> {
+    Ok(probe::isa()?)
 }
 
 /// Files whose reads are measured, by the engine that reads a store. The GIL is released; an interrupt is answered

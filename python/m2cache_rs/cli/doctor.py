@@ -77,7 +77,8 @@ def _machine(directory: Path, found: Measured) -> dict[str, Any]:
         "cpu": {
             "model": machine.cpu_model(),
             "sets": machine.cpu_sets(),
-            "isa": isa()[-1],
+            "kernel_sets": isa()[0],
+            "isa": isa()[1],
             "cores": machine.cores() | {"usable": machine.usable_cores()},
         },
         "memory": {

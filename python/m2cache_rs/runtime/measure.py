@@ -63,7 +63,7 @@ class Measured:
                 memory_gbps=self.memory_gbps or 0.0,
                 read=tuple(self.read),
                 kernels=kernels,
-                isa=isa()[-1],
+                isa=isa()[1],
                 threads=self.threads or 0,
                 io=self.io or "",
                 source=self.source,
