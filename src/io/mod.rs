@@ -15,7 +15,9 @@ mod window;
 
 pub use faults::Faults;
 pub use open::{Choice, Opened, open};
-pub use psync::{Psync, THREADS};
+#[cfg(test)]
+pub use psync::Psync;
+pub use psync::THREADS;
 pub use uring::DEPTH;
 
 use crate::error::Result;

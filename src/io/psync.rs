@@ -1,8 +1,10 @@
 //! Positional reads by a few threads: works everywhere.
 
+#[cfg(test)]
+use super::Source;
 use super::handle::Handle;
 use super::window::{Portion, length, window};
-use super::{Done, Read, Reader, Source};
+use super::{Done, Read, Reader};
 use crate::error::{Error, Result};
 use crate::mem::WriteLease;
 use rustix::io::{Errno, preadv};
@@ -12,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Reads in flight at once, each in a thread that sleeps in the kernel.
+/// Reads in flight at once, each in a thread that sleeps in the kernel: enough for reads of 256 KiB (benches/NOTES.md).
 pub const THREADS: usize = 16;
 
 /// The engine: reads go to the threads by one channel and come back by another.
@@ -37,7 +39,8 @@ struct Worker {
 }
 
 impl Psync {
-    /// The engine over files, without a choice and without faults.
+    /// The engine over files, without a choice and without faults, for tests of other rooms.
+    #[cfg(test)]
     pub fn over(sources: Vec<Source>) -> Result<Psync> {
         Psync::new(Handle::open_all(sources)?.0, Portion::Whole)
     }

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Reads in flight at once.
+/// Reads in flight at once: random reads of 64 KiB gain up to here, larger ones need fewer (benches/NOTES.md).
 pub const DEPTH: usize = 64;
 /// How often a call that the system asks to repeat is repeated, a millisecond apart.
 const RETRIES: u32 = 1000;
@@ -226,4 +226,40 @@ fn register(ring: &IoUring, arena: &Arc<Arena>) -> io::Result<Option<Registered>
     // written only by operations, each of which holds a lease.
     unsafe { ring.submitter().register_buffers(&memory) }?;
     Ok(Some(Registered { piece: 0, _arena: arena.clone() }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::{ALIGN, Source};
+    use super::*;
+    use crate::mem::SlotId;
+    use std::io::Write;
+
+    /// What no test can make a kernel do: the ring itself fails while it holds reads.
+    #[test]
+    fn a_broken_ring_ends_every_read_and_keeps_what_the_kernel_holds() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let source = Source { path: file.path().into(), file: Arc::new(file.reopen().unwrap()) };
+        let (handles, _) = Handle::open_all(vec![source]).unwrap();
+        let arena = Arena::new(&[&[ALIGN; 200]]).unwrap();
+        let (mut uring, _) = match Uring::new(handles, Portion::Whole, &arena) {
+            Ok(opened) => opened,
+            Err(why) => return std::io::stderr().write_all(format!("SKIPPED io::uring: {why}\n").as_bytes()).unwrap(),
+        };
+        let read =
+            |slot| Read { file: 0, offset: 0, buffers: vec![arena.write(SlotId(slot)).unwrap()], token: slot.into() };
+        uring.backlog.extend((0..150).filter_map(|slot| match Operation::begin(read(slot), &uring.handles) {
+            Outcome::Again(operation) => Some(operation),
+            Outcome::Ended(_) => None,
+        }));
+        uring.start();
+        assert_eq!((uring.in_flight(), uring.backlog.len()), (DEPTH, 150 - DEPTH));
+        uring.give_up(libc::EBADF);
+        uring.submit((150..200).map(read).collect());
+        let ended: Vec<Done> = std::iter::from_fn(|| uring.wait()).collect();
+        assert!(ended.len() == 200 && ended.iter().all(|done| done.result.is_err()));
+        assert_eq!((0..200).filter(|slot| !arena.is_idle(SlotId(*slot))).count(), DEPTH);
+    }
 }

@@ -44,5 +44,5 @@ fn hint(e: &io::Error) -> &'static str {
 
 /// The note for a ring without registered memory.
 pub fn unregistered(e: &io::Error) -> String {
-    format!("io_uring reads into memory that is not registered, which costs some time a read: {e}{}", hint(e))
+    format!("io_uring reads into memory that is not registered, a little more work a read: {e}{}", hint(e))
 }

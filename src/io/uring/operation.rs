@@ -115,3 +115,70 @@ pub fn register_files(ring: &IoUring, handles: &[Handle]) -> io::Result<()> {
         false => ring.submitter().register_files(&files),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::super::{ALIGN, Source};
+    use super::*;
+    use crate::mem::{Arena, Run, SlotId};
+    use std::sync::Arc;
+
+    /// A file of 8 pages and an operation that reads five of them, into two neighbours and one apart.
+    fn operation() -> (tempfile::NamedTempFile, Arc<Arena>, Arc<Vec<Handle>>, Operation) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 * ALIGN as u64).unwrap();
+        let source = Source { path: file.path().into(), file: Arc::new(file.reopen().unwrap()) };
+        let (handles, _) = Handle::open_all(vec![source]).unwrap();
+        let arena = Arena::new(&[&[ALIGN; 8]]).unwrap();
+        let lease = |first, count| arena.write(Run { first: SlotId(first), count }).unwrap();
+        let read = Read { file: 0, offset: 0, buffers: vec![lease(0, 1), lease(1, 2), lease(5, 2)], token: 7 };
+        let Outcome::Again(operation) = Operation::begin(read, &handles) else { panic!("ended") };
+        (file, arena, handles, operation)
+    }
+
+    fn lengths(operation: &Operation) -> Vec<usize> {
+        operation.iovecs.iter().map(|v| v.iov_len / ALIGN).collect()
+    }
+
+    #[test]
+    fn neighbours_are_one_piece_and_what_has_come_is_left_out() {
+        let (_file, _arena, handles, mut operation) = operation();
+        operation.entry(&handles, Portion::Whole, None);
+        assert_eq!(lengths(&operation), [3, 2]);
+        operation.entry(&handles, Portion::Half, None);
+        assert_eq!(lengths(&operation), [3]);
+        let Outcome::Again(mut operation) = operation.completed(2 * ALIGN as i32, &handles) else { panic!("ended") };
+        operation.entry(&handles, Portion::Whole, Some(0));
+        assert_eq!(lengths(&operation), [1, 2]);
+    }
+
+    #[test]
+    fn an_operation_ends_with_its_last_byte() {
+        let (_file, _arena, handles, operation) = operation();
+        let Outcome::Again(operation) = operation.completed(5 * ALIGN as i32 - 1, &handles) else { panic!("ended") };
+        let Outcome::Ended(done) = operation.completed(1, &handles) else { panic!("goes on") };
+        assert_eq!((done.token, done.result.unwrap().len()), (7, 3));
+    }
+
+    #[test]
+    fn the_kernel_is_asked_again_but_not_forever() {
+        let (_file, arena, handles, mut operation) = operation();
+        for _ in 0..RETRIES {
+            let Outcome::Again(again) = operation.completed(-libc::EAGAIN, &handles) else { panic!("ended") };
+            operation = again;
+        }
+        let Outcome::Ended(done) = operation.completed(-libc::EAGAIN, &handles) else { panic!("goes on") };
+        assert!(done.result.unwrap_err().to_string().contains("os error 11"));
+        assert!(arena.is_idle(SlotId(0)));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_again_is_an_error_that_names_the_file() {
+        for result in [-libc::EIO, 0] {
+            let (file, _arena, handles, operation) = operation();
+            let Outcome::Ended(done) = operation.completed(result, &handles) else { panic!("goes on") };
+            assert!(done.result.unwrap_err().to_string().contains(&file.path().display().to_string()));
+        }
+    }
+}
