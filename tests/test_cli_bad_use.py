@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from m2cache_rs.cli import output
 from m2cache_rs.cli.program import main
+from m2cache_rs.runtime import rates
+from m2cache_rs.runtime.profile import KernelRates, Profile, Rate
 
 from tests.stores import EXAMPLE, SMALL, Cli, save_small
 
@@ -60,6 +62,14 @@ def test_paths_that_are_no_store(refuses: Refuses, tmp_path: Path, command: tupl
         ((*PROMPT, "--precision", "nose=8"), "the part 'nose'"),
         ((*PROMPT, "--cache", "plenty"), "cache 'plenty' is no size"),
         ((*PROMPT, "--cache", "1K"), "the least that works is"),
+        ((*PROMPT, "--dram", "plenty"), "dram 'plenty' is no size"),
+        ((*PROMPT, "--dram", "1MiB"), "the least that works is"),
+        ((*PROMPT, "--dram", "1GiB", "--cache", "1MiB"), "drop cache"),
+        ((*PROMPT, "--ctx", "0"), "ctx is 0; the model's context takes 1 to 1024"),
+        ((*PROMPT, "--ctx", "4096"), "ctx is 4096"),
+        ((*PROMPT, "--ctx", "3"), "the prompt has 3 tokens, the room that --ctx makes holds 3"),
+        ((*PROMPT, "--ctx", "8", "--max-new-tokens", "9"), "exceed the room that --ctx makes of 8"),
+        ((*PROMPT, "--kv", "f8"), "kv is 'f8'"),
         ((*PROMPT, "--temperature", "-1"), "temperature is -1.0"),
         ((*PROMPT, "--max-new-tokens", "0"), "max_new_tokens is 0"),
         ((*PROMPT, "--max-new-tokens", "many"), "max-new-tokens"),
@@ -94,10 +104,48 @@ def test_an_unfinished_conversion(refuses: Refuses, tmp_path: Path) -> None:
         (("--text", "/bin/ls"), "is not UTF-8"),
         (("--text", "/dev/null"), "no token to predict"),
         (("--text", __file__, "--tokens", "1"), "tokens is 1"),
+        (("--text", __file__, "--ctx", "1"), "2 are the least"),
+        (("--text", __file__, "--ctx", "0"), "ctx is 0"),
+        (("--text", __file__, "--dram", "2GiB", "--cache", "1MiB"), "drop cache"),
+        (("--text", __file__, "--dram", "1MiB"), "the least that works is"),
     ],
 )
 def test_eval(refuses: Refuses, tale: Path, options: tuple[str, ...], message: str) -> None:
     refuses("eval", tale, *options, message=message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dram", "plenty"), "dram 'plenty' is no size"),
+        (("--dram", "1MiB"), "the least that works is"),
+        (("--ctx", "0"), "ctx is 0"),
+        (("--precision", "7"), "precision '7' is not known"),
+        (("--disk-gbps", "0"), "disk-gbps is 0.0"),
+        (("--disk-gbps", "nan"), "disk-gbps is nan"),
+        (("--disk-gbps", "fast"), "disk-gbps"),
+        (("--prompt", "0"), "prompt is 0"),
+        (("--threads", "0"), "threads is 0"),
+        (("--threads", str(2**70)), "threads"),
+        (("--kv", "f8"), "f8"),
+    ],
+)
+def test_plan(
+    refuses: Refuses, tale: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    kernels = {level: KernelRates(1.0, 1.0) for level in (4, 8, 16)}
+    known = Profile("disk", "now", 1.0, (Rate(4096, 1, 1.0),), kernels, "scalar", 1, "psync", "store")
+    monkeypatch.setattr(rates, "load", lambda directory: (known, ""))
+    refuses("plan", tale, *options, message=message)
+
+
+def test_plans_of_what_is_no_model(refuses: Refuses, tmp_path: Path) -> None:
+    refuses("plan", tmp_path / "none", message="does not exist")
+    refuses("plan", tmp_path, message="it has no m2cache.json")
+    (tmp_path / "config.json").write_text("{")
+    refuses("plan", tmp_path, message="cannot be read as JSON")
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL, "architectures": ["BertModel"]}))
+    refuses("plan", tmp_path / "config.json", message="'BertModel' is not supported")
 
 
 @pytest.mark.parametrize(

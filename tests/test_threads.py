@@ -58,5 +58,5 @@ def test_other_threads_run_while_the_core_computes(tale: Path) -> None:
 def _rise(model: Model, rows: NDArray[np.float32], counted: list[int]) -> int:
     """How often the other thread counts during one call of the core: with the GIL held, at its edges only."""
     before = counted[0]
-    model.backend.engine.head(rows)
+    model.backend.head(rows)
     return counted[0] - before

@@ -13,6 +13,7 @@ from m2cache_rs.cli.doctor import doctor
 from m2cache_rs.cli.eval import evaluate
 from m2cache_rs.cli.generate import generate
 from m2cache_rs.cli.inspect import inspect
+from m2cache_rs.cli.plan import plan
 from m2cache_rs.cli.verify import verify
 
 # Plain help and errors: rich's boxes cost start-up time, and its markup must never read a model's text or a
@@ -28,6 +29,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "inspect": inspect,
     "verify": verify,
+    "plan": plan,
     "generate": generate,
     "eval": evaluate,
     "doctor": doctor,

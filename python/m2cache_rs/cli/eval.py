@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from m2cache_rs.cli import output
+from m2cache_rs.cli import options, output
 from m2cache_rs.config import PARTS, format_size
 from m2cache_rs.errors import UsageError
-
-if TYPE_CHECKING:
-    from m2cache_rs.runtime.session import Model
 
 
 def evaluate(
@@ -22,35 +18,37 @@ def evaluate(
     tokens: Annotated[
         int | None, typer.Option(help="Only the first N tokens (default: the whole text).")
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="4, 8, 16, or per part: attn=8,ffn=4,head=8,embed=16 (default: all that is stored)."
-        ),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(help="Weight cache, for example 64MiB (default: all weights, as memory allows)."),
-    ] = None,
-    kv: Annotated[str, typer.Option(help="Keep keys and values as f16 or f32.")] = "f16",
-    threads: Annotated[int | None, typer.Option(help="Threads (default: one a core).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    precision: options.Precision = None,
+    dram: options.Dram = None,
+    cache: options.Cache = None,
+    ctx: Annotated[int | None, typer.Option(help="Positions of a window (default: 512).")] = None,
+    io: options.Io = "auto",
+    verify: options.Verify = "first",
+    kv: options.Kv = "f16",
+    threads: options.Threads = None,
+    json: options.Json = False,
 ) -> None:
     """Measure perplexity, bits per byte, and the distance from the same store at its best.
 
     That is dense at 16 bits, keys and values in f32.
     """
     content = _read(text)
-    from m2cache_rs.runtime.session import Model
+    from m2cache_rs.eval.pair import Asked, open_pair
+    from m2cache_rs.eval.run import evaluate as score
+    from m2cache_rs.eval.windows import WINDOW
+    from m2cache_rs.runtime.opening import Opened
 
-    with ExitStack() as opened:
-        model = opened.enter_context(
-            Model.open(store, cache=cache, precision=precision, threads=threads, kv=kv)
-        )
-        reference, words = _reference(model, kv, store, threads)
-        if reference is not None:
-            opened.enter_context(reference)
-        report = _run(model, content, tokens, reference)
+    opened = Opened(store)
+    window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)
+    asked = Asked(dram, cache, window, precision, verify, threads, kv, io)
+    # How many tokens there are is known at the end only; four bytes a token is English. The bar comes first:
+    # what it imports is then part of the process that the budget measures.
+    total = tokens or max(1, len(content) // 4)
+    with (
+        output.progress("evaluating", total, unit="tokens") as done,
+        open_pair(opened, asked, len(content)) as (model, reference, words),
+    ):
+        report = score(model, content, tokens, reference, done, window)
         levels = {part: getattr(model.precision, part) for part in PARTS}
     report = {"precision": levels, "kv": kv, "reference": words, **report}
     output.print_json(report) if json else _print(report)
@@ -63,30 +61,6 @@ def _read(path: Path) -> str:
         raise UsageError(f"the text cannot be read from {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"the text {path} is not UTF-8 (byte {error.start})") from error
-
-
-def _reference(model: Model, kv: str, store: Path, threads: int | None) -> tuple[Model | None, str]:
-    """What to compare with, and in words what that is."""
-    from m2cache_rs.runtime.session import Model
-
-    best = "dense at 16 bits, keys and values in f32"
-    if kv == "f32" and all(getattr(model.precision, part) == 16 for part in PARTS):
-        return model, f"itself: this is the store {best}"
-    if model.planes < 3:
-        return (
-            None,
-            "none: the store leaves out the plane 'low' that 16 bits need (convert with --planes all)",
-        )
-    return Model.open(store, precision=16, threads=threads, beside=model, kv="f32"), f"the same store {best}"
-
-
-def _run(model: Model, text: str, tokens: int | None, reference: Model | None) -> dict[str, Any]:
-    from m2cache_rs.eval.run import evaluate as score
-
-    # How many tokens there are is known at the end only; four bytes a token is English.
-    total = tokens or max(1, len(text) // 4)
-    with output.progress("evaluating", total, unit="tokens") as done:
-        return score(model, text, tokens, reference, done)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2cache_rs.cli import output
+from m2cache_rs.cli import options, output
+from m2cache_rs.cli.words import budget_words, seconds, speed_words
 from m2cache_rs.config import format_size
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.generation import Token
+    from m2cache_rs.runtime.planner import Expectation
+    from m2cache_rs.runtime.session import Model
 
 
 @dataclass
@@ -33,6 +36,11 @@ class _Run:
         self.pieces.append(token.text)
         self.count += 1
         self.first = self.first or time.perf_counter()
+
+    @property
+    def wait(self) -> float:
+        """Seconds until the first token."""
+        return self.first - self.began
 
     @property
     def rate(self) -> float:
@@ -63,37 +71,47 @@ def generate(
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 makes repeating harder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="4, 8, 16, or per part: attn=8,ffn=4,head=8,embed=16 (default: all that is stored)."
-        ),
+    precision: options.Precision = None,
+    dram: options.Dram = None,
+    cache: options.Cache = None,
+    ctx: Annotated[
+        int | None, typer.Option(help="Positions to make room for (default: prompt and new tokens).")
     ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(help="Weight cache, for example 64MiB (default: all weights, as memory allows)."),
-    ] = None,
-    verify: Annotated[str, typer.Option(help="Checksums: first (read), always or never.")] = "first",
-    kv: Annotated[str, typer.Option(help="Keep keys and values as f16 or f32.")] = "f16",
-    threads: Annotated[int | None, typer.Option(help="Threads (default: one a core).")] = None,
+    io: options.Io = "auto",
+    verify: options.Verify = "first",
+    kv: options.Kv = "f16",
+    threads: options.Threads = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write down every access to the weights (docs/trace.md).")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Print where bytes and time went, on stderr.")
+    ] = False,
+    json: options.Json = False,
 ) -> None:
     """Generate text, streamed to stdout; a summary follows on stderr.
 
     Greedy, unless the model's generation config or an option says otherwise.
     """
     text = _prompt(prompt, file)
+    from m2cache_rs.runtime.generation import new_tokens
+    from m2cache_rs.runtime.opening import Opened
     from m2cache_rs.runtime.session import Model
 
-    with Model.open(
-        store, cache=cache, precision=precision, verify=verify, threads=threads, kv=kv, trace=trace
-    ) as model:
+    opened = Opened(store)
+    ids = opened.assets.prompt(text)
+    room = opened.context if ctx is None else opened.positions(ctx)
+    count = new_tokens(max_new_tokens, len(ids), room, opened.room(room))
+    with (
+        Model.open(
+            opened, dram, cache, ctx or len(ids) + count, precision,
+            verify=verify, threads=threads, kv=kv, io=io, trace=trace,
+        ) as model,
+        output.ticker("prompt") as progress,
+    ):  # fmt: skip
         tokens = model.generate(
-            text,
-            max_new_tokens,
+            ids,
+            count,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -101,9 +119,17 @@ def generate(
             repetition_penalty=repetition_penalty,
             seed=seed,
             stop=stop or (),
+            progress=progress,
         )
+        expected, why = model.expect(len(ids), count)
+        if not json:
+            output.note(_ahead(model, expected, why))
         run = _take(tokens, show=not json)
-        _report(run, model.stats(), json)
+        _report(run, model, expected, json)
+        if stats and not json:
+            from m2cache_rs.cli.stats import table
+
+            output.lines(table(model.stats(), expected.rates.read if expected else None))
 
 
 def _prompt(text: str | None, file: Path | None) -> str:
@@ -135,22 +161,34 @@ def _take(tokens: Iterable[Token], show: bool) -> _Run:
     return run
 
 
-def _report(run: _Run, stats: dict[str, Any], json: bool) -> None:
-    rate, prompt, peak = run.rate, stats["tokens"]["prompt"], stats["peak_rss_bytes"]
+def _ahead(model: Model, expected: Expectation | None, why: str) -> str:
+    """What is to be expected, before it starts."""
+    speed = speed_words(expected) if expected else f"no speed foreseen: {why}"
+    return f"memory {budget_words(model.budget, model.context)}; {speed}"
+
+
+def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -> None:
+    stats = model.stats()
     if json:
         output.print_json(
             {
                 "text": "".join(run.pieces),
                 "tokens": run.count,
-                "prompt_tokens": prompt,
-                "tokens_per_second": rate,
-                "peak_rss_bytes": peak,
+                "prompt_tokens": stats["tokens"]["prompt"],
+                "tokens_per_second": run.rate,
+                "first_token_seconds": run.wait,
+                "peak_rss_bytes": stats["peak_rss_bytes"],
+                "budget": model.budget.to_dict(),
+                "expected": expected.to_dict() if expected else None,
                 "stats": stats,
             }
         )
         return
+    foreseen = f" ({expected.tokens_per_second:.3g} foreseen)" if expected else ""
+    first = f" ({seconds(expected.first_token)} foreseen)" if expected else ""
     output.note(
-        f"{run.count} tokens after a prompt of {prompt}, {rate:.1f} tokens/s; "
-        f"weights read {format_size(stats['read_bytes'])}, "
-        f"hit {format_size(stats['hit_bytes'])}; peak memory {format_size(peak)}"
+        f"{run.count} tokens after a prompt of {stats['tokens']['prompt']}, "
+        f"{run.rate:.1f} tokens/s{foreseen}, the first after {seconds(run.wait)}{first}; "
+        f"weights read {format_size(stats['read_bytes'])}, hit {format_size(stats['hit_bytes'])}; "
+        f"peak memory {format_size(stats['peak_rss_bytes'])}"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -56,6 +57,12 @@ def note(message: str) -> None:
         print(f"m2cache: {one_line(message)}", file=sys.stderr, flush=True)
 
 
+def lines(some: Iterable[str]) -> None:
+    """Lines of a table on stderr."""
+    with _quiet_pipe():
+        print("\n".join(map(one_line, some)), file=sys.stderr, flush=True)
+
+
 def show_warnings() -> None:
     """What the package logs (a capped cache, a fallback) becomes one line on stderr."""
     import logging
@@ -100,6 +107,38 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
 def count(number: int, noun: str) -> str:
     """A number of things: 1 file, 2 files."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextmanager
+def ticker(label: str) -> Iterator[Callable[[float], None] | None]:
+    """A line on stderr where that is a terminal, and None else; yields what is told the share done, 0 to 1.
+
+    Redrawn at most ten times a second and wiped at the end of the work or of the context. It needs no import:
+    what it took would have to be found in a budget.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    drawn = 0.0
+
+    def show(share: float) -> None:
+        nonlocal drawn
+        if share >= 1:
+            wipe()
+        elif time.monotonic() - drawn > 0.1:
+            drawn = time.monotonic()
+            print(f"\r{label} {share:4.0%}", end="", file=sys.stderr, flush=True)
+
+    def wipe() -> None:
+        nonlocal drawn
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        drawn = 0.0
+
+    try:
+        yield show
+    finally:
+        wipe()
 
 
 @contextmanager

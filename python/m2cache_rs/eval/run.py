@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval import metrics
-from m2cache_rs.eval.windows import Window, windows
-from m2cache_rs.runtime.decoder import Floats, Ids
+from m2cache_rs.eval.windows import PIECE, WINDOW, Window, windows
+from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats, Ids
 from m2cache_rs.runtime.footprint import needed_bytes
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.session import Model
+
+
+# Rows whose probabilities exist at a time: each takes 8 bytes an entry of the vocabulary, in ten arrays.
+_ROWS = 4
+_ARRAYS = 10
+# What tokenising takes per character of a piece of the text.
+_TOKENISING = 200
 
 
 @dataclass
@@ -60,6 +67,7 @@ def evaluate(
     tokens: int | None = None,
     reference: Model | None = None,
     progress: Callable[[int], None] | None = None,
+    window: int = WINDOW,
 ) -> dict[str, Any]:
     """Scores `model` on `text`, or on its first `tokens` tokens, through decode batches of 32.
 
@@ -67,18 +75,25 @@ def evaluate(
     columns that compare are None. `progress` is told the tokens done. Memory is one batch of logits, whatever
     the text's length. In the result, `mean_kl` is in nats and `top1_agreement` from 0 to 1, both against the
     reference; `needed_bytes_per_token` is what one token touches at these levels, `read_bytes_per_token` what
-    this run took from the store (a batch of 32 shares its reads). Raises UsageError where the text has no
+    this run took from the store (a batch of 32 shares its reads). `window` is how many ids run together, if
+    the model's context takes them. Raises UsageError where the text has no
     token to predict.
     """
     before, scores = model.stats(), Scores(compared=reference is not None)
-    for window in windows(model, text, tokens):
-        _score(scores, window, model, reference)
-        scores.add(window)
+    for part in windows(model, text, tokens, window):
+        _score(scores, part, model, reference)
+        scores.add(part)
         if progress is not None:
             progress(scores.tokens)
     if not scores.tokens:
         raise UsageError("the text has no token to predict: two tokens are the least")
     return _report(scores, model, model.stats()["read_bytes"] - before["read_bytes"])
+
+
+def scoring_bytes(vocab: int, characters: int) -> int:
+    """What `evaluate` takes beside its models, on a text of that many characters."""
+    logits = DECODE_BATCH * vocab * 4
+    return _ROWS * _ARRAYS * vocab * 8 + logits + _TOKENISING * min(characters, PIECE) + 4 * characters
 
 
 def _score(scores: Scores, window: Window, model: Model, reference: Model | None) -> None:
@@ -90,10 +105,11 @@ def _score(scores: Scores, window: Window, model: Model, reference: Model | None
         rows = slice(max(window.given - 1 - done, 0), min(len(mine), len(window.ids) - 1 - done))
         targets = window.ids[done + rows.start + 1 : done + rows.stop + 1]
         done += len(mine)
-        if len(targets):
-            predicted = metrics.log_softmax(mine[rows])
-            base = predicted if other is None else metrics.log_softmax(other[rows])
-            scores.add_rows(predicted, base if scores.compared else None, targets)
+        for at in range(0, len(targets), _ROWS):
+            some = slice(rows.start + at, min(rows.start + at + _ROWS, rows.stop))
+            predicted = metrics.log_softmax(mine[some])
+            base = predicted if other is None else metrics.log_softmax(other[some])
+            scores.add_rows(predicted, base if scores.compared else None, targets[at : at + _ROWS])
 
 
 def _reference_batches(window: Window, model: Model, reference: Model | None) -> Iterator[Floats | None]:

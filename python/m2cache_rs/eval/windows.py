@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WINDOW = 512
 # A text is tokenised in pieces of about this many characters, cut behind a line: tokenising needs ~200 times
 # as much.
-_PIECE = 1 << 18
+PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Window:
         return self.ids[self.given :]
 
 
-def windows(model: Model, text: str, limit: int | None = None) -> Iterator[Window]:
-    """Windows of min(context, 512) ids of `text`, of at most `limit` tokens together.
+def windows(model: Model, text: str, limit: int | None = None, window: int = WINDOW) -> Iterator[Window]:
+    """Windows of min(context, `window`) ids of `text`, of at most `limit` tokens together.
 
     Each begins with the special tokens that the tokenizer puts before a text; without any, its first token is
     given.
@@ -49,7 +49,11 @@ def windows(model: Model, text: str, limit: int | None = None) -> Iterator[Windo
         raise UsageError(f"tokens is {limit}; at least 2 are needed to predict one from another")
     prefix = _prefix(model)
     tokens = islice(_tokens(model, text), None if limit is None else min(limit, sys.maxsize))
-    room = min(model.architecture.context, WINDOW) - len(prefix)
+    room = min(model.context, window) - len(prefix)
+    if room + len(prefix) <= max(1, len(prefix)):
+        least = max(1, len(prefix)) + 1
+        width = min(model.context, window)
+        raise UsageError(f"windows of {width} positions leave nothing to predict; {least} are the least")
     while part := list(islice(tokens, room)):
         ids, sizes = zip(*part, strict=True)
         given = max(1, len(prefix))
@@ -68,7 +72,7 @@ def _tokens(model: Model, text: str) -> Iterator[tuple[int, int]]:
     """(id, bytes of text since the id before); ids that share a character give its bytes to the first."""
     start = 0
     while start < len(text):
-        cut = text.find("\n", start + _PIECE) + 1 or len(text)
+        cut = text.find("\n", start + PIECE) + 1 or len(text)
         piece, start = text[start:cut], cut
         coded, done = model.tokenizer.encode(piece, add_special_tokens=False), 0
         for one, (_, end) in zip(coded.ids, coded.offsets, strict=True):

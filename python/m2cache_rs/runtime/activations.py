@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from m2cache_rs._core import Engine
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.decoder import Floats
+from m2cache_rs.runtime.decoder import Backend, Floats
 
 
 class ActivationRms:
     """An observer of the decoder that keeps the mean square of every channel behind each norm."""
 
-    def __init__(self, engine: Engine, architecture: Architecture) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend, architecture: Architecture) -> None:
+        self._backend = backend
         self._eps = np.float32(architecture.norm_eps)
         self._gains: dict[tuple[int, str], Floats] = {}
         self._squares: dict[tuple[int, str], NDArray[np.float64]] = {}
@@ -24,7 +23,7 @@ class ActivationRms:
         """Adds the rows x [N, hidden] in front of one norm."""
         key = (layer, which)
         if key not in self._gains:
-            self._gains[key] = self._engine.norm(layer, which)
+            self._gains[key] = self._backend.norm(layer, which)
         inverse = 1 / np.sqrt(np.mean(np.square(x), axis=1, keepdims=True, dtype=np.float64) + self._eps)
         squares = np.sum(np.square(x * inverse * self._gains[key], dtype=np.float64), axis=0)
         self._squares[key] = self._squares.get(key, 0.0) + squares

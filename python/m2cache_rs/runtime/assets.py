@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2cache_rs.errors import StoreError, UnsupportedError
+from m2cache_rs.errors import StoreError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,6 +53,25 @@ class Assets:
             raise StoreError(
                 f"{path} is no tokenizer: {error}; mend the model's and convert it again"
             ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with the special tokens that the tokenizer adds. UsageError: not UTF-8."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text is not UTF-8 (character {error.start})") from error
+        return list(self.tokenizer.encode(text).ids)
+
+    def prompt(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        """Ids of a prompt; an empty one begins with the token that begins a text. UsageError without one."""
+        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
+        if len(ids) == 0 and self.bos is not None:
+            ids = [self.bos]
+        if len(ids) == 0:
+            raise UsageError(
+                "the prompt is empty and the model has no token that begins a text: give a prompt"
+            )
+        return ids
 
     @cached_property
     def has_tokenizer(self) -> bool:

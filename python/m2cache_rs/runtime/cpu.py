@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 
 from m2cache_rs._core import Engine, KvCache
@@ -66,3 +69,12 @@ class CpuBackend:
     def free(self, sequence: int) -> None:
         """Forgets the sequence."""
         self.kv.free(sequence)
+
+    def norm(self, layer: int, which: str) -> Floats:
+        """A norm's gain [hidden]."""
+        return self.engine.norm(layer, which)
+
+    def stats(self) -> dict[str, Any]:
+        """What the core counted, and what keys and values take."""
+        kept = {"kv": self.kv_kind, "kv_bytes": self.kv.bytes(), "kv_capacity": self.capacity}
+        return {**json.loads(self.engine.stats()), **kept}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,12 @@ class Backend(Protocol):
     def free(self, sequence: int) -> None:
         """Forgets the sequence."""
 
+    def norm(self, layer: int, which: str) -> Floats:
+        """A norm's gain [hidden]: `attn` or `ffn` of a layer, or `final`."""
+
+    def stats(self) -> dict[str, Any]:
+        """What the tiers did since the store was opened (see `Model.stats`)."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -124,7 +130,8 @@ class Decoder:
         before = {int(s): self.backend.length(int(s), stage) for s in np.unique(batch.sequences)}
         mask = np.ones(len(batch.positions), bool) if want is None else want
         try:
-            return np.concatenate([self._pass(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)])
+            found = [self._pass(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)]
+            return found[0] if len(found) == 1 else np.concatenate(found)  # logits are large: no copy of one
         except BaseException:
             for sequence, length in before.items():
                 self.backend.truncate(sequence, length, stage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from m2cache_rs.config import Sampling
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.decoder import Batch, Ids, Kind
+from m2cache_rs.runtime.decoder import Batch, Floats, Ids, Kind, Observer
 from m2cache_rs.runtime.sampling import sample
 from m2cache_rs.runtime.text import Detokenizer, StopStrings
 
@@ -43,21 +43,40 @@ class Request:
     settings: Sampling
     seed: int = 0
     stops: tuple[str, ...] = ()
+    progress: Callable[[float], None] | None = None
 
 
-def new_tokens(asked: int | None, prompt: int, context: int) -> int:
-    """Tokens to generate behind a prompt of that many: as asked, else 256 or what the context leaves."""
+@dataclass
+class PromptProgress:
+    """An observer of the decoder that tells the share of a prompt's work that is done, 0 to 1.
+
+    Every row passes two norms a layer, so that even the first chunk of a model read from a disk moves.
+    """
+
+    work: int
+    told: Callable[[float], None]
+    done: int = 0
+
+    def __call__(self, layer: int, which: str, x: Floats) -> None:
+        """Rows x are about to pass a norm."""
+        self.told(self.done / self.work)
+        self.done += len(x) * (which != "final")
+
+
+def new_tokens(asked: int | None, prompt: int, context: int, room: str = "the model's context") -> int:
+    """Tokens to generate behind a prompt of that many: as asked, else 256 or what the context leaves.
+
+    `room` says in words what sets `context`, for the message of the UsageError.
+    """
     if prompt >= context:
-        raise UsageError(
-            f"the prompt has {prompt} tokens, the model's context holds {context}: shorten the prompt"
-        )
+        raise UsageError(f"the prompt has {prompt} tokens, {room} holds {context}: shorten the prompt")
     if asked is None:
         return min(DEFAULT_NEW_TOKENS, context - prompt)
     if asked < 1:
         raise UsageError(f"max_new_tokens is {asked}; it must be at least 1")
     if prompt + asked > context:
         raise UsageError(
-            f"a prompt of {prompt} tokens and {asked} new ones exceed the model's context of {context}: "
+            f"a prompt of {prompt} tokens and {asked} new ones exceed {room} of {context}: "
             f"ask for at most {context - prompt} new tokens"
         )
     return asked
@@ -90,8 +109,10 @@ def generate(model: Model, request: Request) -> Generator[Token]:
     text, stops = Detokenizer(model.text_of, ids), StopStrings(request.stops)
     with model.sequence(len(ids)) as sequence:
         batch = Batch.run(request.prompt, sequence, 0, Kind.PROMPT)
+        observer = _observer(model, request)
         for left in range(request.count - 1, -1, -1):
-            row = model.forward(batch, _last_row(batch))[0]
+            row = model.forward(batch, _last_row(batch), observer)[0]
+            observer = None
             chosen = sample(row, request.settings, request.seed, len(ids), ids)
             last = left == 0 or chosen in model.assets.eos
             shown = stops.push("" if chosen in model.assets.eos else text.push(chosen))
@@ -100,6 +121,11 @@ def generate(model: Model, request: Request) -> Generator[Token]:
                 return
             batch = Batch.run(np.array([chosen], np.uint32), sequence, len(ids), Kind.DECODE)
             ids.append(chosen)
+
+
+def _observer(model: Model, request: Request) -> Observer | None:
+    work = 2 * model.architecture.layers * len(request.prompt)
+    return None if request.progress is None else PromptProgress(work, request.progress)
 
 
 def _last_row(batch: Batch) -> NDArray[np.bool_]:

@@ -15,6 +15,11 @@ def peak_rss() -> int:
     return _field(Path("/proc/self/status"), "VmHWM:") * 1024
 
 
+def rss() -> int:
+    """Resident memory of this process now, in bytes (VmRSS)."""
+    return _field(Path("/proc/self/status"), "VmRSS:") * 1024
+
+
 def free_memory(root: Path = _ROOT) -> int:
     """Bytes that can still be taken: the least of MemAvailable and of what every cgroup above us leaves.
 

@@ -1,25 +1,44 @@
-"""From a path and a cache size to a store and a budget, with an answer to all that a user can get wrong."""
+"""From a path to an open store, with an answer to all that a user can get wrong about it."""
 
 from __future__ import annotations
 
-import logging
+import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from m2cache_rs._core import Engine, Store
-from m2cache_rs.config import format_size, parse_size, user_path
-from m2cache_rs.errors import BudgetError
+from m2cache_rs._core import Store
+from m2cache_rs.config import user_path
+from m2cache_rs.errors import M2CacheError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.runtime.assets import Assets
+from m2cache_rs.runtime.budget import Budget, Levels
+from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.places import why_no_store
+from m2cache_rs.runtime.shape import Shape
+from m2cache_rs.runtime.wish import Wish, choose
 
-_LOG = logging.getLogger("m2cache_rs")
-# Kept free beside the weights: interpreter, libraries and scratch; 60 MB measured, the rest is for the other
-# programs.
-_MARGIN = 256 << 20
-# Positions whose keys and values the default cache leaves room for; longer contexts want an explicit --cache.
-_KV_POSITIONS = 4096
 
-Levels = tuple[int, int, int, int]
+class Opened(Shape):
+    """A store whose manifest and headers were read, and what lies beside its weights; no weight was read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = user_path(path)
+        self.store = open_store(path)
+        self.manifest: dict[str, Any] = json.loads(self.store.manifest())
+        self.assets = Assets(self.path)
+        super().__init__(Architecture.from_dict(self.manifest["architecture"]), self.manifest["encoding"])
+
+    def base(self) -> int:
+        """Bytes of this process, its tokenizer loaded: a large vocabulary takes more than the rest."""
+        if self.assets.has_tokenizer:
+            with suppress(M2CacheError):  # a broken one is told of by whoever uses it
+                self.assets.tokenizer  # noqa: B018
+        return rss()
+
+    def budget(self, wish: Wish, levels: Levels, positions: int, threads: int | None, kv: str) -> Budget:
+        """The budget of a wish. BudgetError names the least that works."""
+        return choose(wish, self.weights(levels), self.costs(positions, threads, kv, wish.reserve))
 
 
 def open_store(path: str | Path) -> Store:
@@ -29,47 +48,3 @@ def open_store(path: str | Path) -> Store:
     if wrong:
         raise wrong
     return Store(str(path))
-
-
-def cache_bytes(
-    store: Store, levels: Levels, architecture: Architecture, cache: int | str | None, promised: int = 0
-) -> int:
-    """Bytes of weight cache: what was asked for, else all weights at these levels as far as memory is free.
-
-    `promised` bytes of the free memory belong to somebody else already. BudgetError names the least that
-    works.
-    """
-    everything, least = Engine.needs(store, levels)
-    free = free_memory() - promised - _MARGIN - _kv_bytes(architecture)
-    if cache is None:
-        return _fitting(everything, least, free)
-    wanted = parse_size(cache, "cache")
-    if wanted < least:
-        raise BudgetError(
-            f"a cache of {format_size(wanted)} is too small for this model at this precision: "
-            f"the least that works is {least} bytes ({format_size(least)})"
-        )
-    if min(wanted, everything) > free:
-        _LOG.warning("a cache of %s is more than the free memory holds", format_size(wanted))
-    return min(wanted, everything)
-
-
-def _fitting(everything: int, least: int, free: int) -> int:
-    if free < least:
-        raise BudgetError(
-            f"this model at this precision needs a cache of at least {format_size(least)}, and only "
-            f"{format_size(max(free, 0))} of memory is free for it: free some, or lower the precision"
-        )
-    if free < everything:
-        _LOG.warning(
-            "the weights at this precision take %s, the cache holds %s (free memory, less a margin); "
-            "the rest is read from the store for every token",
-            format_size(everything),
-            format_size(free),
-        )
-    return min(everything, free)
-
-
-def _kv_bytes(architecture: Architecture) -> int:
-    positions = min(architecture.context, _KV_POSITIONS)
-    return positions * architecture.layers * architecture.kv_heads * architecture.head_dim * 2 * 4

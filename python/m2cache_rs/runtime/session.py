@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,26 +15,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2cache_rs._core import Engine, Store
+from m2cache_rs._core import Engine
 from m2cache_rs.config import Precision, PrecisionLike, Sampling
 from m2cache_rs.errors import UsageError
-from m2cache_rs.models import Architecture
-from m2cache_rs.models.rope import inverse_frequencies, positions
-from m2cache_rs.runtime import opening
+from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.assets import Assets
+from m2cache_rs.runtime.budget import Budget
 from m2cache_rs.runtime.cpu import CpuBackend
-from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK, Batch, Decoder, Floats, Ids, Kind, Observer
+from m2cache_rs.runtime.decoder import (
+    DECODE_BATCH,
+    PROMPT_CHUNK,
+    Backend,
+    Batch,
+    Decoder,
+    Floats,
+    Ids,
+    Kind,
+    Observer,
+    pieces,
+)
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.memory import peak_rss
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.planner import Expectation, expect
+from m2cache_rs.runtime.shape import check_threads
 from m2cache_rs.runtime.trace import Recorder
+from m2cache_rs.runtime.wish import Wish
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = ["Model", "Token"]
-
-MAX_THREADS = 1024
 
 _LOG = logging.getLogger("m2cache_rs")
 
@@ -48,50 +59,65 @@ class Model:
     """
 
     def __init__(
-        self, path: Path, store: Store, precision: Precision, engine: Engine, cache: int, kv: str = "f16"
+        self,
+        opened: Opened,
+        precision: Precision,
+        budget: Budget,
+        context: int,
+        backend: Backend,
+        threads: int | None,
+        kv: str,
     ) -> None:
-        self.path = path
-        manifest = json.loads(store.manifest())
+        self.path = opened.path
         self.precision = precision
-        self.cache = cache
-        self.planes = int(manifest["encoding"]["planes"])
-        self.architecture = Architecture.from_dict(manifest["architecture"])
-        self.assets = Assets(path)
-        self._store = store
-        self._backend: CpuBackend | None = CpuBackend(engine, self.architecture, kv)
+        self.budget = budget
+        self.context = context
+        self.planes = opened.planes
+        self.architecture = opened.architecture
+        self.assets = opened.assets
+        self._opened = opened
+        self._threads = threads
+        self._kv = kv
+        self._backend: Backend | None = backend
         self._lock = threading.RLock()
         self._process = os.getpid()
-        self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
+        self._passes = 0
         self._recorder: Recorder | None = None
-        if manifest["synthetic"]:
-            _LOG.warning("%s is synthetic: random weights, whose text means nothing", path)
+        self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
+        if opened.manifest["synthetic"]:
+            _LOG.warning("%s is synthetic: random weights, whose text means nothing", opened.path)
 
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | Opened,
+        dram: int | str | None = None,
         cache: int | str | None = None,
+        ctx: int | None = None,
         precision: PrecisionLike = None,
         verify: str = "first",
         act: str = "auto",
         threads: int | None = None,
-        beside: Model | None = None,
         kv: str = "f16",
         io: str = "auto",
         trace: str | Path | None = None,
+        reserve: int = 0,
     ) -> Model:
-        """Opens the store at `path`.
+        """Opens the store at `path` (or one that was opened already).
 
-        `cache`: bytes of weight cache, or a text such as "64MiB"; None holds all weights, as far as memory is
-        free (a warning is logged when it is not). `precision`: 4, 8, 16, "attn=8,ffn=4" or a mapping; parts
-        not named, and None, are read at the highest level the store holds. `verify`: checksums on "first"
-        read, "always" (also finds bytes that change on disk while the store is open) or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None
-        for one a core. `beside`: a Model that was just opened in this process, whose cache the free memory
-        has yet to hold. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite
-        and end in NumericsError) or "f32". `io`: reads by "uring" (io_uring), "psync" (threads), or "auto",
-        which takes the first where the system allows it; what it could not have is logged. `trace`: every
-        access to the weights is written to this file, and what it held is lost (docs/trace.md). Only
-        `precision`, `act` and `kv` change results; nothing else does, not by a bit.
+        `dram`: a cap on the peak memory of this whole process, in bytes or a text such as "4GiB"; `cache`:
+        bytes of the weight cache alone, which caps nothing; neither: all weights, as far as memory is free (a
+        warning is logged when it is not). `ctx`: positions a sequence may have (None: the model's context, at
+        most 4096); keys and values of one such sequence have room in the budget. `precision`: 4, 8, 16,
+        "attn=8,ffn=4" or a mapping; parts not named, and None, are read at the highest level the store holds.
+        `verify`: checksums on "first" read, "always" (also finds bytes that change on disk while the store is
+        open) or "never". `act`: activations "auto" (int8 below 16
+        bits) or "f32". `threads`: None for one a core. `reserve`: bytes of the budget, or of free memory,
+        that the caller will take himself. `kv`: keys and values are kept as "f16" (rounded; beyond 65504
+        they become infinite and end in NumericsError) or "f32". Only `precision`, `act` and `kv` change
+        results; nothing else does, not by a bit. `io`: what reads the store, "uring", "psync" (threads)
+        or "auto", which takes the first that the system allows; what it could not have is logged. `trace`:
+        every access to the weights is written to this file, and what it held is lost (docs/trace.md).
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -99,19 +125,23 @@ class Model:
         _choice("verify", verify, ("first", "always", "never"))
         _choice("act", act, ("auto", "f32"))
         _choice("kv", kv, ("f16", "f32"))
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise UsageError(f"threads is {threads!r}; it must lie in 1..{MAX_THREADS}")
-        store = opening.open_store(path)
-        manifest = json.loads(store.manifest())
-        levels = Precision.parse(precision).levels(manifest["encoding"]["planes"])
-        spec, promised = Architecture.from_dict(manifest["architecture"]), beside.cache if beside else 0
-        budget = opening.cache_bytes(store, levels, spec, cache, promised)
-        engine = Engine(store, levels, act, budget, verify, threads, io)
-        for note in json.loads(engine.stats())["notes"]:
+        _choice("io", io, ("auto", "uring", "psync"))
+        check_threads(threads)
+        wish = Wish.parse(dram, cache, reserve)
+        opened = path if isinstance(path, Opened) else Opened(path)
+        levels = Precision.parse(precision).levels(opened.planes)
+        positions = opened.positions(ctx)
+        budget = opened.budget(wish, levels, positions, threads, kv)
+        engine = Engine(opened.store, levels, act, budget.cache, verify, threads, io)
+        capacity = None if dram is None else positions
+        backend = CpuBackend(engine, opened.architecture, kv, capacity)
+        counted = backend.stats()
+        budget = budget.placed(counted["ring_bytes"], counted["fixed_bytes"])
+        for note in counted["notes"]:
             _LOG.warning("%s", note)
-        model = cls(Path(path), store, Precision(*levels), engine, budget, kv)
+        model = cls(opened, Precision(*levels), budget, positions, backend, threads, kv)
         if trace is not None:
-            model._recorder = Recorder(Path(trace), engine, manifest["id"], model.precision)
+            model._recorder = Recorder(Path(trace), engine, opened.manifest["id"], model.precision)
         return model
 
     def generate(
@@ -125,6 +155,7 @@ class Model:
         repetition_penalty: float | None = None,
         seed: int = 0,
         stop: str | Iterable[str] = (),
+        progress: Callable[[float], None] | None = None,
     ) -> Generator[Token]:
         """Tokens behind `prompt`, as they come; arguments are checked before the first is asked for.
 
@@ -132,12 +163,13 @@ class Model:
         temperature 0 is greedy. Ends at an end-of-text id, before a stop string, or after `max_new_tokens`
         (default: 256, or what the context leaves). The same seed gives the same tokens whatever cache,
         threads and other generations do. Rotary frequencies that depend on the length (dynamic, longrope) are
-        those of the whole prompt throughout.
+        those of the whole prompt throughout. `progress` is told the share of the prompt that has run, from 0
+        to 1, twice a layer.
 
         Raises UsageError for arguments, and while running NumericsError, StoreIOError, DamageError; the model
         stays usable after each.
         """
-        ids = self._prompt(prompt)
+        ids = token_ids(self.assets.prompt(prompt), self.architecture.vocab)
         flags = {
             "temperature": temperature,
             "top_k": top_k,
@@ -150,10 +182,9 @@ class Model:
             self.tokenizer  # noqa: B018  stop strings need text: a store without tokenizer says so now
         if not 0 <= seed < 2**64:
             raise UsageError(f"seed is {seed}; it must lie in 0..2^64-1")
-        count = new_tokens(max_new_tokens, len(ids), self.context)
-        return generate(
-            self, Request(ids, count, Sampling.resolve(self.assets.generation, **flags), seed, stops)
-        )
+        count = new_tokens(max_new_tokens, len(ids), self.context, self._opened.room(self.context))
+        settings = Sampling.resolve(self.assets.generation, **flags)
+        return generate(self, Request(ids, count, settings, seed, stops, progress))
 
     def logits(self, ids: Sequence[int] | Ids, path: str = "decode") -> Floats:
         """Logits float32 [len(ids), vocab]: row i predicts the token behind ids[i].
@@ -175,26 +206,17 @@ class Model:
         run in windows of 512 tokens.
         """
         checked = token_ids(ids, self.architecture.vocab)
-        observer = ActivationRms(self.backend.engine, self.architecture)
-        window = min(self.architecture.context, 512)
+        observer = ActivationRms(self.backend, self.architecture)
+        window = min(self.context, 512)
         for start in range(0, len(checked), window):
             part = checked[start : start + window]
             with self.sequence(len(part)) as sequence:
                 self.forward(Batch.run(part, sequence, 0, Kind.PROMPT), np.zeros(len(part), bool), observer)
         return observer.rms()
 
-    @property
-    def context(self) -> int:
-        """Positions a sequence may have: the model's context, or what its rope scaling stretches it to."""
-        return positions(self.architecture.rope, self.architecture.context)
-
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the special tokens that the model's tokenizer adds."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(f"the text is not UTF-8 (character {error.start})") from error
-        return list(self.tokenizer.encode(text).ids)
+        return self.assets.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
@@ -205,35 +227,53 @@ class Model:
         return self.decode(ids) if self.assets.has_tokenizer else ""
 
     @property
+    def cache(self) -> int:
+        """Bytes of weight cache."""
+        return self.budget.cache
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. UnsupportedError where the store has none."""
         return self.assets.tokenizer
 
+    def expect(self, prompt: int, new: int) -> tuple[Expectation | None, str]:
+        """What so many prompt and new tokens should take, by the rates that `m2cache doctor` measured.
+
+        None if this disk was never measured; the text says so. A forecast for one sequence, not a bound.
+        """
+        from m2cache_rs.runtime.rates import known_rates
+
+        rates, why = known_rates(self.path, self._threads)
+        if rates is None:
+            return None, why
+        subject = self._opened.subject(self.precision.levels(self.planes), self._kv)
+        return expect(subject, self.budget, rates, prompt, new), ""
+
     def layout(self) -> dict[str, Any]:
         """The store's files and sections, as the core computes them."""
-        return dict(json.loads(self._store.layout()))
+        return dict(json.loads(self._opened.store.layout()))
 
     def stats(self) -> dict[str, Any]:
         """Counters since the store was opened; all sizes are bytes, times seconds.
 
-        `hit_bytes` (from the cache), `read_bytes` (read and used), `aligned_bytes` (read beside them, on
-        whole pages), `unused_bytes` (read ahead in vain), `reads`, `stalls` and `wait_seconds` (steps that
-        waited for their bytes): in all, per entry of `sections` and of `layers` (embedding and head last);
-        `compute_seconds`: the rest of the time in layers; `fixed_bytes` and `ring_bytes`: the cache's slots;
-        `io`, `notes` (what it could not have), `isa`, `threads`: what ran; `tokens`: rows run per kind;
-        `kv`: what keys and values are kept as, `kv_bytes`: what they take now, `kv_capacity`: positions they
-        are set aside for (None: as memory allows); `peak_rss_bytes`: of this process.
+        `fixed_bytes` and `ring_bytes`: the cache's slots. What moved: `hit_bytes` found in the cache,
+        `read_bytes` read and used, `aligned_bytes` read beside them because reads begin and end on pages,
+        `unused_bytes` read ahead in vain, in so many `reads`; `stalls`: times that a step waited, together
+        `wait_seconds`. The same per section in `sections` (with `stored_bytes`) and per layer in `layers`
+        (the last, None, is embedding and head), there with `compute_seconds`. `io`, `isa`, `threads`: what
+        ran; `notes`: what the I/O engine could not have. `tokens`: rows run per kind, in so many `passes`
+        through the model; `kv`: what keys and values are kept as, `kv_bytes`: what they take now,
+        `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of this
+        process.
         """
         with self._lock:
             backend = self.backend
             counted = {
                 "tokens": dict(self._tokens),
-                "kv": backend.kv_kind,
-                "kv_bytes": backend.kv.bytes(),
-                "kv_capacity": backend.capacity,
+                "passes": self._passes,
                 "peak_rss_bytes": peak_rss(),
             }
-            return {**json.loads(backend.engine.stats()), **counted}
+            return {**backend.stats(), **counted}
 
     def close(self) -> None:
         """Frees the cache and every sequence; generations that are under way raise UsageError."""
@@ -274,12 +314,13 @@ class Model:
                 self._recorder.begin()
             decoder = Decoder(self.backend, self.architecture.layers, observer, self._recorder)
             rows = decoder.forward(batch, want=want)
+            self._passes += len(list(pieces(batch)))
             for kind in Kind:
                 self._tokens[kind.name.lower()] += int(np.count_nonzero(batch.kinds == kind))
             return rows
 
     @property
-    def backend(self) -> CpuBackend:
+    def backend(self) -> Backend:
         """What computes, for callers that build their own batches.
 
         UsageError when the model is closed, and in a forked child, where the core's threads do not exist.
@@ -295,20 +336,11 @@ class Model:
             for start in range(0, len(ids), step):
                 yield self.forward(Batch.run(ids[start : start + step], sequence, start, kind))
 
-    def _prompt(self, prompt: str | Sequence[int]) -> Ids:
-        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
-        if len(ids) == 0 and self.assets.bos is not None:
-            ids = [self.assets.bos]
-        if len(ids) == 0:
-            raise UsageError(
-                "the prompt is empty and the model has no token that begins a text: give a prompt"
-            )
-        return token_ids(ids, self.architecture.vocab)
-
     def _text(self, ids: Sequence[int] | Ids) -> Ids:
-        checked, context = token_ids(ids, self.architecture.vocab), self.context
-        if not 0 < len(checked) <= context:
-            raise UsageError(f"{len(checked)} token ids were given; the model's context takes 1 to {context}")
+        checked = token_ids(ids, self.architecture.vocab)
+        if not 0 < len(checked) <= self.context:
+            room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
+            raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
 
 

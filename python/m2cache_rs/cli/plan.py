@@ -1,0 +1,112 @@
+"""`m2cache plan`: where a model's bytes would lie under a budget, and how fast it would run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2cache_rs.cli import options, output
+from m2cache_rs.cli.words import budget_words, seconds, speed_words
+from m2cache_rs.config import LEVELS, PARTS, Precision, format_size
+from m2cache_rs.errors import BudgetError
+
+if TYPE_CHECKING:
+    from m2cache_rs.runtime.plan import Plan
+
+Plans = Mapping[int, "Plan | BudgetError"]
+
+
+def plan(
+    model: Annotated[
+        Path, typer.Argument(metavar="STORE|CONFIG", help="A store, or a config.json or its directory.")
+    ],
+    dram: options.Dram = None,
+    ctx: Annotated[int | None, typer.Option(help="Positions to make room for (default: up to 4096).")] = None,
+    precision: options.Precision = None,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt whose first token is timed.")] = 512,
+    disk_gbps: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="GB (1e9 bytes) a second that the disk reads, if you know better."),
+    ] = None,
+    kv: options.Kv = "f16",
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Show where a model's bytes lie under a budget, and the speed to expect; no weight is read.
+
+    For a config.json the store is the one that `m2cache convert` would make of it.
+    """
+    from m2cache_rs.cli.shapes import shape_of
+    from m2cache_rs.runtime.plan import Request, make
+    from m2cache_rs.runtime.rates import rates_of
+
+    shape, request = shape_of(model), Request(dram, ctx, prompt, threads, kv)
+    levels = Precision.parse(precision).levels(shape.planes)
+    rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)
+    plans: dict[int, Plan | BudgetError] = {}
+    for bits in LEVELS[: shape.planes]:
+        try:
+            plans[bits] = make(shape, request, (bits,) * 4, rates)
+        except BudgetError as error:
+            plans[bits] = error
+    _show(make(shape, request, levels, rates), plans, json)
+
+
+def _show(chosen: Plan, plans: Plans, json: bool) -> None:
+    if json:
+        compared = {
+            str(bits): {"error": str(one)} if isinstance(one, BudgetError) else one.to_dict()
+            for bits, one in plans.items()
+        }
+        output.print_json({**chosen.to_dict(), "levels": compared})
+        return
+    output.print_rows(list(_rows(chosen)))
+    print()
+    for line in _table(plans):
+        print(line)
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
+    expected = plan.expected
+    levels = ", ".join(f"{part} {bits}" for part, bits in zip(PARTS, plan.subject.levels, strict=True))
+    yield "precision", f"{levels} bits"
+    yield "memory", budget_words(plan.budget, plan.positions)
+    parts = (f"{part} {format_size(size * plan.share)}" for part, size in plan.subject.weights.parts.items())
+    yield "fixed weights", f"{plan.share:.0%} of every part: {', '.join(parts)}"
+    traffic = expected.traffic
+    yield (
+        "one token",
+        (
+            f"{format_size(traffic.dram)} of weights from DRAM, {format_size(traffic.ssd)} from the SSD, "
+            f"{format_size(traffic.kv)} of keys and values"
+        ),
+    )
+    yield "expected", f"{speed_words(expected)} of a prompt of {plan.prompt}"
+    yield (
+        "a token's time",
+        (
+            f"{seconds(expected.io)} of reads beside {seconds(expected.compute)} of arithmetic, and "
+            f"{seconds(expected.serial)} in between"
+        ),
+    )
+    yield "rates", expected.rates.source
+    yield "least budget", f"{format_size(plan.least)} ({plan.least} bytes)"
+
+
+def _table(plans: Plans) -> Iterator[str]:
+    titles = ("weights", 12), ("in memory", 11), ("SSD/token", 12), ("tokens/s", 10), ("bound", 9)
+    yield "bits" + "".join(f"{name:>{width}}" for name, width in titles) + f"{'first token':>13}"
+    for bits, one in plans.items():
+        yield f"{bits:>4}  {one}" if isinstance(one, BudgetError) else _line(bits, one)
+
+
+def _line(bits: int, plan: Plan) -> str:
+    weights, expected = plan.subject.weights, plan.expected
+    return (
+        f"{bits:>4}{format_size(weights.all - weights.least):>12}{plan.share:>11.0%}"
+        f"{format_size(expected.traffic.ssd):>12}{expected.tokens_per_second:>10.3g}{expected.bound:>9}"
+        f"{seconds(expected.first_token):>13}"
+    )

@@ -1,0 +1,24 @@
+"""The shape that a path names: a store's, or what a store made from a configuration would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m2cache_rs.convert.checkpoint import read_config
+from m2cache_rs.convert.encoding import choose
+from m2cache_rs.models import architecture_of
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.places import MANIFEST
+from m2cache_rs.runtime.shape import Shape
+
+
+def shape_of(path: Path) -> Shape:
+    """The shape of a store, of a config.json, or of a directory that holds one.
+
+    Raises UsageError where none of them lies; what reading them raises.
+    """
+    config = path / "config.json" if path.is_dir() and not (path / MANIFEST).exists() else path
+    if not config.is_file():
+        return Opened(path)
+    spec = architecture_of(read_config(config), str(config))[1]
+    return Shape(spec, choose(spec, "affine", 64, "all", None).to_dict())

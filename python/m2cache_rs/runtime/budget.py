@@ -1,0 +1,192 @@
+"""How a cap on the memory of a whole process is split (DESIGN 6). Pure: nothing is measured here.
+
+A budget caps VmHWM, the peak of resident memory: interpreter, libraries, keys and values, scratch, weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from m2cache_rs import _core
+from m2cache_rs.config import format_size
+from m2cache_rs.errors import BudgetError
+from m2cache_rs.models import Architecture
+from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK
+
+Levels = tuple[int, int, int, int]
+
+_MIB = 1 << 20
+# Records of one lease: the FFN's hidden rows exist for so many neurons at a time.
+_CHUNK = 256
+# The ring takes at most this share of a cache (src/engine/schedule.rs).
+_RING_SHARE = 8
+# Logits of a decode batch exist three times at most: by vocabulary, by row, as the caller's.
+_LOGIT_COPIES = 3
+# Stack and arena that a thread of the pool touches: 0.25 MiB measured, twice that allowed.
+_THREAD = 512 << 10
+# Pages of libraries that only running touches: 1.1 MiB, and 5.9 MiB of numpy.random where a temperature
+# samples.
+_UNTOUCHED = 9 * _MIB
+# Two opens of one store differ by that much in what they measure; the least budget named works next time too.
+_JITTER = _MIB
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the weights of a model take at some levels, by the layout of its store; all bytes.
+
+    `all` is the cache that holds every weight, `least` the smallest that works, `ring` what the core takes
+    for its ring of slots when it may. One decoded token touches `token_bytes`, of which `parts` says which
+    part does, in `blocks` reads at most.
+    """
+
+    all: int
+    least: int
+    ring: int
+    token_bytes: int
+    blocks: int
+    parts: Mapping[str, int]
+
+    @classmethod
+    def of(cls, architecture: Mapping[str, Any], encoding: Mapping[str, Any], levels: Levels) -> Weights:
+        """From a spec and a coding as the manifest has them; no store is needed. UsageError: the levels."""
+        found = json.loads(_core.needs(json.dumps(architecture), json.dumps(encoding), levels))
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a process takes beside weights, in bytes.
+
+    `base` is there already; `kv` and `scratch` will be, and `reserve`, which somebody else in the process
+    takes.
+    """
+
+    base: int
+    kv: int
+    scratch: int
+    reserve: int = 0
+
+    @property
+    def ahead(self) -> int:
+        """What is not there yet."""
+        return self.kv + self.scratch + self.reserve
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.base + self.ahead
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A split cap in bytes. `dram` is None where only the weight cache was given; it caps nothing then."""
+
+    dram: int | None
+    base: int
+    kv: int
+    scratch: int
+    reserve: int
+    ring: int
+    fixed: int
+
+    @property
+    def cache(self) -> int:
+        """Bytes of weight cache."""
+        return self.ring + self.fixed
+
+    @property
+    def total(self) -> int:
+        """What the process is expected to take at its peak."""
+        return self.base + self.kv + self.scratch + self.reserve + self.cache
+
+    @property
+    def ahead(self) -> int:
+        """What the model takes of it after the budget was made."""
+        return self.kv + self.scratch + self.cache
+
+    def placed(self, ring: int, fixed: int) -> Budget:
+        """The same with the slots that the core made of the cache."""
+        return replace(self, ring=ring, fixed=fixed)
+
+    def to_dict(self) -> dict[str, int | None]:
+        """For JSON."""
+        return {**asdict(self), "total": self.total}
+
+
+def split(dram: int, weights: Weights, costs: Costs) -> Budget:
+    """All of the cap that is left goes to weights, until they are all there.
+
+    Raises BudgetError naming the least cap that works: ring slots for one step and no fixed weights.
+    """
+    if dram < costs.total + weights.least:
+        raise BudgetError(too_small(dram, weights, costs))
+    return with_cache(dram, min(weights.all, dram - costs.total), weights, costs)
+
+
+def with_cache(dram: int | None, cache: int, weights: Weights, costs: Costs) -> Budget:
+    """The budget of a weight cache of that many bytes, cut as the core cuts it."""
+    ring = weights.least if cache >= weights.all else min(cache // _RING_SHARE, weights.ring)
+    ring = max(ring, weights.least)
+    return Budget(dram, costs.base, costs.kv, costs.scratch, costs.reserve, ring, cache - ring)
+
+
+def least_dram(weights: Weights, costs: Costs) -> int:
+    """The least cap that works, in whole MiB."""
+    return -(-(costs.total + weights.least + _JITTER) // _MIB) * _MIB
+
+
+def too_small(dram: int, weights: Weights, costs: Costs) -> str:
+    """What to tell of a cap that is too small."""
+    least = least_dram(weights, costs)
+    base, kv, ring = (format_size(one) for one in (costs.base, costs.kv, weights.least))
+    scratch = format_size(costs.scratch + costs.reserve)
+    return (
+        f"a budget of {format_size(dram)} is too small for this model at this precision and context: the "
+        f"least that works is {least} bytes ({format_size(least)}): process {base}, keys and values {kv}, "
+        f"scratch {scratch}, weights {ring}; a lower --precision or a shorter --ctx needs less"
+    )
+
+
+def kv_bytes(spec: Architecture, positions: int, kind: str) -> int:
+    """Keys and values of that many positions of one sequence, kept as f16 or f32."""
+    return _core.KvCache.bytes_for(spec.layers, spec.kv_heads, spec.head_dim, kind, positions)
+
+
+def scratch_bytes(spec: Architecture, positions: int, threads: int) -> int:
+    """What activations take at most while a sequence of `positions` runs, beside weights and KV.
+
+    Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, plus logits of
+    32 rows, plus what every thread keeps; a quarter more for the allocator, and the pages of libraries that
+    only running touches. Logits that a caller asks for beyond 32 rows are the caller's.
+    """
+    rows = min(max(positions, DECODE_BATCH), PROMPT_CHUNK)
+    activations = rows * _row_bytes(spec)
+    logits = DECODE_BATCH * spec.vocab * 4 * _LOGIT_COPIES
+    small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
+    running = max(activations, logits) + threads * _thread_bytes(spec, positions, rows)
+    return running * 5 // 4 + small + _UNTOUCHED
+
+
+def _row_bytes(spec: Architecture) -> int:
+    """One row: x, its branch, the normed and the coded inputs; then attention's or the FFN's own."""
+    q, kv, hidden = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.hidden
+    shared = 4 * hidden * 2 + (4 + 4 + 2) * hidden
+    sums = 4 * hidden * 3
+    mixing, output = 4 * (3 * q + 2 * kv), 4 * 2 * q + sums
+    return shared + max(mixing, output, sums + 4 * 3 * _CHUNK) + spec.kv_heads * 64
+
+
+def _thread_bytes(spec: Architecture, positions: int, rows: int) -> int:
+    """One thread: a decoded record, sixteen lanes a row, the scores of a group of heads."""
+    group = spec.heads // spec.kv_heads
+    return _THREAD + 4 * (spec.hidden + 64) + 64 * rows + 4 * group * positions
+
+
+def _vector_bytes(spec: Architecture) -> int:
+    """Norms and biases, which are always there."""
+    biases = sum(spec.bias_length(name) for name in spec.biases)
+    return 4 * (spec.layers * (2 * spec.hidden + biases) + spec.hidden)

@@ -1,0 +1,70 @@
+"""A plan: what a model takes under a budget, where it lies, and what that lets expect."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from m2cache_rs.config import PARTS
+from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime.budget import Budget, Levels, least_dram
+from m2cache_rs.runtime.planner import Expectation, Rates, Subject, expect
+from m2cache_rs.runtime.shape import Shape
+from m2cache_rs.runtime.wish import Wish, choose
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is planned for: a cap on memory, room for positions, and a prompt of that many tokens."""
+
+    dram: int | str | None
+    ctx: int | None
+    prompt: int
+    threads: int | None
+    kv: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A budget, the least that would do, and what to expect. Sizes are bytes."""
+
+    subject: Subject
+    positions: int
+    prompt: int
+    budget: Budget
+    least: int
+    expected: Expectation
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that stays in memory, the same in every part."""
+        every = self.subject.weights.all - self.subject.weights.least
+        return min(1.0, self.budget.fixed / every) if every else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        weights = asdict(self.subject.weights)
+        return {
+            "precision": dict(zip(PARTS, self.subject.levels, strict=True)),
+            "positions": self.positions,
+            "prompt_tokens": self.prompt,
+            "budget": self.budget.to_dict(),
+            "least_dram": self.least,
+            "fixed_share": self.share,
+            "fixed_bytes": {part: int(size * self.share) for part, size in weights["parts"].items()},
+            "weights": weights,
+            "expected": self.expected.to_dict(),
+        }
+
+
+def make(shape: Shape, request: Request, levels: Levels, rates: Rates) -> Plan:
+    """The plan of a shape at some levels. UsageError for the request, BudgetError naming the least."""
+    wish, positions = Wish.parse(request.dram, None, 0), shape.positions(request.ctx)
+    if request.prompt < 1:
+        raise UsageError(f"prompt is {request.prompt}; it must have at least 1 token")
+    costs = shape.costs(positions, request.threads, request.kv)
+    subject = shape.subject(levels, request.kv)
+    budget = choose(wish, subject.weights, costs)
+    prompt = max(1, min(request.prompt, positions - 1))
+    expected = expect(subject, budget, rates, prompt, positions - prompt)
+    return Plan(subject, positions, prompt, budget, least_dram(subject.weights, costs), expected)

@@ -1,0 +1,49 @@
+"""How fast this machine is: from the profile of the disk, a quick measurement, or the user."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime.machine import usable_cores
+from m2cache_rs.runtime.measure import quick
+from m2cache_rs.runtime.planner import Rates
+from m2cache_rs.runtime.profile import Profile, load
+
+
+def known_rates(directory: Path, threads: int | None = None) -> tuple[Rates | None, str]:
+    """The rates that `m2cache doctor` measured for a directory's disk; or None, and why in words."""
+    profile, why = load(directory)
+    if profile is None:
+        return None, why
+    return _rates(profile, threads, f"measured by `m2cache doctor` at {profile.made}"), ""
+
+
+def rates_of(directory: Path, disk_gbps: float | None = None, threads: int | None = None) -> Rates:
+    """The rates of a directory's disk and of this machine: as measured before, else measured now, in 2 s.
+
+    `disk_gbps` replaces what the disk reads. UsageError where it is no rate, or nothing could be measured.
+    """
+    if disk_gbps is not None and not 0 < disk_gbps < math.inf:
+        raise UsageError(f"disk-gbps is {disk_gbps}; it must be above 0 (GB a second, for example 3.5)")
+    rates, why = known_rates(directory, threads)
+    if rates is None:
+        profile = quick(directory)
+        if profile is None:
+            raise UsageError(f"{why}; and nothing could be measured there now")
+        rates = _rates(profile, threads, f"measured just now, roughly ({why})")
+    if disk_gbps is None:
+        return rates
+    given = float(disk_gbps)
+    return Rates(lambda size: given, rates.memory, rates.kernels, f"reads as told, the rest {rates.source}")
+
+
+def _rates(profile: Profile, threads: int | None, source: str) -> Rates:
+    """Kernels slow down with the threads that are missing; the disk does not."""
+    share = min(1.0, (threads or usable_cores()) / profile.threads)
+    kernels = {
+        level: (rates.dot_gbps * share, rates.accumulate_gbps * share)
+        for level, rates in profile.kernels.items()
+    }
+    return Rates(profile.read_gbps, profile.memory_gbps, kernels, source)

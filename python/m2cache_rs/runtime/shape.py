@@ -1,0 +1,76 @@
+"""A model's shape and how its weights are coded: all that planning needs, with or without a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from m2cache_rs.errors import UsageError
+from m2cache_rs.models import Architecture
+from m2cache_rs.models.rope import positions
+from m2cache_rs.runtime import budget
+from m2cache_rs.runtime.budget import Costs, Levels, Weights
+from m2cache_rs.runtime.machine import usable_cores
+from m2cache_rs.runtime.memory import rss
+from m2cache_rs.runtime.planner import Subject
+
+# Positions that have room unless somebody asks for more or less.
+_POSITIONS = 4096
+# A tokenizer in memory: 460 bytes an entry and 4 MB measured at 32,000 and 128,000 entries.
+_TOKENIZER_ENTRY, _TOKENIZER = 512, 5 << 20
+
+
+MAX_THREADS = 1024
+
+
+def check_threads(threads: int | None) -> None:
+    """UsageError where `threads` is no count of threads (None: one a core)."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads!r}; it must lie in 1..{MAX_THREADS}")
+
+
+class Shape:
+    """An architecture and an encoding, the latter as a manifest has it."""
+
+    def __init__(self, architecture: Architecture, encoding: Mapping[str, Any]) -> None:
+        self.architecture = architecture
+        self.encoding = encoding
+        self.planes = int(encoding["planes"])
+
+    @cached_property
+    def context(self) -> int:
+        """Positions that a sequence of the model may have, its rope scaling included."""
+        return positions(self.architecture.rope, self.architecture.context)
+
+    def positions(self, asked: int | None) -> int:
+        """Positions to make room for: as asked, else the context, but no more than 4096. UsageError."""
+        if asked is None:
+            return min(self.context, _POSITIONS)
+        if isinstance(asked, bool) or not 1 <= asked <= self.context:
+            raise UsageError(f"ctx is {asked}; the model's context takes 1 to {self.context} positions")
+        return asked
+
+    def room(self, positions: int) -> str:
+        """In words, what allows that many positions and no more."""
+        return "the room that --ctx makes" if positions < self.context else "the model's context"
+
+    def weights(self, levels: Levels) -> Weights:
+        """What the weights take at these levels."""
+        return Weights.of(self.architecture.to_dict(), self.encoding, levels)
+
+    def subject(self, levels: Levels, kv: str) -> Subject:
+        """What the cost model must know."""
+        position = budget.kv_bytes(self.architecture, 64, kv) // 64
+        return Subject(self.architecture, levels, self.weights(levels), position)
+
+    def costs(self, positions: int, threads: int | None, kv: str, reserve: int = 0) -> Costs:
+        """What a process that runs the model takes beside its weights, from the memory of this one now."""
+        check_threads(threads)
+        workers = threads or usable_cores()
+        scratch = budget.scratch_bytes(self.architecture, positions, workers)
+        return Costs(self.base(), budget.kv_bytes(self.architecture, positions, kv), scratch, reserve)
+
+    def base(self) -> int:
+        """Bytes of this process and of the tokenizer that the model will have."""
+        return rss() + _TOKENIZER + _TOKENIZER_ENTRY * self.architecture.vocab

@@ -1,0 +1,217 @@
+"""The split of a cap on memory: its arithmetic, and that a process keeps to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from m2cache_rs import BudgetError, Model, UsageError
+from m2cache_rs.runtime import budget
+from m2cache_rs.runtime.budget import Costs, Weights
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.wish import Wish, choose
+
+MIB = 1 << 20
+sizes = st.integers(0, 1 << 40)
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> Weights:
+    least, fixed = draw(st.integers(1, 1 << 30)), draw(sizes)
+    parts = {"attn": fixed, "ffn": 0, "head": 0, "embed": 0}
+    return Weights(least + fixed, least, max(least, 64 * MIB), fixed, 1, parts)
+
+
+costs = st.builds(Costs, sizes, sizes, sizes, sizes)
+
+
+@given(sizes, weights(), costs)
+def test_a_split_never_exceeds_its_cap(dram: int, model: Weights, beside: Costs) -> None:
+    least = budget.least_dram(model, beside)
+    if dram < beside.total + model.least:
+        with pytest.raises(BudgetError, match=f"the least that works is {least} bytes"):
+            budget.split(dram, model, beside)
+        dram = least
+    found = budget.split(dram, model, beside)
+    assert found.total <= dram
+    assert model.least <= found.ring <= max(model.least, model.ring)
+    assert found.fixed >= 0
+    assert found.cache <= model.all
+    assert found.total == dram or found.cache == model.all
+    assert (found.base, found.kv, found.scratch) == (beside.base, beside.kv, beside.scratch)
+    assert found.ahead == found.total - found.base - found.reserve
+
+
+@given(st.integers(1, 1 << 40), st.integers(0, 1 << 30), weights(), costs)
+def test_more_memory_never_fixes_less(dram: int, more: int, model: Weights, beside: Costs) -> None:
+    dram += beside.total + model.least
+    assert budget.split(dram + more, model, beside).cache >= budget.split(dram, model, beside).cache
+
+
+@given(st.integers(1, 1000), st.integers(1, 64))
+def test_scratch_grows_with_positions_and_threads(positions: int, threads: int) -> None:
+    from m2cache_rs.models import architecture_of
+
+    from tests.stores import SMALL
+
+    spec = architecture_of(SMALL)[1]
+    here = budget.scratch_bytes(spec, positions, threads)
+    assert here <= budget.scratch_bytes(spec, positions + 1, threads)
+    assert here < budget.scratch_bytes(spec, positions, threads + 1)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.999, 1])
+def test_the_core_cuts_a_cache_as_the_budget_says(tale: Path, share: float) -> None:
+    needs = Opened(tale).weights((16, 16, 16, 16))
+    with Model.open(tale, cache=needs.least + int(share * (needs.all - needs.least)), ctx=64) as model:
+        stats, block = model.stats(), 300 << 10
+        assert 0 <= model.budget.ring - stats["ring_bytes"] < 16 << 10
+        assert 0 <= model.budget.fixed - stats["fixed_bytes"] < block
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dram": "1GiB", "cache": "1MiB"}, "drop cache"),
+        ({"dram": "much"}, "dram 'much' is no size"),
+        ({"dram": -1}, "dram is -1"),
+        ({"reserve": -1}, "reserve is -1"),
+        ({"ctx": 0}, "ctx is 0; the model's context takes 1 to 1024"),
+        ({"ctx": 1025}, "ctx is 1025"),
+        ({"ctx": True}, "ctx is True"),
+    ],
+)
+def test_wrong_budgets_are_refused(tale: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Model.open(tale, **options)  # type: ignore[arg-type]
+
+
+def test_a_cap_below_what_the_process_has_taken_is_refused(tale: Path) -> None:
+    with pytest.raises(BudgetError, match=r"this process has taken .* already; the least that works is"):
+        Model.open(tale, dram="1MiB")
+
+
+def test_ctx_is_the_end_of_every_sequence(tale: Path) -> None:
+    with Model.open(tale, ctx=16) as model:
+        assert len(list(model.generate([1] * 8, 8))) <= 8
+        with pytest.raises(UsageError, match="exceed the room that --ctx makes of 16"):
+            model.generate([1] * 8, 9)
+        with pytest.raises(UsageError, match="the room that --ctx makes holds 16"):
+            model.generate([1] * 16)
+        with pytest.raises(UsageError, match="the room that --ctx makes takes 1 to 16"):
+            model.logits([1] * 17)
+
+
+def test_less_room_leaves_more_for_weights(tale: Path) -> None:
+    opened = Opened(tale)
+    model = opened.weights((16, 16, 16, 16))
+    assert opened.costs(64, 2, "f32").kv == 2 * opened.costs(64, 2, "f16").kv
+    short, long = (opened.costs(positions, 2, "f16") for positions in (64, 1024))
+    assert long.kv >= 8 * short.kv
+    dram = long.total + model.least
+    assert choose(Wish(dram=dram), model, short).fixed > 0
+
+
+RUN = """
+import sys
+import numpy as np
+from m2cache_rs import Model, BudgetError
+from m2cache_rs.runtime.memory import peak_rss
+
+path, dram, precision, threads = sys.argv[1:]
+try:
+    model = Model.open(path, dram=dram, ctx=1024, precision=int(precision), threads=int(threads))
+except BudgetError as error:
+    print("refused", error)
+    sys.exit()
+with model:
+    ids = (np.arange(1000) * 37 % 4096).astype(np.uint32)
+    count = len(list(model.generate(ids, 16)))
+    for rows in model.logits_by_batch(ids[:500]):
+        count += len(rows)
+    list(model.generate("In the beginning", 20, temperature=0.8, top_p=0.9))
+    print("ran", count, model.budget.total, peak_rss())
+"""
+
+
+def run(store: Path, dram: object, precision: int = 16, threads: int = 2) -> list[str]:
+    command = [sys.executable, "-c", RUN, str(store), str(dram), str(precision), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def least_of(store: Path, precision: int, threads: int) -> int:
+    words = run(store, 1 << 20, precision, threads)
+    assert words[0] == "refused"
+    words = run(store, 42 << 20, precision, threads)
+    assert words[0] == "refused"
+    return int(words[words.index("works") + 2])
+
+
+@pytest.mark.parametrize(("precision", "threads"), [(4, 1), (8, 2), (16, 6)])
+def test_a_process_keeps_to_its_cap(tale: Path, precision: int, threads: int) -> None:
+    least = least_of(tale, precision, threads)
+    for dram in (least, least + 3 * MIB, 512 * MIB):
+        kind, count, total, peak = run(tale, dram, precision, threads)
+        assert (kind, int(count)) == ("ran", 516)
+        assert int(total) <= dram
+        assert int(peak) <= int(total)
+
+
+@pytest.fixture
+def capped() -> Iterator[Path]:
+    """A memory cgroup (v1) of our own."""
+    parent = Path("/sys/fs/cgroup/memory")
+    group = parent / f"m2cache-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no memory cgroup can be made in {parent}: {error.strerror}")
+    yield group
+    group.rmdir()
+
+
+def inside(group: Path, code: str, *arguments: object) -> str:
+    """What a Python program prints that runs in a cgroup."""
+    enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+    command = ["sh", "-c", enter, "sh", sys.executable, "-c", code, *(str(one) for one in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_cgroup_of_the_cap_never_kills(tale: Path, capped: Path) -> None:
+    least = least_of(tale, 16, 2)
+    (capped / "memory.limit_in_bytes").write_text(str(least))
+    assert inside(capped, RUN, tale, least, 16, 2).startswith("ran 516")
+
+
+def test_the_default_budget_fits_a_cgroup(tale: Path, capped: Path) -> None:
+    limit = 400 * MIB
+    (capped / "memory.limit_in_bytes").write_text(str(limit))
+    code = "import sys; from m2cache_rs import Model; print(Model.open(sys.argv[1]).budget.dram)"
+    assert int(inside(capped, code, tale)) < limit
+
+
+def test_eval_keeps_to_its_cap(tale: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("In the beginning God created the heaven and the earth.\n" * 400)
+    code = (
+        "import sys; from m2cache_rs.cli.program import main\n"
+        "from m2cache_rs.runtime.memory import peak_rss\n"
+        "code = main(sys.argv[1:]); print(peak_rss(), file=sys.stderr); sys.exit(code)"
+    )
+    for dram in ("100MiB", "150MiB"):
+        command = [sys.executable, "-c", code, "eval", tale, "--text", text, "--precision", "4", "--json"]
+        done = subprocess.run([*command, "--dram", dram], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["mean_kl"] > 0
+        assert int(done.stderr.split()[-1]) <= int(dram[:-3]) << 20
