@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from m2cache_rs.config import user_path
 from m2cache_rs.convert.checkpoint import read_config
 from m2cache_rs.convert.encoding import choose
 from m2cache_rs.models import architecture_of
@@ -17,6 +18,7 @@ def shape_of(path: Path) -> Shape:
 
     Raises UsageError where none of them lies; what reading them raises.
     """
+    path = user_path(path)
     config = path / "config.json" if path.is_dir() and not (path / MANIFEST).exists() else path
     if not config.is_file():
         return Opened(path)
