@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,11 +18,13 @@ from typing import Any
 
 import pytest
 from m2cache_rs.cli.program import main
+from m2cache_rs.convert import convert
 from m2cache_rs.runtime import measure as module
+from m2cache_rs.runtime.device import roots
 from m2cache_rs.runtime.measure import DEPTHS, SIZES, measure, quick, steps
 from m2cache_rs.runtime.profile import load, profile_path
 
-from tests.stores import Cli
+from tests.stores import EXAMPLE, Cli
 
 Doctor = Callable[..., dict[str, Any]]
 
@@ -88,7 +91,18 @@ def test_everything_about_a_directory(patient: Doctor, directory: Path) -> None:
 def test_the_parts_of_the_report(doctor: Doctor, directory: Path) -> None:
     report = doctor(directory, "--seconds", 1)
     assert set(report) == {
-        *("directory", "cpu", "memory", "device", "disk_free_bytes", "io", "gpus", "software", "measured"),
+        *(
+            "directory",
+            "cpu",
+            "memory",
+            "device",
+            "devices",
+            "disk_free_bytes",
+            "io",
+            "gpus",
+            "software",
+            "measured",
+        ),
         *("profile", "profile_problem", "advice", "peak_rss_bytes"),
     }
     assert report["peak_rss_bytes"] < 400 << 20
@@ -143,6 +157,19 @@ def test_a_store_is_measured_by_its_own_files(doctor: Doctor, tale: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in [tale, *tale.rglob("*")]} == before
     assert report["measured"]["source"] == "store"
     assert any("cache of the disk" in note for note in report["measured"]["notes"]), "it is small"
+
+
+def test_a_striped_store_is_read_from_all_its_disks(tmp_path: Path, doctor: Doctor) -> None:
+    """One of them is memory here, since a test has no second disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        convert(EXAMPLE, tmp_path / "x.m2c", stripe=[other])
+        assert {path.parent for path in module._readable(tmp_path / "x.m2c")} == set(
+            roots(tmp_path / "x.m2c")
+        )
+        report = doctor(tmp_path / "x.m2c", "--seconds", 1)
+        assert len(roots(tmp_path / "x.m2c")) == 2
+    assert report["devices"] == f"{report['device']['key']} + tmpfs at /dev/shm"
+    assert load(tmp_path)[0] is None, "that profile is of two disks together"
 
 
 def test_files_that_are_enough_are_read_instead_of_a_new_one(

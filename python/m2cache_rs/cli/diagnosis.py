@@ -69,6 +69,8 @@ def _disk_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     size = "" if device["bytes"] is None else f", {format_size(device['bytes'])}"
     model = f" ({device['model']})" if device["model"] else ""
     yield "disk", f"{device['name']}{model}{size}, {device['filesystem']} at {device['mount']}, {free} free"
+    if report["devices"] != device["key"]:
+        yield "striped over", report["devices"]
     yield "io_uring", "yes" if io["uring_refused"] is None else f"no: {io['uring_refused']}"
     yield "O_DIRECT", _direct(io["direct_alignment"])
     yield "what was read", report["measured"]["read_what"]

@@ -15,7 +15,7 @@ import typer
 from m2cache_rs.cli import output
 from m2cache_rs.cli.advice import advice
 from m2cache_rs.cli.diagnosis import print_report
-from m2cache_rs.config import LEVELS
+from m2cache_rs.config import LEVELS, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def doctor(
     A store is measured by reading its files; elsewhere a nameless file of up to 512 MiB is written and read.
     The result is kept as a profile, from which speeds are predicted.
     """
+    directory = user_path(directory)
     _check(directory, seconds)
     from m2cache_rs.runtime.measure import measure, steps
     from m2cache_rs.runtime.memory import peak_rss
@@ -69,7 +70,7 @@ def _machine(directory: Path, found: Measured) -> dict[str, Any]:
     """What need not be measured."""
     from m2cache_rs._core import isa
     from m2cache_rs.runtime import machine
-    from m2cache_rs.runtime.device import device_of
+    from m2cache_rs.runtime.device import device_of, devices_key
     from m2cache_rs.runtime.memory import free_memory
 
     memory, space, device = machine.meminfo(), os.statvfs(directory), device_of(directory)
@@ -92,6 +93,7 @@ def _machine(directory: Path, found: Measured) -> dict[str, Any]:
         },
         "device": asdict(device)
         | {"key": device.key, "in_memory": device.in_memory, "network": device.network},
+        "devices": devices_key(directory),
         "disk_free_bytes": space.f_bavail * space.f_frsize,
         "io": {
             "engine": found.io,

@@ -6,6 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2cache_rs._core import Store
+from m2cache_rs.errors import M2CacheError
+from m2cache_rs.runtime.places import MANIFEST
+
 _ROOT = Path("/")
 # File systems whose files are memory: reading them measures no disk.
 _IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
@@ -49,6 +53,21 @@ def device_of(directory: Path, root: Path = _ROOT) -> Device:
     disk = block.parent if (block / "partition").exists() else block
     sectors = int((block / "size").read_text())
     return Device(block.name, _model(disk), 512 * sectors, filesystem, mount)
+
+
+def roots(directory: Path) -> list[Path]:
+    """The directories whose files are read together: those of a striped store, else the directory itself."""
+    if not (directory / MANIFEST).is_file():
+        return [directory]
+    try:
+        return [Path(root) for root in Store(str(directory)).roots()]
+    except M2CacheError:  # what is broken in a store is for other commands to say
+        return [directory]
+
+
+def devices_key(directory: Path) -> str:
+    """One name for the devices under a directory; several where it is a store striped over them."""
+    return " + ".join(dict.fromkeys(device_of(root).key for root in roots(directory)))
 
 
 def _mount(directory: Path, root: Path) -> tuple[str, str, str]:

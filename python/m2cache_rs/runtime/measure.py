@@ -12,9 +12,10 @@ from pathlib import Path
 from m2cache_rs._core import DiskProbe, MemoryProbe, isa
 from m2cache_rs.config import LEVELS, format_size
 from m2cache_rs.errors import BudgetError, StoreIOError
-from m2cache_rs.runtime.device import device_of
+from m2cache_rs.runtime.device import device_of, devices_key, roots
 from m2cache_rs.runtime.machine import is_virtual, last_cache_bytes
 from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.runtime.places import MANIFEST
 from m2cache_rs.runtime.profile import KernelRates, Profile, Rate
 
 # 576 KiB is a chunk of 256 records of 4096 weights at 4 bits: the read that decoding does most.
@@ -58,7 +59,7 @@ class Measured:
         try:
             kernels = {bits: KernelRates(self.dot_gbps[bits], self.accumulate_gbps[bits]) for bits in LEVELS}
             return Profile(
-                device=device_of(directory).key,
+                device=devices_key(directory),
                 made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 memory_gbps=self.memory_gbps or 0.0,
                 read=tuple(self.read),
@@ -248,7 +249,7 @@ class _Run:
 
 def is_store(directory: Path) -> bool:
     """Whether a directory is a store: then its files are read and nothing is written."""
-    return (directory / "m2cache.json").is_file()
+    return (directory / MANIFEST).is_file()
 
 
 def _room(directory: Path) -> int:
@@ -259,11 +260,11 @@ def _room(directory: Path) -> int:
 
 
 def _readable(directory: Path) -> list[Path]:
-    """The largest files of a directory and of the stores in it."""
-    found = sorted(_files(directory), reverse=True)
-    for store in sorted(directory.glob("*.m2c")) if not is_store(directory) else ():
-        found += sorted(_files(store), reverse=True)
-    return [path for _, path in found[:_FILES]]
+    """The largest files of a store, all its roots alike; of another directory and of the stores in it."""
+    places = roots(directory) if is_store(directory) else [directory, *sorted(directory.glob("*.m2c"))]
+    share = max(1, _FILES // len(places)) if is_store(directory) else _FILES
+    found = [path for place in places for _, path in sorted(_files(place), reverse=True)[:share]]
+    return found[:_FILES]
 
 
 def _files(directory: Path) -> Iterator[tuple[int, Path]]:

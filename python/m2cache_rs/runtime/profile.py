@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs.runtime.device import device_of
+from m2cache_rs.runtime.device import devices_key
 from m2cache_rs.runtime.machine import cpu_model, usable_cores
 
 VERSION = 1
@@ -54,7 +54,7 @@ class Profile:
     threads: int
     io: str
     # What was read: store, files, or scratch: a new file, which may still lie in a cache of the disk.
-    source: str
+    source: str = "unknown"
 
     def __post_init__(self) -> None:
         numbers = [self.memory_gbps, self.threads]
@@ -108,7 +108,7 @@ class Profile:
                 isa=str(value["isa"]),
                 threads=int(value["threads"]),
                 io=str(value["io"]),
-                source=str(value["source"]),
+                source=str(value.get("source", "unknown")),
             )
         except KeyError as error:
             raise ValueError(f"lacks {error}") from error
@@ -128,7 +128,7 @@ def _time(points: list[tuple[int, float]], size: int) -> float:
 
 def profile_path(directory: Path) -> Path:
     """The file that holds the profile of a directory's disk on this machine."""
-    device = device_of(directory).key
+    device = devices_key(directory)
     machine = f"{cpu_model()}, {usable_cores()} cores"
     digest = hashlib.sha256(f"{device}\n{machine}".encode(errors="surrogateescape")).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-")[:60]
@@ -158,7 +158,7 @@ def load(directory: Path) -> tuple[Profile | None, str]:
         return None, f"the disk of {directory} has not been measured; {remedy}"
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         return None, f"the profile {path} is ignored: it {_reason(error)}; {remedy}"
-    if profile.device != device_of(directory).key:
+    if profile.device != devices_key(directory):
         return None, f"the profile {path} is ignored: it is of another device; {remedy}"
     return profile, ""
 
