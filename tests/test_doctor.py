@@ -128,6 +128,20 @@ def test_no_step_begins_after_its_time(directory: Path, monkeypatch: pytest.Monk
     assert found.notes[-1] == "the time ran out before memory, and what follows it, was measured"
 
 
+def test_little_free_memory_is_respected_and_said(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMED", 0.01)
+    monkeypatch.setattr(module, "last_cache_bytes", lambda: 32 << 20)
+    for free, rates, note in (
+        (100 << 20, 7, "partly as fast as the caches"),
+        (20 << 20, 0, "too little memory is free"),
+    ):
+        monkeypatch.setattr(module, "free_memory", lambda free=free: free)
+        found = measure(directory, seconds=60, write=False)
+        measured = [found.memory_gbps, *found.dot_gbps.values(), *found.accumulate_gbps.values()]
+        assert len([rate for rate in measured if rate]) == rates
+        assert any(note in one for one in found.notes)
+
+
 def test_a_slow_disk_is_not_asked_for_more_than_there_is_time_for(directory: Path) -> None:
     class Slow:
         io, alignment, bytes = "psync", None, 1 << 30

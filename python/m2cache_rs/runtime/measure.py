@@ -225,6 +225,10 @@ class _Run:
             self.found.notes.append(f"memory could not be measured: {error}")
             return
         self.found.threads = self.memory.threads
+        if wanted < 2 * last_cache_bytes():
+            self.found.notes.append(
+                f"measured in {format_size(wanted)}, memory and kernels are partly as fast as the caches"
+            )
 
     def bandwidth(self, all_threads: bool) -> None:
         """Reading memory."""
