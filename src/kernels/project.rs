@@ -6,7 +6,7 @@
 
 use super::lanes::{LANES, dot, fold16};
 use super::{Isa, x86};
-use crate::config::Form;
+use crate::config::{Coding, Form};
 use crate::quant::{Int8, Record, Rows, Scale, codes_u8, scale, values};
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
@@ -41,12 +41,15 @@ pub struct RowWork<'a> {
     pub(super) rows: &'a Rows<'a>,
     pub(super) inputs: &'a Inputs,
     weights: Vec<f32>,
-    /// `[N]`, and more where a path takes several records at a time.
+    /// `[16][N]`: as many records as a path takes at a time.
     pub(super) lanes: Vec<[f32; LANES]>,
 }
 
+/// Half a block.
+const HALF: usize = BLOCK / 2;
+
 /// Records of a task: enough to pay for its dispatch (37 KB at 4 bits and d = 4096), few enough to balance.
-const TASK: usize = 16;
+pub(super) const TASK: usize = 16;
 
 /// `out[r][n] = rows[r] . inputs[n]`, on the current rayon pool. Level 16 is f32; levels 4 and 8 are int8 where the
 /// inputs were quantised, else f32 over the decoded weights.
@@ -55,7 +58,7 @@ const TASK: usize = 16;
 /// If `out` is not `[rows][N]`.
 pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut [f32]) {
     assert_eq!(out.len(), rows.count * inputs.count, "outputs that do not fit rows and inputs");
-    let work = || RowWork { rows, inputs, weights: vec![], lanes: vec![[0.0; LANES]; 4 * inputs.count] };
+    let work = || RowWork { rows, inputs, weights: vec![], lanes: vec![[0.0; LANES]; TASK * inputs.count] };
     out.par_chunks_mut(TASK * inputs.count.max(1))
         .enumerate()
         .for_each_init(work, |work, (task, out)| x86::project_task(isa, work, task * TASK, out));
@@ -94,15 +97,15 @@ fn row_f32(work: &mut RowWork, record: &Record, out: &mut [f32]) {
 
 #[inline(always)]
 fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], out: &mut [f32]) {
-    let parts = BLOCK / rows.coding.group;
-    let mut codes = [0u8; BLOCK];
     lanes.fill([0.0; LANES]);
     for block in 0..rows.blocks() {
-        codes_u8(rows.level, record, block, &mut codes);
-        let scales = |part: usize| scale(&rows.coding, rows.level, record.scales, block * parts + part.min(parts - 1));
-        let scales = [scales(0), scales(1)];
+        let codes = codes_u8(rows.level, record, block);
+        let scale = |half: usize| {
+            scale(&rows.coding, rows.level, record.scales, (block * BLOCK + half * HALF) / rows.coding.group)
+        };
+        let scales = [scale(0), scale(1)];
         for (n, lanes) in lanes[..out.len()].iter_mut().enumerate() {
-            add_block(rows.coding.form, parts, block, &scales, &codes, x, n, lanes);
+            add_block(&rows.coding, block, &scales, &codes, x, n, lanes);
         }
     }
     for (out, lanes) in out.iter_mut().zip(lanes) {
@@ -112,27 +115,26 @@ fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], 
 
 /// Adds the terms of one block, one group or two, for input `n`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn add_block(
-    form: Form,
-    parts: usize,
+    coding: &Coding,
     block: usize,
     scales: &[Scale; 2],
-    codes: &[u8; BLOCK],
+    codes: &[[u8; HALF]; 2],
     x: &Int8,
     n: usize,
     lanes: &mut [f32; LANES],
 ) {
     let halves = [x.half(n, block, 0), x.half(n, block, 1)];
-    let dots = [dot_u8(&codes[..32], halves[0]), dot_u8(&codes[32..], halves[1])];
-    let sums = halves.map(|half| half.iter().map(|x| i32::from(*x)).sum::<i32>());
+    let dots = [dot_u8(&codes[0], halves[0]), dot_u8(&codes[1], halves[1])];
     let size = x.scale(n, block);
-    if parts == 1 {
-        lanes[block % LANES] += term(form, &scales[0], dots[0] + dots[1], sums[0] + sums[1], size);
+    if coding.group == BLOCK {
+        let sum = x.sum(n, block);
+        lanes[block % LANES] += term(coding.form, &scales[0], dots[0] + dots[1], sum, size);
         return;
     }
-    for part in 0..2 {
-        lanes[(2 * block + part) % LANES] += term(form, &scales[part], dots[part], sums[part], size);
+    for half in [0, 1] {
+        let sum = halves[half].iter().map(|x| i32::from(*x)).sum::<i32>();
+        lanes[(2 * block + half) % LANES] += term(coding.form, &scales[half], dots[half], sum, size);
     }
 }
 
@@ -146,8 +148,8 @@ fn term(form: Form, s: &Scale, dot: i32, sum: i32, size: f32) -> f32 {
     }
 }
 
-/// Exact in i32: at most 64 * 255 * 127.
+/// Exact in i32: at most 32 * 255 * 127.
 #[inline(always)]
-fn dot_u8(codes: &[u8], x: &[i8]) -> i32 {
+fn dot_u8(codes: &[u8; HALF], x: &[i8; HALF]) -> i32 {
     codes.iter().zip(x).map(|(c, x)| i32::from(i16::from(*c)) * i32::from(i16::from(*x))).sum()
 }

@@ -3,7 +3,7 @@
 use super::record::Record;
 use crate::config::{Coding, Form};
 use crate::types::{BLOCK, Level};
-use half::f16;
+use std::array::from_fn;
 
 /// A group's scale at a level: `value = lo + (2 * code + bias) as f32 * step`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Scale {
 #[inline(always)]
 pub fn scale(coding: &Coding, level: Level, scales: &[u8], group: usize) -> Scale {
     let cell = i32::from(coding.cells[level as usize]);
-    let half = |at: usize| f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32();
+    let half = |at: usize| widened([scales[at], scales[at + 1]]);
     match coding.form {
         Form::Symmetric => {
             let step = half(2 * group) * inverse_power(level.bits());
@@ -39,50 +39,62 @@ fn inverse_power(n: u32) -> f32 {
     f32::from_bits((127 - n) << 23)
 }
 
-/// The codes of block `block` at level 4 or 8, one byte each.
+/// An f16 as f32, exactly: the exponent is shifted into place and its bias corrected by a product. Written out because
+/// the `half` crate asks for the processor's conversion at every call.
 #[inline(always)]
-pub fn codes_u8(level: Level, record: &Record, block: usize, out: &mut [u8; BLOCK]) {
-    let (low_half, high_half) = out.split_at_mut(32);
-    let base = &record.codes[0][block * 32..block * 32 + 32];
-    if level == Level::L4 {
-        for i in 0..32 {
-            low_half[i] = base[i] & 15;
-            high_half[i] = base[i] >> 4;
-        }
-        return;
-    }
-    let mid = &record.codes[1][block * 32..block * 32 + 32];
-    for i in 0..32 {
-        low_half[i] = base[i] << 4 | (mid[i] & 15);
-        high_half[i] = (base[i] & 0xf0) | mid[i] >> 4;
-    }
+fn widened(h: [u8; 2]) -> f32 {
+    let bits = u32::from(u16::from_le_bytes(h));
+    let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+    // Infinities and what is not a number come out as 2^16 and more: f16 has no such numbers.
+    let size = if bits & 0x7c00 == 0x7c00 { f32::from_bits(0x7f80_0000 | (bits & 0x03ff) << 13) } else { size };
+    f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// The codes of block `block` at any level.
+/// Half a block: weights 0..32 or 32..64, which share bytes of the nibble planes.
+const HALF: usize = BLOCK / 2;
+
+/// The codes of block `block` at level 4 or 8, one byte each, in halves of 32.
 #[inline(always)]
-pub fn codes_u16(level: Level, record: &Record, block: usize) -> [u16; BLOCK] {
-    let mut bytes = [0u8; BLOCK];
-    codes_u8(level, record, block, &mut bytes);
-    let mut codes = bytes.map(u16::from);
-    if level == Level::L16 {
-        let low = &record.codes[2][block * BLOCK..(block + 1) * BLOCK];
-        for i in 0..BLOCK {
-            codes[i] = codes[i] << 8 | u16::from(low[i]);
-        }
+pub fn codes_u8(level: Level, record: &Record, block: usize) -> [[u8; HALF]; 2] {
+    let base: &[u8; HALF] = &record.codes[0].as_chunks().0[block];
+    if level == Level::L4 {
+        return [base.map(|b| b & 15), base.map(|b| b >> 4)];
     }
-    codes
+    let mid: &[u8; HALF] = &record.codes[1].as_chunks().0[block];
+    [from_fn(|i| base[i] << 4 | (mid[i] & 15)), from_fn(|i| (base[i] & 0xf0) | mid[i] >> 4)]
+}
+
+/// The codes of block `block` at any level, in halves of 32.
+#[inline(always)]
+pub fn codes_u16(level: Level, record: &Record, block: usize) -> [[u16; HALF]; 2] {
+    let high = codes_u8(level, record, block).map(|half| half.map(u16::from));
+    if level != Level::L16 {
+        return high;
+    }
+    let low: &[[u8; HALF]; 2] = &record.codes[2].as_chunks().0.as_chunks().0[block];
+    from_fn(|half| from_fn(|i| high[half][i] << 8 | u16::from(low[half][i])))
 }
 
 /// The weights of block `block`; those beyond the record's width are whatever code 0 decodes to and must meet zeros.
 #[inline(always)]
 pub fn values(coding: &Coding, level: Level, record: &Record, block: usize, out: &mut [f32]) {
     let codes = codes_u16(level, record, block);
-    let groups = BLOCK / coding.group;
-    for part in 0..groups {
-        let s = scale(coding, level, record.scales, block * groups + part);
-        let range = part * coding.group..(part + 1) * coding.group;
-        for (value, code) in out[range.clone()].iter_mut().zip(&codes[range]) {
-            *value = s.lo + (2 * i32::from(*code) + s.bias) as f32 * s.step;
+    for (half, out) in out.as_chunks_mut::<HALF>().0.iter_mut().enumerate() {
+        let s = scale(coding, level, record.scales, (block * BLOCK + half * HALF) / coding.group);
+        *out = codes[half].map(|code| s.lo + (2 * i32::from(code) + s.bias) as f32 * s.step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    #[test]
+    fn every_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (have, want) = (widened(bits.to_le_bytes()), f16::from_bits(bits).to_f32());
+            assert!(have.to_bits() == want.to_bits() || (have.is_nan() && want.is_nan()), "{bits:04x}");
         }
     }
 }

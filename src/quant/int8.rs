@@ -58,15 +58,21 @@ impl Int8 {
 
     /// Codes of block `block` of row `n`: its lower or upper 32.
     #[inline(always)]
-    pub fn half(&self, n: usize, block: usize, half: usize) -> &[i8] {
+    pub fn half(&self, n: usize, block: usize, half: usize) -> &[i8; HALF] {
         let tile = &self.codes[n * self.tiles + block / TILE];
-        &tile[block % TILE / 2 * 2 + half][block % 2 * HALF..][..HALF]
+        &tile[block % TILE / 2 * 2 + half].as_chunks().0[block % 2]
     }
 
     /// Scale of block `block` of row `n`.
     #[inline(always)]
     pub fn scale(&self, n: usize, block: usize) -> f32 {
         self.scales[n * self.tiles + block / TILE][block % TILE]
+    }
+
+    /// Sum of the codes of block `block` of row `n`.
+    #[inline(always)]
+    pub fn sum(&self, n: usize, block: usize) -> i32 {
+        self.sums[n * self.tiles + block / TILE][block % TILE]
     }
 }
 

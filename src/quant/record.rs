@@ -40,11 +40,13 @@ pub struct Record<'a> {
 
 impl<'a> Rows<'a> {
     /// 64-weight blocks per record.
+    #[inline]
     pub fn blocks(&self) -> usize {
         self.width.div_ceil(BLOCK)
     }
 
     /// The bytes of record `r` of the run.
+    #[inline]
     pub fn record(&self, r: usize) -> Record<'a> {
         let mut record = Record { codes: [&[]; 3], scales: &[] };
         for (plane, column) in Plane::ALL.into_iter().zip(&self.columns) {

@@ -2,8 +2,9 @@
 //! scaling and summing are one vector expression in the order `project` states.
 
 use super::super::lanes::{LANES, fold16};
-use super::super::project::RowWork;
-use super::load::{bytes, bytes32, floats, ints, signed, store};
+use super::super::project::{RowWork, TASK};
+use super::load::{bytes, floats, ints, prefetch, signed, store};
+use super::scales::{Scales, bias, scales, whole};
 use crate::config::Form;
 use crate::quant::{Int8, Record, Rows, TILE};
 use crate::types::{BLOCK, Level};
@@ -12,15 +13,14 @@ use std::arch::x86_64::*;
 /// Bytes of a nibble plane that sixteen blocks take.
 const TILE_BYTES: usize = TILE * BLOCK / 2;
 
+/// Inputs from which on a tile's activations are kept in registers over the records of a task instead of its codes.
+const MANY: usize = 8;
+
+/// A cache line.
+const LINE: usize = 64;
+
 /// Codes of sixteen blocks, laid out as `Int8::codes`.
 type Codes = [__m512i; TILE];
-
-/// Scales of sixteen groups.
-struct Scales {
-    step: __m512,
-    lo: __m512,
-    bias: __m512i,
-}
 
 /// Whether this path computes the rows of `work`: int8 with a group per block.
 pub fn takes(work: &RowWork) -> bool {
@@ -49,23 +49,75 @@ fn records<const MID: bool, const AFFINE: bool>(
     out: &mut [f32],
 ) {
     let count = x.codes.len() / x.tiles;
-    for (r, out) in out.chunks_exact_mut(count).enumerate() {
-        let record = rows.record(first + r);
-        lanes[..count].fill([0.0; LANES]);
-        for tile in 0..x.tiles {
-            let codes = codes::<MID>(&record, tile);
-            let scales = scales::<AFFINE>(rows, &record, tile);
-            for (n, lanes) in lanes[..count].iter_mut().enumerate() {
-                let at = n * x.tiles + tile;
-                let (sums, sizes) = (ints(&x.sums[at]), floats(&x.scales[at]));
-                let terms = terms::<AFFINE>(dots(&codes, &x.codes[at]), sums, sizes, &scales);
+    let at_a_time = if count < MANY { 1 } else { TASK };
+    for (part, out) in out.chunks_mut(at_a_time * count).enumerate() {
+        let lanes = &mut lanes[..out.len()];
+        lanes.fill([0.0; LANES]);
+        let first = first + part * at_a_time;
+        match at_a_time {
+            1 => one::<MID, AFFINE>(rows, x, first, lanes),
+            _ => several::<MID, AFFINE>(rows, x, first, lanes),
+        }
+        out.iter_mut().zip(lanes).for_each(|(out, lanes)| *out = fold16(*lanes));
+    }
+}
+
+/// Record `r` into `lanes [N]`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn one<const MID: bool, const AFFINE: bool>(rows: &Rows, x: &Int8, r: usize, lanes: &mut [[f32; LANES]]) {
+    let bias = _mm512_set1_epi32(bias(&rows.coding, rows.level));
+    let record = rows.record(r);
+    for tile in 0..x.tiles {
+        ahead::<MID>(rows, &record, tile);
+        let codes = codes::<MID>(&record, tile);
+        let scales = scales(rows.coding.form, rows.level, record.scales, tile * TILE);
+        for (n, lanes) in lanes.iter_mut().enumerate() {
+            let at = n * x.tiles + tile;
+            let dots = dots(&codes, &activations(&x.codes[at]));
+            let terms = terms::<AFFINE>(dots, bias, ints(&x.sums[at]), floats(&x.scales[at]), &scales);
+            store(lanes, _mm512_add_ps(floats(lanes), terms));
+        }
+    }
+}
+
+/// Records `first..` into `lanes [records][N]`: a tile's activations stay in registers over all of them, where with many
+/// inputs they would come from the second cache for every record.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn several<const MID: bool, const AFFINE: bool>(rows: &Rows, x: &Int8, first: usize, lanes: &mut [[f32; LANES]]) {
+    let bias = _mm512_set1_epi32(bias(&rows.coding, rows.level));
+    let count = x.codes.len() / x.tiles;
+    let none = Scales { step: _mm512_setzero_ps(), lo: _mm512_setzero_ps() };
+    let mut weights = [([_mm512_setzero_si512(); TILE], none); TASK];
+    for tile in 0..x.tiles {
+        for (r, (codes_of, scales_of)) in weights[..lanes.len() / count].iter_mut().enumerate() {
+            let record = rows.record(first + r);
+            *codes_of = codes::<MID>(&record, tile);
+            *scales_of = scales(rows.coding.form, rows.level, record.scales, tile * TILE);
+        }
+        for n in 0..count {
+            let at = n * x.tiles + tile;
+            let (activations, sums, sizes) = (activations(&x.codes[at]), ints(&x.sums[at]), floats(&x.scales[at]));
+            for (lanes, (codes, scales)) in lanes[n..].iter_mut().step_by(count).zip(&weights) {
+                let terms = terms::<AFFINE>(dots(codes, &activations), bias, sums, sizes, scales);
                 store(lanes, _mm512_add_ps(floats(lanes), terms));
             }
         }
-        for (out, lanes) in out.iter_mut().zip(&*lanes) {
-            *out = fold16(*lanes);
+    }
+}
+
+/// Asks for the same tile two records on: the lines of a record and a half are in flight while one is computed.
+#[inline(always)]
+fn ahead<const MID: bool>(rows: &Rows, record: &Record, tile: usize) {
+    const RECORDS: usize = 2;
+    for plane in 0..1 + usize::from(MID) {
+        let far = RECORDS * rows.columns[plane].stride;
+        for line in 0..TILE_BYTES / LINE {
+            prefetch(record.codes[plane], tile * TILE_BYTES + line * LINE + far);
         }
     }
+    prefetch(record.scales, tile * LINE + RECORDS * rows.columns[0].stride);
 }
 
 /// The codes of a tile, zeros behind the record's end.
@@ -76,8 +128,9 @@ fn codes<const MID: bool>(record: &Record, tile: usize) -> Codes {
     let mut codes = [_mm512_setzero_si512(); TILE];
     let mut spare = [None; 2];
     let [spare_base, spare_mid] = &mut spare;
-    let base = whole::<TILE_BYTES>(record.codes[0], tile, spare_base).as_chunks().0;
-    let mid = if MID { whole::<TILE_BYTES>(record.codes[1], tile, spare_mid).as_chunks().0 } else { &[] };
+    let base = whole::<TILE_BYTES>(&record.codes[0][tile * TILE_BYTES..], spare_base).as_chunks().0;
+    let mid =
+        if MID { whole::<TILE_BYTES>(&record.codes[1][tile * TILE_BYTES..], spare_mid).as_chunks().0 } else { &[] };
     for pair in 0..TILE / 2 {
         let b = bytes(&base[pair]);
         (codes[2 * pair], codes[2 * pair + 1]) = if MID {
@@ -94,53 +147,23 @@ fn codes<const MID: bool>(record: &Record, tile: usize) -> Codes {
     codes
 }
 
-/// The bytes of a tile, each `N` long; the last is copied to where zeros follow it.
-#[inline(always)]
-fn whole<'a, const N: usize>(all: &'a [u8], tile: usize, spare: &'a mut Option<[u8; N]>) -> &'a [u8; N] {
-    let rest = &all[tile * N..];
-    rest.first_chunk().unwrap_or_else(|| spare.insert(padded(rest)))
-}
-
-#[cold]
-fn padded<const N: usize>(rest: &[u8]) -> [u8; N] {
-    let mut all = [0; N];
-    all[..rest.len()].copy_from_slice(rest);
+/// The activations of a tile.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn activations(x: &[[i8; BLOCK]; TILE]) -> Codes {
+    let mut all = [_mm512_setzero_si512(); TILE];
+    all.iter_mut().zip(x).for_each(|(register, x)| *register = signed(x));
     all
-}
-
-/// Scales of a tile, zeros behind the record's last group.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn scales<const AFFINE: bool>(rows: &Rows, record: &Record, tile: usize) -> Scales {
-    let cell = i32::from(rows.coding.cells[rows.level as usize]);
-    let bits = rows.level.bits();
-    if AFFINE {
-        let mut spare = None;
-        let pairs = bytes(whole(record.scales, tile, &mut spare));
-        let lo = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
-        let range = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs)));
-        return Scales { step: _mm512_mul_ps(range, inverse_power(bits + 1)), lo, bias: _mm512_set1_epi32(cell) };
-    }
-    let mut spare = None;
-    let size = _mm512_cvtph_ps(bytes32(whole(record.scales, tile, &mut spare)));
-    let bias = _mm512_set1_epi32(cell - (1 << bits));
-    Scales { step: _mm512_mul_ps(size, inverse_power(bits)), lo: _mm512_setzero_ps(), bias }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn inverse_power(n: u32) -> __m512 {
-    _mm512_set1_ps(f32::from_bits((127 - n) << 23))
 }
 
 /// Sixteen exact dots of 64 codes with 64 activations, in block order.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dots(codes: &Codes, x: &[[i8; BLOCK]; TILE]) -> __m512i {
+fn dots(codes: &Codes, x: &Codes) -> __m512i {
     let mut pairs = [_mm512_setzero_si512(); TILE / 2];
     for (p, pair) in pairs.iter_mut().enumerate() {
-        let low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[2 * p], signed(&x[2 * p]));
-        *pair = _mm512_dpbusd_epi32(low, codes[2 * p + 1], signed(&x[2 * p + 1]));
+        let low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[2 * p], x[2 * p]);
+        *pair = _mm512_dpbusd_epi32(low, codes[2 * p + 1], x[2 * p + 1]);
     }
     gather(&pairs)
 }
@@ -163,8 +186,8 @@ fn gather(pairs: &[__m512i; 8]) -> __m512i {
 /// What sixteen groups add: `project::term` in every lane.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn terms<const AFFINE: bool>(dots: __m512i, sums: __m512i, sizes: __m512, s: &Scales) -> __m512 {
-    let exact = _mm512_add_epi32(_mm512_add_epi32(dots, dots), _mm512_mullo_epi32(sums, s.bias));
+fn terms<const AFFINE: bool>(dots: __m512i, bias: __m512i, sums: __m512i, sizes: __m512, s: &Scales) -> __m512 {
+    let exact = _mm512_add_epi32(_mm512_add_epi32(dots, dots), _mm512_mullo_epi32(sums, bias));
     let exact = _mm512_cvtepi32_ps(exact);
     if AFFINE {
         let offset = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), s.lo);

@@ -12,7 +12,11 @@ mod dot;
 #[cfg(target_arch = "x86_64")]
 mod int8;
 #[cfg(target_arch = "x86_64")]
+mod int8_avx2;
+#[cfg(target_arch = "x86_64")]
 mod load;
+#[cfg(target_arch = "x86_64")]
+mod scales;
 
 use super::accumulate::{self as portable_sums, TileWork};
 use super::isa::{Isa, Kind};
@@ -53,10 +57,16 @@ pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32])
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 if int8::takes(work) => unsafe { int8_avx2::task(work, first, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => unsafe { avx2::project_task(work, first, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512Vnni if int8::takes(work) => unsafe { int8::task(work, first, out) },
+        // SAFETY: as above; detection asks for AVX2 wherever it asks for AVX-512.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 if int8::takes(work) => unsafe { int8_avx2::task(work, first, out) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni if dot::takes(work) => unsafe { dot::task(work, first, out) },
