@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -16,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model
 from m2cache_rs._core import Engine, Store
-from m2cache_rs.config import Precision
 from m2cache_rs.convert import convert
 from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime import session
 from m2cache_rs.runtime.decoder import Batch, Kind
 from numpy.typing import NDArray
 
@@ -78,11 +79,15 @@ def opened(store: Path, bits: int, reader: str, setup: Setup) -> Iterator[tuple[
     """The model as `setup` says, and the size of its cache."""
     everything, least = needs(store, bits)
     size = int(least + setup.share * (everything - least))
-    core = Store(str(store))
-    with patch.dict(os.environ, {"M2CACHE_FAULTS": setup.faults}):
-        levels = (bits, bits, bits, bits)
-        engine = Engine(core, levels, "auto", size, setup.verify, setup.threads, reader, setup.lookahead)
-    with Model(store, core, Precision(bits, bits, bits, bits), engine, size) as model:
+
+    def engine(*arguments: Any) -> Engine:
+        return Engine(*arguments, setup.lookahead)
+
+    with patch.dict(os.environ, {"M2CACHE_FAULTS": setup.faults}), patch.object(session, "Engine", engine):
+        model = Model.open(
+            store, cache=size, precision=bits, verify=setup.verify, threads=setup.threads, io=reader
+        )
+    with model:
         yield model, size
 
 
