@@ -21,7 +21,7 @@ def tokens(vocab: int) -> list[str]:
 
 def tokenizer_json(vocab: int) -> bytes:
     """The file as the `tokenizers` library reads it: byte-level BPE without merges."""
-    model = {
+    model: dict[str, Any] = {
         "type": "BPE", "dropout": None, "unk_token": UNKNOWN, "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
         "vocab": {token: index for index, token in enumerate(tokens(vocab))}, "merges": [],
@@ -32,7 +32,7 @@ def tokenizer_json(vocab: int) -> bytes:
         "trim_offsets": True,
         "use_regex": False,
     }
-    whole = {
+    whole: dict[str, Any] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
         "pre_tokenizer": level, "post_processor": None, "decoder": level, "model": model,
     }  # fmt: skip

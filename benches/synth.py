@@ -77,7 +77,7 @@ def _write(writer: _core.StoreWriter, partial: Partial, assets: dict[str, bytes]
     done = {json.loads(entry)["name"] for entry in partial.journal.entries}
     work = [(name, size) for name, size in writer.files() if name not in done]
     total = sum(size for _, size in work)
-    partial.check_space(total + sum(map(len, assets.values())) + SPARE)
+    partial.check_space([total + sum(map(len, assets.values())) + SPARE])
     for name, content in assets.items():
         replace_file(partial.path / name, content)
     with output.progress("writing", total) as tell:

@@ -64,12 +64,16 @@ def lines(some: Iterable[str]) -> None:
 
 
 def show_warnings() -> None:
-    """What the package logs (a capped cache, a fallback) becomes one line on stderr."""
+    """What the package logs (a capped cache, a fallback) becomes one line on stderr, each said once."""
     import logging
+
+    said: set[str] = set()
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            note(f"warning: {record.getMessage()}")
+            if (text := record.getMessage()) not in said:
+                said.add(text)
+                note(f"warning: {text}")
 
     logging.getLogger("m2cache_rs").handlers = [Notes(logging.WARNING)]
 

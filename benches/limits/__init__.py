@@ -1,0 +1,1 @@
+"""What `capped.py` is made of."""
