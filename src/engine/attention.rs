@@ -83,7 +83,7 @@ impl Engine {
         let views = views(&kv, LayerId(layer as u32), tokens, range)?;
         let mut out = vec![0.0; q.len()];
         let blocks = |token: usize, head: usize| views[token * heads.kv_heads + head].blocks();
-        self.pool.install(|| attend(&heads, &q, tokens.positions, blocks, &mut out));
+        self.pool.install(|| attend(self.isa, &heads, &q, tokens.positions, blocks, &mut out));
         Ok(out)
     }
 

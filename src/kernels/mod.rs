@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod activation;
 pub mod attention;
+mod exp;
 mod isa;
 pub mod lanes;
 pub mod norm;

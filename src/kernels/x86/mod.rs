@@ -5,10 +5,13 @@
 
 #[cfg(target_arch = "x86_64")]
 mod accumulate;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod block;
 #[cfg(target_arch = "x86_64")]
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod heads;
 #[cfg(target_arch = "x86_64")]
 mod int8;
 #[cfg(target_arch = "x86_64")]
