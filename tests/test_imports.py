@@ -19,7 +19,7 @@ RUST = {
     "kernels": {"quant"},
     "tier": set(),
     "mem": set(),
-    "kv": set(),
+    "kv": {"mem"},
     "quant": set(),
 }
 PYTHON = {

@@ -304,7 +304,10 @@ impl Fetcher {
 
     fn arrived(&mut self, flight: &Flight, result: Result<Vec<WriteLease>>, check: Check) -> Result<Held> {
         let want = &flight.want;
-        let buffer = result.map_err(|e| self.steps.failed(want, e))?.pop().ok_or(Error::Internal("a read came back without its buffer"))?;
+        let buffer = result
+            .map_err(|e| self.steps.failed(want, e))?
+            .pop()
+            .ok_or(Error::Internal("a read came back without its buffer"))?;
         let (_, came, at) = want.covered();
         self.stats.read(want.section, want.len, came);
         check(want, &buffer[at..at + want.len])?;

@@ -103,8 +103,27 @@ def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
 
 
 def softmax(sums: Sums, scores: Array) -> Array:
-    powers = exp(scores - scores.max(axis=-1, keepdims=True))
+    powers = exp_of_softmax(scores - scores.max(axis=-1, keepdims=True))
     return powers / sums.total(powers)
+
+
+def exp_of_softmax(x: Array) -> Array:
+    """The kernel's e^x for x <= 0 in its own operations (a Rust test holds them to the exact value)."""
+    round_off, high, low = F32(1.5 * 2**23), F32(0.6933594), F32(-2.1219444e-4)
+    x = np.where(x < -104, F32(-104), x)
+    shifted = x * F32(math.log2(math.e)) + round_off
+    n = shifted - round_off
+    r = (x - n * high) - n * low
+    series = F32(1 / 5040)
+    for factor in (F32(1 / 720), F32(1 / 120), F32(1 / 24), F32(1 / 6), F32(0.5)):
+        series = series * r + factor
+    whole = shifted.view(np.int32) - round_off.view(np.int32)
+    half = whole >> 1
+    return (F32(1) + (r + r * r * series)) * power_of_two(half) * power_of_two(whole - half)
+
+
+def power_of_two(n: NDArray[np.int32]) -> Array:
+    return ((n + 127) << 23).view(F32)
 
 
 def exp(x: Array) -> Array:
