@@ -147,6 +147,19 @@ def test_the_switch_denies_io_uring(tale: Path, expected: list[int]) -> None:
     assert "M2CACHE_IO_URING=off" in said[0]
 
 
+def test_a_command_that_opens_two_models_says_it_once(tale: Path) -> None:
+    command = [sys.executable, "-m", "m2cache_rs", "eval", tale, "--text", __file__, "--tokens", "32"]
+    run = subprocess.run(
+        command,
+        env=os.environ | {"M2CACHE_IO_URING": "off"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert run.stderr.count("M2CACHE_IO_URING=off") == 1
+
+
 @pytest.mark.parametrize("io", ["auto", "psync"])
 @pytest.mark.parametrize("faults", ["short", "reverse", "slow=1ms", "slow=200us,short,reverse"])
 def test_slow_short_and_disordered_reads_change_no_token(
