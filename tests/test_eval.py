@@ -13,7 +13,6 @@ from m2cache_rs import Model, NumericsError, UsageError
 from m2cache_rs.eval import metrics
 from m2cache_rs.eval.run import evaluate
 from m2cache_rs.eval.windows import windows
-from m2cache_rs.runtime.footprint import needed_bytes
 from numpy.typing import NDArray
 
 TEXT = (
@@ -114,7 +113,7 @@ def test_needed_bytes_are_the_records_of_the_levels(tale: Path) -> None:
     found = {}
     for bits in (4, 8, 16):
         with Model.open(tale, precision=bits) as model:
-            found[bits] = needed_bytes(model.layout(), model.precision, tied=True)
+            found[bits] = model.weights.token_bytes
     # Strides at hidden 256: 192, 128 and 256 bytes; up and gate base share one of 320; 2304 attention
     # records.
     attn, neurons, embed, layers = 768, 768, 4096, 6

@@ -40,7 +40,7 @@ def exit_codes() -> Iterator[None]:
         _forget_stdout()
         raise SystemExit(BROKEN_PIPE) from None
     except MemoryError:
-        stop(ERROR, "error: out of memory; a smaller --cache or a lower --precision needs less")
+        stop(ERROR, "error: out of memory; a smaller --dram (or --cache) or a lower --precision needs less")
     except (M2CacheError, OSError) as error:
         stop(ERROR, f"error: {error}")
 

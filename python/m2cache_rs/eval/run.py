@@ -12,7 +12,6 @@ from m2cache_rs.errors import UsageError
 from m2cache_rs.eval import metrics
 from m2cache_rs.eval.windows import PIECE, WINDOW, Window, windows
 from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats, Ids
-from m2cache_rs.runtime.footprint import needed_bytes
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.session import Model
@@ -128,6 +127,6 @@ def _report(scores: Scores, model: Model, read: int) -> dict[str, Any]:
         "bits_per_byte": scores.bits_per_byte,
         "mean_kl": scores.kl / scores.tokens if compared else None,
         "top1_agreement": scores.agree / scores.tokens if compared else None,
-        "needed_bytes_per_token": needed_bytes(model.layout(), model.precision, model.architecture.tied),
+        "needed_bytes_per_token": model.weights.token_bytes,
         "read_bytes_per_token": read / scores.rows,
     }

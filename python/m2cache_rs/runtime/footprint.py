@@ -1,4 +1,4 @@
-"""What weights cost in bytes, by the layout of the store: per token, per part and per level."""
+"""What weights cost in bytes, by the layout of the store: per part and per level."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from m2cache_rs.config import LEVELS, PARTS, PLANES, Precision
+from m2cache_rs.config import LEVELS, PARTS, PLANES
 from m2cache_rs.models import Architecture
 
 _PARTS_OF = {
@@ -38,13 +38,10 @@ class Section:
         """Bytes of all records."""
         return self.records * self.stride
 
-    def read_by(self, part: str, bits: int, tied: bool) -> bool:
-        """Whether a part at that level touches this section; a tied head reads the embedding's."""
-        matrices = {m for m, of in _PARTS_OF.items() if of == part} | (
-            {"embed"} if tied and part == "head" else set()
-        )
+    def read_by(self, part: str, bits: int) -> bool:
+        """Whether a part at that level touches this section."""
         planes = PLANES[: LEVELS.index(bits) + 1]
-        return any(matrix in matrices and plane in planes for matrix, plane in self.slices)
+        return any(_PARTS_OF[matrix] == part and plane in planes for matrix, plane in self.slices)
 
     def rows_of(self, part: str) -> int:
         """Records of a part's matrices that are stored here, each counted in its base plane."""
@@ -57,17 +54,6 @@ def sections(layout: Mapping[str, Any]) -> Iterator[Section]:
         for one in file["sections"]:
             slices = tuple((matrix, plane) for matrix, plane in one["parts"])
             yield Section(file["name"], one["name"], slices, one["records"], one["payload"], one["stride"])
-
-
-def needed_bytes(layout: Mapping[str, Any], precision: Precision, tied: bool) -> int:
-    """Bytes of weights that one decoded token touches: every dense record, and one embedding row."""
-    levels = {part: getattr(precision, part) for part in PARTS}
-    dense = [part for part in PARTS if part != "embed"]
-    total = 0
-    for section in sections(layout):
-        total += section.bytes * any(section.read_by(part, levels[part], tied) for part in dense)
-        total += section.stride * section.read_by("embed", levels["embed"], tied)
-    return total
 
 
 def bits_per_weight(
@@ -83,8 +69,7 @@ def bits_per_weight(
     size = {s: s.bytes if padded else s.records * s.payload for s in found}
     return {
         part: {
-            bits: 8 * sum(size[s] for s in found if s.read_by(part, bits, tied=False)) / count
-            for bits in LEVELS[:planes]
+            bits: 8 * sum(size[s] for s in found if s.read_by(part, bits)) / count for bits in LEVELS[:planes]
         }
         for part, count in weights.items()
         if count

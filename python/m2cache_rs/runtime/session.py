@@ -20,7 +20,7 @@ from m2cache_rs.config import Precision, PrecisionLike, Sampling
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.budget import Budget
+from m2cache_rs.runtime.budget import Budget, Weights
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import (
     DECODE_BATCH,
@@ -225,6 +225,11 @@ class Model:
     def text_of(self, ids: Sequence[int]) -> str:
         """Like `decode`, and empty where the store has no tokenizer."""
         return self.decode(ids) if self.assets.has_tokenizer else ""
+
+    @property
+    def weights(self) -> Weights:
+        """What the weights take at this precision, and what one token touches of them."""
+        return self._opened.weights(self.precision.levels(self.planes))
 
     @property
     def cache(self) -> int:
