@@ -71,10 +71,13 @@ def rates(read: float = 1.0, dot: float = 10.0) -> Rates:
 
 def test_a_token_takes_what_the_definition_says() -> None:
     found = expect(subject(), fixed(70_000_000), rates(), 1, 1)
-    added = 10_000_000 + 20_000_000
+    added, spec = 10_000_000 + 20_000_000, subject().architecture
+    assert (spec.layers, spec.hidden, spec.ffn, spec.vocab) == (2, 72, 300, 259)
+    chunks = 2 * (1 + 1 + 1 + 1 + 2) + 2
     assert (found.traffic.dram, found.traffic.ssd) == (70_000_000, 50_000_000)
     assert math.isclose(found.io, 0.05)
-    assert math.isclose(found.compute, (120_000_000 - added) / 10e9 + added / 5e9 + 1000 / 100e9)
+    arithmetic = (120_000_000 - added) / 10e9 + added / 5e9 + 1000 / 100e9
+    assert math.isclose(found.compute, arithmetic + chunks * planner._CHUNK)
     assert math.isclose(found.token, max(found.io, found.compute) + found.serial)
     assert (found.bound, found.tokens_per_second) == ("ssd", 1 / found.token)
     assert math.isclose(found.first_token, max(found.io, found.compute) + found.serial, rel_tol=1e-3)

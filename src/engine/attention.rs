@@ -35,7 +35,9 @@ impl Engine {
         tokens: Tokens,
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
-        self.timed(layer, |engine| engine.attention_branch(layer, x, kv, tokens, groups))
+        self.timed(layer, |engine| {
+            engine.pooled(x.len(), |engine| engine.attention_branch(layer, x, kv, tokens, groups))
+        })
     }
 
     fn attention_branch(

@@ -44,7 +44,7 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` for shapes; those of reading the store.
     pub fn head(&mut self, x: &[f32]) -> Result<Vec<f32>> {
-        self.timed(self.arch.layers, |engine| engine.logits(x))
+        self.timed(self.arch.layers, |engine| engine.pooled(x.len(), |engine| engine.logits(x)))
     }
 
     fn logits(&mut self, x: &[f32]) -> Result<Vec<f32>> {

@@ -16,7 +16,7 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` for shapes and ranges; those of reading the store.
     pub fn ffn(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
-        self.timed(layer, |engine| engine.ffn_branch(layer, x, chunks))
+        self.timed(layer, |engine| engine.pooled(x.len(), |engine| engine.ffn_branch(layer, x, chunks)))
     }
 
     fn ffn_branch(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {

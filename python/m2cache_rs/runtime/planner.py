@@ -6,7 +6,8 @@ computed, so
     token = max(io, compute) + serial
     io = missing bytes / read rate
     compute = dot bytes / dot rate + accumulated bytes / accumulate rate + KV bytes / memory rate
-    serial = leases of blocks x the cost of one + the embedding row, read before anything can be computed
+              + chunks of 256 records x what one costs beside its arithmetic
+    serial = the embedding row, read before anything can be computed, and sampling
 
 and a prompt streams the missing bytes once per chunk of 256 positions, beside that chunk's arithmetic:
 
@@ -26,8 +27,10 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.budget import Budget, Levels, Weights
 from m2cache_rs.runtime.decoder import PROMPT_CHUNK
 
-# Finding a block, handing out its lease, and a round of the pool.
-_LEASE = 15e-6
+# Finding a chunk's blocks, handing out their leases, and a round of the pool. Measured; see benches/NOTES.md.
+_CHUNK = 10e-6
+# Detokenising and sampling one token of a vocabulary of 100,000. Measured.
+_SAMPLE = 0.5e-3
 # What one further row costs of the first, which decodes the weights. Measured; see benches/NOTES.md.
 _FURTHER_ROW = 0.13
 
@@ -120,7 +123,7 @@ def expect(model: Subject, budget: Budget, rates: Rates, prompt: int, new: int) 
     read = rates.read(model.weights.token_bytes // max(1, model.weights.blocks))
     io, row = ssd / _per_second(read), _arithmetic(model, rates)
     compute = row + traffic.kv / _per_second(rates.memory)
-    serial = model.weights.blocks * _LEASE + model.weights.parts["embed"] / _per_second(read)
+    serial = _SAMPLE * model.architecture.vocab / 1e5 + model.weights.parts["embed"] / _per_second(read)
     first = _first_token(model, rates, io, row, prompt) + serial * -(-prompt // PROMPT_CHUNK)
     return Expectation(traffic, read, io, compute, serial, first, rates)
 
@@ -143,12 +146,18 @@ def _first_token(model: Subject, rates: Rates, io: float, row: float, prompt: in
 
 def _arithmetic(model: Subject, rates: Rates) -> float:
     """Seconds in which one row meets all weights, wherever they lie."""
-    seconds = 0.0
+    seconds = _chunks(model.architecture) * _CHUNK
     for part, level in zip(PARTS, model.levels, strict=True):
         bytes_, added = model.weights.parts[part], _accumulated(part, model.architecture)
         dot, accumulate = (_per_second(min(rate, rates.memory)) for rate in rates.kernels[level])
         seconds += bytes_ * (1 - added) / dot + bytes_ * added / accumulate
     return seconds
+
+
+def _chunks(spec: Architecture) -> int:
+    """Chunks of 256 records that a token goes through; the FFN's matrices go together."""
+    records = [spec.records(name) for name in ("q", "k", "v", "o")] + [spec.ffn]
+    return spec.layers * sum(-(-one // 256) for one in records) + -(-spec.vocab // 256)
 
 
 def _accumulated(part: str, spec: Architecture) -> float:
