@@ -13,7 +13,7 @@ from m2cache_rs.errors import M2CacheError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.assets import Assets
 from m2cache_rs.runtime.budget import Budget, Levels
-from m2cache_rs.runtime.memory import rss
+from m2cache_rs.runtime.memory import peak_rss, rss
 from m2cache_rs.runtime.places import why_no_store
 from m2cache_rs.runtime.shape import Shape
 from m2cache_rs.runtime.wish import Wish, choose
@@ -38,7 +38,8 @@ class Opened(Shape):
 
     def budget(self, wish: Wish, levels: Levels, positions: int, threads: int | None, kv: str) -> Budget:
         """The budget of a wish. BudgetError names the least that works."""
-        return choose(wish, self.weights(levels), self.costs(positions, threads, kv, wish.reserve))
+        costs = self.costs(positions, threads, kv, wish.reserve)
+        return choose(wish, self.weights(levels), costs, peak_rss())
 
 
 def open_store(path: str | Path) -> Store:

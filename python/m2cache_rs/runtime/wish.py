@@ -9,7 +9,7 @@ from m2cache_rs.config import format_size, parse_size
 from m2cache_rs.errors import BudgetError, UsageError
 from m2cache_rs.runtime import budget
 from m2cache_rs.runtime.budget import Budget, Costs, Weights
-from m2cache_rs.runtime.memory import free_memory, peak_rss
+from m2cache_rs.runtime.memory import free_memory
 
 _LOG = logging.getLogger("m2cache_rs")
 # Left to the other programs by the default budget.
@@ -43,15 +43,16 @@ def _size(given: int | str | None, name: str) -> int | None:
     return None if given is None else parse_size(given, name)
 
 
-def choose(wish: Wish, weights: Weights, costs: Costs) -> Budget:
+def choose(wish: Wish, weights: Weights, costs: Costs, peak: int = 0) -> Budget:
     """The budget of a wish; without one, all weights as far as memory is free.
 
-    BudgetError names the least that works. Warns where the system may not have what was asked for.
+    `peak` is what the process that runs the model has taken at most so far: no cap can be below. BudgetError
+    names the least that works. Warns where the system may not have what was asked for.
     """
     if wish.cache is not None:
         return _given_cache(wish.cache, weights, costs)
     if wish.dram is not None:
-        return _given_dram(wish.dram, weights, costs)
+        return _given_dram(wish.dram, weights, costs, peak)
     return _default(weights, costs)
 
 
@@ -67,8 +68,7 @@ def _given_cache(wanted: int, weights: Weights, costs: Costs) -> Budget:
     return budget.with_cache(None, cache, weights, costs)
 
 
-def _given_dram(dram: int, weights: Weights, costs: Costs) -> Budget:
-    peak = peak_rss()
+def _given_dram(dram: int, weights: Weights, costs: Costs, peak: int) -> Budget:
     if dram < peak:
         least = format_size(max(peak, budget.least_dram(weights, costs)))
         raise BudgetError(
