@@ -22,6 +22,7 @@ help:
 	@echo 'make clean       remove what the others built here'
 
 $(VENV)/packages: constraints/test.txt
+	@echo '# installing Python packages into $(VENV), about half a minute and 150 MiB'
 	python=$$(scripts/prerequisites) && "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install -r $<
 	touch $@
@@ -29,6 +30,7 @@ $(VENV)/packages: constraints/test.txt
 # Editable: Python sources count at once, the Rust module is rebuilt when its sources changed.
 $(VENV)/core: $(VENV)/packages pyproject.toml Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	@scripts/prerequisites >/dev/null
+	@echo '# compiling the Rust core: about two minutes the first time, half of them without a word'
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release $(LOCKED)
 	touch $@
 

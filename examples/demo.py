@@ -7,6 +7,7 @@ The converted store stays in .demo/ and is used again when it is sound.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -30,22 +31,21 @@ def main() -> None:
     store = ROOT / STORE
     if not sound(store):
         store.parent.mkdir(exist_ok=True)
-        code = m2cache("convert", str(SOURCE), str(STORE), "--force")
-        if code:
-            sys.exit(code)
+        m2cache("convert", str(SOURCE), str(STORE), "--force")
     stored = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     report(stored, *write(store, prompt, stored // 2))
 
 
 def sound(store: Path) -> bool:
     """Whether the store is there and every checksum in it holds."""
-    return store.exists() and m2cache("verify", str(STORE)) == 0
+    return store.exists() and m2cache("verify", str(STORE), fine=(0, 1)) == 0
 
 
-def m2cache(*arguments: str) -> int:
-    """Runs one command of the package, showing it as a user would type it."""
+def m2cache(*arguments: str, fine: tuple[int, ...] = (0,)) -> int:
+    """Runs one command of the package, showing it as a user would type it; ends with what it ends with."""
     show(*arguments)
-    return subprocess.run([Path(sys.executable).with_name("m2cache"), *arguments], cwd=ROOT).returncode
+    code = subprocess.run([Path(sys.executable).with_name("m2cache"), *arguments], cwd=ROOT).returncode
+    return code if code in fine else sys.exit(code)
 
 
 def show(*arguments: str, sign: str = "$") -> None:
@@ -97,3 +97,6 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`; what is buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

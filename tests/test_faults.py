@@ -1,4 +1,4 @@
-"""Faults while a model runs: never a wrong token, an error that names file and records, a Model that goes on."""
+"""Faults while a model runs: no wrong token, an error that names file and records, a Model that goes on."""
 
 from __future__ import annotations
 

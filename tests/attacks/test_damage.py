@@ -211,5 +211,8 @@ def test_a_record_that_is_not_a_number_is_an_error(store: Path) -> None:
     forge.edit_header(store, FIRST, edit)
     assert list(damages(store)) == []
     (store / "tokenizer.json").unlink()
-    with Model.open(store, threads=1) as model, pytest.raises(NumericsError, match="finite"):
-        list(model.generate(forge.IDS, max_new_tokens=2))
+    with Model.open(store, threads=1) as model:
+        with pytest.raises(NumericsError, match="finite"):
+            list(model.generate(forge.IDS, max_new_tokens=2))
+        with pytest.raises(NumericsError, match="position 1 are not finite"):
+            model.logits(forge.IDS)

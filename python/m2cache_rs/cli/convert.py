@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2cache_rs.cli import output
-from m2cache_rs.config import format_size
+from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +19,9 @@ def convert(
     src: Annotated[
         str, typer.Argument(metavar="SRC", help="A model directory, hub id (OWNER/MODEL) or llama2.c .bin.")
     ],
-    dst: Annotated[Path, typer.Argument(metavar="DST", help="The store to make, for example NAME.m2c.")],
+    dst: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="DST", help="The store to make, for example NAME.m2c.")
+    ],
     form: Annotated[str, typer.Option(help="How a group is coded: affine or symmetric.")] = "affine",
     group: Annotated[int, typer.Option(help="Weights that share a scale: 64 or 32.")] = 64,
     planes: Annotated[str, typer.Option(help="Stored planes: base (4 bits), mid (8) or all (16).")] = "all",
@@ -34,14 +33,21 @@ def convert(
         typer.Option(help="Equalise channels by the weights: same function, finer codes (default: do)."),
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="TEXT", help="Equalise channels by activations on this text file.")
+        Path | None,
+        typer.Option(
+            parser=user_path, metavar="TEXT", help="Equalise channels by activations on this text file."
+        ),
     ] = None,
     from_store: Annotated[
-        Path | None, typer.Option("--from", metavar="STORE", help="Plain store of SRC that --calibrate runs.")
+        Path | None,
+        typer.Option(
+            "--from", parser=user_path, metavar="STORE", help="Plain store of SRC that --calibrate runs."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
     tokenizer: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Tokenizer .bin of a llama2.c model.")
+        Path | None,
+        typer.Option(parser=user_path, metavar="FILE", help="Tokenizer .bin of a llama2.c model."),
     ] = None,
     stripe: Annotated[
         str | None,
@@ -62,7 +68,11 @@ def convert(
     statistics = None
     if calibrate is not None:
         statistics = calibration_of(src, check_target(dst, force), calibrate, from_store, tokenizer)
-    with bar("converting") as progress:
+    with output.progress("converting") as show:
+
+        def progress(at: Progress) -> None:
+            show(at.done, total=at.total, start=at.resumed, label=f"converting {at.file}")
+
         report = run(
             src, dst, form=form, group=group, planes=planes, sections=sections,
             equalize=equalize is not False, calibration=statistics, force=force,
@@ -76,29 +86,6 @@ def _directories(text: str | None) -> list[str]:
     if not all(names):
         raise UsageError(f"--stripe is {text!r}; directories with commas between them are needed")
     return names
-
-
-@contextmanager
-def bar(label: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar with rate and time left, on stderr where that is a terminal; yields what is told the progress."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    label_column = TextColumn("{task.description}", markup=False)
-    columns = (label_column, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bars:
-        task: list[Any] = []
-
-        def show(progress: Progress) -> None:
-            if not task:  # a bar that begins at what is done already leaves it out of the rate
-                task.append(bars.add_task(label, total=progress.total, completed=progress.resumed))
-            bars.update(task[0], completed=progress.done, description=f"{label} {progress.file}")
-
-        yield show
 
 
 def _print(report: ConvertReport, as_json: bool) -> None:

@@ -28,7 +28,11 @@ _PACKAGES = ("m2cache-rs", "numpy", "tokenizers", "typer", "rich", "torch")
 def doctor(
     directory: Annotated[
         Path,
-        typer.Argument(metavar="[DIR]", help="A store, or a directory on the disk that will hold stores."),
+        typer.Argument(
+            parser=user_path,
+            metavar="[DIR]",
+            help="A store, or a directory on the disk that will hold stores.",
+        ),
     ] = Path("."),
     seconds: Annotated[float, typer.Option(help="Time for measuring, at most.")] = 15.0,
     no_write: Annotated[

@@ -8,13 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from m2cache_rs.cli import options, output
-from m2cache_rs.config import PARTS, format_size
+from m2cache_rs.config import PARTS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
 
 def evaluate(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store that `m2cache convert` made.")],
-    text: Annotated[Path, typer.Option("--text", help="The text to be predicted, in UTF-8.")],
+    store: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
+    ],
+    text: Annotated[
+        Path,
+        typer.Option("--text", parser=user_path, metavar="FILE", help="The text to be predicted, in UTF-8."),
+    ],
     tokens: Annotated[
         int | None, typer.Option(help="Only the first N tokens (default: the whole text).")
     ] = None,

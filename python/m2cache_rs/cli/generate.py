@@ -13,7 +13,7 @@ import typer
 
 from m2cache_rs.cli import options, output
 from m2cache_rs.cli.words import budget_words, seconds, speed_words
-from m2cache_rs.config import format_size
+from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,11 +52,18 @@ class _Run:
 
 
 def generate(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store that `m2cache convert` made.")],
+    store: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
+    ],
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The text to go on from; - reads stdin.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", parser=user_path, metavar="FILE", help="Read the prompt from this file."
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Tokens at most (default: 256, or what the context leaves).")
     ] = None,

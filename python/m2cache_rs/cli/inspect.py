@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import output
-from m2cache_rs.config import LEVELS, PLANES, format_size
+from m2cache_rs.config import LEVELS, PLANES, format_size, user_path
 
 if TYPE_CHECKING:
     from m2cache_rs._core import Store
 
 
 def inspect(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store that `m2cache convert` made.")],
+    store: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show architecture, coding, sections and their bytes, bits per weight, files, and the cache it needs."""

@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from m2cache_rs.errors import M2CacheError
+
+if TYPE_CHECKING:
+    from m2cache_rs.cli.bar import Show
 
 ERROR = 2
 INTERRUPTED = 130
@@ -146,23 +149,12 @@ def ticker(label: str) -> Iterator[Callable[[float], None] | None]:
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int | None = None, unit: str = "bytes") -> Iterator[Show]:
     """A bar on stderr where that is a terminal; yields what is told how much is done."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield lambda done, /, **_: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from m2cache_rs.cli.bar import bar
 
-    amount = DownloadColumn(binary_units=True) if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
+    with bar(label, total, unit) as show:
+        yield show

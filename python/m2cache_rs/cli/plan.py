@@ -10,7 +10,7 @@ import typer
 
 from m2cache_rs.cli import options, output
 from m2cache_rs.cli.words import budget_words, seconds, speed_words
-from m2cache_rs.config import LEVELS, PARTS, Precision, format_size
+from m2cache_rs.config import LEVELS, PARTS, Precision, format_size, user_path
 from m2cache_rs.errors import BudgetError
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ Plans = Mapping[int, "Plan | BudgetError"]
 
 def plan(
     model: Annotated[
-        Path, typer.Argument(metavar="STORE|CONFIG", help="A store, or a config.json or its directory.")
+        Path,
+        typer.Argument(
+            parser=user_path, metavar="STORE|CONFIG", help="A store, or a config.json or its directory."
+        ),
     ],
     dram: options.Dram = None,
     ctx: Annotated[int | None, typer.Option(help="Positions to make room for (default: up to 4096).")] = None,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from m2cache_rs.cli import output
+
+# What newer versions of typer say of `--seed abc` is their validator's text.
+_NUMBER = re.compile(r": Input should be a valid (integer|number).*", re.DOTALL)
 
 
 def main(arguments: list[str]) -> int:
@@ -31,5 +36,6 @@ def _ended(code: object) -> int:
 def _bad_usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "m2cache"
-    output.note(f"error: {error.format_message()} (see {where} --help)")  # type: ignore[attr-defined]
+    message = _NUMBER.sub(r": it must be of type \1", error.format_message())  # type: ignore[attr-defined]
+    output.note(f"error: {message} (see {where} --help)")
     return output.ERROR

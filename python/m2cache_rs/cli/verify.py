@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import output
-from m2cache_rs.config import format_size
+from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import StoreError, StoreIOError
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ DAMAGED = 1
 
 
 def verify(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store that `m2cache convert` made.")],
+    store: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a store. Every damage is named by file, layer, section and record; then the exit code is 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 from m2cache_rs.config import user_path
@@ -35,7 +36,7 @@ def _download(source: str, path: Path) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=PATTERNS))
     except Exception as err:  # the client raises its own, its transport's and the system's errors
-        reason = " ".join(str(err).split())[:200] or type(err).__name__
+        reason = textwrap.shorten(str(err), 400, placeholder=" ...") or type(err).__name__
         raise CheckpointError(
             f"there is no local directory {path.absolute()}, "
             f"and the hub model {source!r} could not be fetched: {reason}"

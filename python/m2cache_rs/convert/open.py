@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from m2cache_rs.config import user_path
 from m2cache_rs.convert import hub, llama2c
 from m2cache_rs.convert.checkpoint import Checkpoint
 from m2cache_rs.convert.huggingface import open_directory
@@ -27,7 +28,7 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
     if not path.is_file():
         raise CheckpointError(f"{path} is neither a directory nor a regular file")
     _refuse_other_formats(path)
-    return llama2c.open_file(path, None if tokenizer is None else Path(tokenizer))
+    return llama2c.open_file(path, None if tokenizer is None else user_path(tokenizer))
 
 
 def _refuse_other_formats(path: Path) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from m2cache_rs.errors import StoreError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+_LOG = logging.getLogger("m2cache_rs")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Assets:
 
     def prompt(self, prompt: str | Sequence[int]) -> Sequence[int]:
         """Ids of a prompt; an empty one begins with the token that begins a text. UsageError without one."""
+        if isinstance(prompt, bytes) or not isinstance(prompt, str | Sequence | np.ndarray):
+            raise UsageError(f"the prompt is {prompt!r:.60}; a text or a list of token ids is needed")
         ids = self.encode(prompt) if isinstance(prompt, str) else prompt
         if len(ids) == 0 and self.bos is not None:
             ids = [self.bos]
@@ -71,6 +79,8 @@ class Assets:
             raise UsageError(
                 "the prompt is empty and the model has no token that begins a text: give a prompt"
             )
+        if len(prompt) == 0:
+            _LOG.warning("the prompt is empty: the text begins with the model's own first token (%d)", ids[0])
         return ids
 
     @cached_property

@@ -24,11 +24,7 @@ def sample(
     `history` are the ids before it, prompt included; only the repetition penalty reads them. Raises
     NumericsError where a logit is not finite.
     """
-    if not np.isfinite(row).all():
-        raise NumericsError(
-            f"the logits for position {position} are not finite: the model overflows, or its weights are "
-            "damaged (m2cache verify tells)"
-        )
+    check_finite(row[None], position)
     scores = _penalised(row.astype(np.float64), history, settings.repetition_penalty)
     if settings.temperature == 0:
         return int(np.argmax(scores))
@@ -36,6 +32,17 @@ def sample(
     reached = np.cumsum(weights)
     drawn = np.searchsorted(reached, uniform(seed, position) * reached[-1], side="right")
     return int(ids[min(int(drawn), len(ids) - 1)])
+
+
+def check_finite(rows: NDArray[np.float32], position: int) -> None:
+    """NumericsError where logits [N, vocab] for `position` and those behind it are not finite."""
+    sound = np.isfinite(rows).all(axis=-1)
+    if not sound.all():
+        first = position + int(np.argmin(sound))
+        raise NumericsError(
+            f"the logits for position {first} are not finite: the model overflows, or its weights are "
+            "damaged (m2cache verify tells)"
+        )
 
 
 def uniform(seed: int, position: int) -> float:

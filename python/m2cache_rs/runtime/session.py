@@ -38,7 +38,8 @@ from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, 
 from m2cache_rs.runtime.memory import peak_rss
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.planner import Expectation, expect
-from m2cache_rs.runtime.shape import check_threads
+from m2cache_rs.runtime.sampling import check_finite
+from m2cache_rs.runtime.shape import check_threads, tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
 from m2cache_rs.runtime.wish import Wish
 
@@ -111,13 +112,13 @@ class Model:
         most 4096); keys and values of one such sequence have room in the budget. `precision`: 4, 8, 16,
         "attn=8,ffn=4" or a mapping; parts not named, and None, are read at the highest level the store holds.
         `verify`: checksums on "first" read, "always" (also finds bytes that change on disk while the store is
-        open) or "never". `act`: activations "auto" (int8 below 16
-        bits) or "f32". `threads`: None for one a core. `reserve`: bytes of the budget, or of free memory,
-        that the caller will take himself. `kv`: keys and values are kept as "f16" (rounded; beyond 65504
-        they become infinite and end in NumericsError) or "f32". Only `precision`, `act` and `kv` change
-        results; nothing else does, not by a bit. `io`: what reads the store, "uring", "psync" (threads)
-        or "auto", which takes the first that the system allows; what it could not have is logged. `trace`:
-        every access to the weights is written to this file, and what it held is lost (docs/trace.md).
+        open) or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None for one a
+        core. `reserve`: bytes of the budget, or of free memory, that the caller will take himself. `kv`: keys
+        and values are kept as "f16" (rounded; beyond 65504 they become infinite and end in NumericsError) or
+        "f32". Only `precision`, `act` and `kv` change results; nothing else does, not by a bit. `io`: what
+        reads the store, "uring", "psync" (threads) or "auto", which takes the first that the system allows;
+        what it could not have is logged. `trace`: every access to the weights is written to this file, and
+        what it held is lost (docs/trace.md).
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -127,6 +128,7 @@ class Model:
         _choice("kv", kv, ("f16", "f32"))
         _choice("io", io, ("auto", "uring", "psync"))
         check_threads(threads)
+        tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         levels = Precision.parse(precision).levels(opened.planes)
@@ -189,7 +191,8 @@ class Model:
     def logits(self, ids: Sequence[int] | Ids, path: str = "decode") -> Floats:
         """Logits float32 [len(ids), vocab]: row i predicts the token behind ids[i].
 
-        `path` batches the ids as "decode" (32 rows) or "prompt" (256) tokens; both give the same bits.
+        `path` batches the ids as "decode" (32 rows) or "prompt" (256) tokens; both give the same bits. Raises
+        NumericsError where a logit is not finite.
         """
         return np.concatenate(list(self.logits_by_batch(ids, path)))
 
@@ -339,7 +342,9 @@ class Model:
     def _forward_run(self, ids: Ids, kind: Kind, step: int) -> Generator[Floats]:
         with self.sequence(len(ids)) as sequence:
             for start in range(0, len(ids), step):
-                yield self.forward(Batch.run(ids[start : start + step], sequence, start, kind))
+                rows = self.forward(Batch.run(ids[start : start + step], sequence, start, kind))
+                check_finite(rows, start + 1)
+                yield rows
 
     def _text(self, ids: Sequence[int] | Ids) -> Ids:
         checked = token_ids(ids, self.architecture.vocab)

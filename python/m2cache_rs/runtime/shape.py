@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -20,14 +21,21 @@ _POSITIONS = 4096
 # A tokenizer in memory: 460 bytes an entry and 4 MB measured at 32,000 and 128,000 entries.
 _TOKENIZER_ENTRY, _TOKENIZER = 512, 5 << 20
 
-
 MAX_THREADS = 1024
+
+_LOG = logging.getLogger("m2cache_rs")
 
 
 def check_threads(threads: int | None) -> None:
     """UsageError where `threads` is no count of threads (None: one a core)."""
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads is {threads!r}; it must lie in 1..{MAX_THREADS}")
+
+
+def tell_idle_threads(threads: int | None) -> None:
+    """Warns of more threads than cores."""
+    if threads is not None and threads > usable_cores():
+        _LOG.warning("threads is %d, but this process has %d cores: more only wait", threads, usable_cores())
 
 
 class Shape:
