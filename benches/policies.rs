@@ -1,7 +1,8 @@
 //! Policies of the tier by what they hit and what an access costs, with quick_cache as the baseline from outside.
 //!
 //! Accesses are a dense model's (every block once a token, in order), or SYNTHETIC ones of sparse models by
-//! trace(share, overlap, skew, seed) of DESIGN 5: quality is not shown by these figures, nor is a selector's cost.
+//! trace(share, overlap, skew, seed) of docs/design.md, 5: quality is not shown by these figures, nor is a selector's
+//! cost.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -198,7 +198,7 @@ impl Architecture {
     }
 }
 
-/// How a group of weights is coded (DESIGN 3).
+/// How a group of weights is coded (docs/design.md, 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {

@@ -1,4 +1,4 @@
-//! The words of the project as types: planes, levels, matrices, parts (DESIGN section 2).
+//! The words of the project as types: planes, levels, matrices, parts (docs/design.md, section 2).
 
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -172,7 +172,7 @@ impl<'a> KvRows<'a> {
 }
 
 /// Neurons (or tokens, or channels) of a layer are cut into chunks of this many records: the unit of sums
-/// (DESIGN 6), of completion for I/O, of mapping.
+/// (docs/design.md, 6), of completion for I/O, of mapping.
 pub const CHUNK: usize = 256;
 
 /// Weights that share a byte layout: one 512-bit register, one AMX tile row.

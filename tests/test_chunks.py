@@ -1,4 +1,4 @@
-"""Partial sums of chunks: what devices will share out adds up to the bits of the whole (DESIGN 5b)."""
+"""Partial sums of chunks: what devices will share adds up to the bits of the whole (docs/design.md, 5b)."""
 
 from __future__ import annotations
 

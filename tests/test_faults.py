@@ -231,7 +231,7 @@ def last_line(ended: subprocess.CompletedProcess[str]) -> str:
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     *notes, error = ended.stderr.splitlines()
-    assert all(line.startswith("m2cache: warning: ") for line in notes)
+    assert all(line.startswith("m2cache: ") and "error" not in line for line in notes)
     assert error.startswith("m2cache: error: ")
     return error
 

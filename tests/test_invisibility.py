@@ -1,4 +1,4 @@
-"""A cache is invisible: budgets, chunks, batches, verification and threads change no bit (DESIGN 1, 5b)."""
+"""A cache is invisible: budgets, chunks, batches, checks, threads change no bit (docs/design.md, 1, 5b)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-//! The attention branch over a range of KV-head groups (`o`'s chunks, DESIGN 5b).
+//! The attention branch over a range of KV-head groups (`o`'s chunks; docs/design.md, 5b).
 
 use super::{Branch, Engine, add_bias, check_chunks, transposed};
 use crate::error::{Error, Result};

@@ -1,7 +1,8 @@
 //! Accumulations of records: o and down, `y[n] += h[n][j] * record_j`.
 //!
 //! **Order.** Records are summed by rising id into their chunk's own f32 vector; closed chunks are added to the result by
-//! rising chunk (DESIGN 6). Work is cut along the model dimension, where elements do not meet, so threads change no bit.
+//! rising chunk (docs/design.md, 6). Work is cut along the model dimension, where elements do not meet, so threads
+//! change no bit.
 
 use super::lanes::axpy;
 use super::{Isa, x86};

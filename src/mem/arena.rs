@@ -1,4 +1,4 @@
-//! Slots and leases: a slot has one writer or many readers (DESIGN 6); a read or copy in flight counts as one.
+//! Slots and leases: a slot has one writer or many readers (docs/design.md, 6); a read or copy in flight counts as one.
 
 use super::slab::Slab;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-"""The number format (DESIGN 3): 16-bit codes of groups of weights, their levels, and int8 activations."""
+"""The number format (docs/design.md, 3): 16-bit codes of groups of weights, levels, int8 activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a store is cut: forms, planes and the three presets of FFN sections (DESIGN 4)."""
+"""How a store is cut: forms, planes and the three presets of FFN sections (docs/design.md, 4)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def inverse_frequencies(rope: Rope, head_dim: int, context: int, length: int) ->
     """The angle per position of every rotary pair, and the factor on its cosine and sine.
 
     `rope` is the field of a validated `Architecture`, `context` its `context` (max_position_embeddings).
-    `length` is the sequence's: DESIGN 5 takes it from the whole prompt, once, when the sequence is created.
+    `length` is the sequence's, that of the whole prompt when it is created (docs/design.md, 5).
     Only `dynamic` and `longrope` depend on it. transformers, too, looks at the whole prompt of a pass,
     but while it generates it changes the frequencies under keys that are already rotated; we keep them.
 

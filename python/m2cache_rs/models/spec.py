@@ -28,7 +28,7 @@ _FLAGS = ("gated", "tied", "qk_norm", "parallel_blocks", "alibi")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer as data (DESIGN 4 and 5b).
+    """A decoder-only transformer as data (docs/design.md, 4 and 5b).
 
     Sizes are counts; `head_dim` may differ from `hidden / heads`; `rope` holds `type`, `theta` and the type's
     parameters by the names transformers gives them (see `m2cache_rs.models.rope`).

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Tensor:
     """A tensor of a checkpoint: its name and shape there, and whether our records are its columns.
 
-    Every record runs along the model dimension (DESIGN 4): a row of most matrices, a column of o and down.
+    Every record runs along the model dimension (docs/design.md, 4): a row of most matrices, a column of o
+    and down.
     """
 
     name: str

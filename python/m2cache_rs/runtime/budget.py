@@ -1,4 +1,4 @@
-"""How a cap on the memory of a whole process is split (DESIGN 6). Pure: nothing is measured here.
+"""How a cap on the memory of a whole process is split (docs/design.md, 6). Pure: nothing is measured here.
 
 A budget caps VmHWM, the peak of resident memory: interpreter, libraries, keys and values, scratch, weights.
 """

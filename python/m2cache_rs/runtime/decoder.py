@@ -1,4 +1,4 @@
-"""The one decoder: it walks the layers of any architecture over any backend (DESIGN 5 and 5b)."""
+"""The one decoder: it walks the layers of any architecture over any backend (docs/design.md, 5 and 5b)."""
 
 from __future__ import annotations
 

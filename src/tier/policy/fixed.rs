@@ -1,7 +1,7 @@
 //! A fixed set of blocks: what was chosen at the start stays, everything else passes by.
 //!
 //! The policy of dense models, whose access is cyclic: any fixed set is hit once a token, while whatever replaces blocks
-//! by recency has just thrown away what comes next (DESIGN 6).
+//! by recency has just thrown away what comes next (docs/design.md, 6).
 
 use super::residents::Residents;
 use super::{Access, Policy};
