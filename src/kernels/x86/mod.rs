@@ -7,6 +7,8 @@
 mod accumulate;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
+mod accumulate_avx2;
+#[cfg(target_arch = "x86_64")]
 mod block;
 #[cfg(target_arch = "x86_64")]
 mod dot;
@@ -35,10 +37,6 @@ macro_rules! widened {
             #[target_feature(enable = $features)]
             pub fn project_task(work: &mut RowWork, first: usize, out: &mut [f32]) {
                 portable_dots::task(work, first, out);
-            }
-            #[target_feature(enable = $features)]
-            pub fn accumulate_tile(work: &TileWork, chunk: &mut [f32]) {
-                portable_sums::tile(work, chunk);
             }
             #[target_feature(enable = $features)]
             pub fn quantise(rows: &[f32], blocks: usize) -> Int8 {
@@ -85,13 +83,13 @@ pub fn accumulate_tile(isa: Isa, work: &TileWork, chunk: &mut [f32]) {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::accumulate_tile(work, chunk) },
+        Kind::Avx2 => unsafe { accumulate_avx2::tile(work, chunk) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni if accumulate::takes(work) => unsafe { accumulate::tile(work, chunk) },
-        // SAFETY: as above.
+        // SAFETY: as above; detection asks for AVX2 wherever it asks for AVX-512.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::accumulate_tile(work, chunk) },
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { accumulate_avx2::tile(work, chunk) },
         _ => portable_sums::tile(work, chunk),
     }
 }
