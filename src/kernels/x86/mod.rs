@@ -5,9 +5,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod accumulate;
-pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod accumulate_avx2;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod block;
 #[cfg(target_arch = "x86_64")]
