@@ -70,10 +70,10 @@ def _given_cache(wanted: int, weights: Weights, costs: Costs) -> Budget:
 
 def _given_dram(dram: int, weights: Weights, costs: Costs, peak: int) -> Budget:
     if dram < peak:
-        least = format_size(max(peak, budget.least_dram(weights, costs)))
+        least = max(peak, budget.least_dram(weights, costs))
         raise BudgetError(
             f"a budget of {format_size(dram)} is too small: this process has taken {format_size(peak)} "
-            f"already; the least that works is {least}"
+            f"already; the least that works is {least} bytes ({format_size(least)})"
         )
     found = budget.split(dram, weights, costs)
     if found.cache > _free(costs):
