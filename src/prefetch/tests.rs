@@ -164,6 +164,8 @@ fn what_was_read_ahead_in_vain_is_counted() {
     step(&mut fetcher, 10);
     let unused: u64 = fetcher.stats().sections.iter().map(|c| c.unused_bytes).sum();
     assert_eq!(unused, 8 * SIZE as u64);
+    let read: u64 = fetcher.stats().sections.iter().map(|c| c.read_bytes).sum();
+    assert!((4..=12).contains(&(read / SIZE as u64)), "two steps and what lies ahead: {read}");
 }
 
 #[test]

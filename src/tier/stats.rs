@@ -5,7 +5,7 @@
 pub struct Counters {
     /// Bytes served from the tier.
     pub hit_bytes: u64,
-    /// Bytes read from the tier below that were asked for.
+    /// Bytes read from the tier below that were asked for, or lie ahead and may still be.
     pub read_bytes: u64,
     /// Bytes read beside them because reads begin and end on pages.
     pub aligned_bytes: u64,
@@ -54,8 +54,9 @@ impl Stats {
         counters.reads += 1;
     }
 
-    /// Notes bytes that were read ahead in vain.
+    /// Notes that bytes counted as read were read ahead in vain.
     pub fn unused(&mut self, section: usize, bytes: usize) {
+        self.sections[section].read_bytes -= bytes as u64;
         self.sections[section].unused_bytes += bytes as u64;
     }
 
