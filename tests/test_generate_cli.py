@@ -274,3 +274,32 @@ def test_progress_is_shown_on_a_terminal_only(tale: Path, capsys: pytest.Capture
     os.close(child)
     with io.FileIO(main) as terminal:
         assert b"verifying" in terminal.read(1 << 16)
+
+
+def test_a_prompt_tells_how_far_it_is(tale: Path) -> None:
+    told: list[float] = []
+    with Model.open(tale, precision=4) as model:
+        layers = model.architecture.layers
+        list(model.generate([1] * 300, 3, progress=told.append))
+    assert told[0] == 0
+    assert told[-1] == 1
+    assert told == sorted(told)
+    assert len(told) == 2 * (2 * layers + 1)
+
+
+def test_the_ticker_leaves_the_terminal_as_it_was(tale: Path) -> None:
+    with output.ticker("prompt") as progress:
+        assert progress is None
+    main, child = pty.openpty()
+    code = (
+        "import time; from m2cache_rs.cli.output import ticker\n"
+        "with ticker('prompt') as told:\n"
+        "    told(0.0); time.sleep(0.2); told(0.5); told(1.0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], stderr=child, check=True)
+    os.close(child)
+    with io.FileIO(main) as terminal:
+        shown = terminal.read(1 << 16)
+    assert b"prompt   0%" in shown
+    assert b"prompt  50%" in shown
+    assert shown.endswith(b"\r\x1b[K")
