@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs.config import Precision
+from m2cache_rs import _core
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.footprint import needed_bytes
 from m2cache_rs.runtime.opening import open_store
 from shape import Shape
 from stand_in import tokens
@@ -74,8 +73,10 @@ class Subject:
 
     def touched(self) -> int:
         """Bytes of the store that one decoded token touches."""
-        layout = json.loads(open_store(self.store).layout())
-        return needed_bytes(layout, Precision.parse(self.level), self.shape.architecture.tied)
+        manifest = json.loads(open_store(self.store).manifest())
+        architecture, encoding = (json.dumps(manifest[name]) for name in ("architecture", "encoding"))
+        needs = _core.needs(architecture, encoding, (self.level,) * 4)
+        return int(json.loads(needs)["token_bytes"])
 
     def kv_bytes(self, positions: int) -> int:
         """Bytes of keys and values, in f16."""
