@@ -195,7 +195,7 @@ def options() -> argparse.Namespace:
     add(
         "--cap",
         action="append",
-        help=f"a size or a share of Q4_0, may be repeated XX,
+        help="a size or a share of Q4_0, may be repeated (default: 60%% and 30%%)",
     )
     add("--prompt-tokens", type=int, default=16)
     add("--new-tokens", type=int, default=64)
