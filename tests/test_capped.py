@@ -146,16 +146,17 @@ def test_reads_of_a_cold_file_are_counted(limits: Any, tmp_path: Path) -> None:
     assert before is None or before >= 32 * MIB
 
 
-def test_the_rate_is_that_of_the_best_depth(limits: Any, tmp_path: Path) -> None:
+def test_the_rate_is_what_is_left_behind_a_burst(limits: Any, tmp_path: Path) -> None:
     disk, path = limits("disk"), tmp_path / "data"
     path.write_bytes(bytes(8 * MIB))
     try:
-        rate = disk.measure([path], 70000, 0.05)
+        rate = disk.measure([path], 70000, 1)
     except OSError as error:
         pytest.skip(f"no O_DIRECT under {tmp_path}: {error}")
     assert rate.block == 69632
-    assert rate.depth in disk.DEPTHS
-    assert rate.bytes_per_second > 0
+    assert len(rate.by_second) == 1
+    assert rate.sustained > 0
+    assert disk.Rate(1, (9.0, 9.0, 9.0, 9.0, 1.0, 2.0)).sustained == 1.5
 
 
 # ---- arithmetic
@@ -192,10 +193,11 @@ def run(program: str, rate: float, **more: Any) -> dict[str, Any]:
         "killed": False,
         "peak": 100,
         "anonymous": 50,
+        "rate": 400.0,
         "tokens_per_second": rate,
         "first_token_seconds": 2.0,
     }
-    ours = {"weights_read": 1000 + 64 * 400, "rate": 400.0}
+    ours = {"weights_read": 1000 + 64 * 400}
     return base | (ours if program == "ours" else {}) | more
 
 
@@ -206,6 +208,7 @@ def measured(limits: Any, **more: Any) -> Any:
         "ours": [run("ours", 0.8), run("ours", 0.9), run("ours", 0.7)],
         "resident": [run("", 4.0)], "llama": [run("", 0.2, decode_read=6400)], "llama_resident": [],
         "plan": {"expected": {"tokens_per_second": 0.88}},
+        "plan_at_rate": {"expected": {"tokens_per_second": 0.9}},
     }  # fmt: skip
     return limits("summary").Measured(**(values | more))
 
@@ -223,7 +226,7 @@ def test_the_summary_compares_with_bound_peer_and_plan(limits: Any) -> None:
 
 
 def test_kills_and_missing_runs_are_shown_and_not_invented(limits: Any) -> None:
-    dead = {"killed": True, "peak": 1, "anonymous": 1}
+    dead = {"killed": True, "peak": 1, "anonymous": 1, "rate": 400.0}
     found = measured(limits, llama=[dead, dead], resident=[{"killed": False, "error": "too large"}])
     assert found.summary()["ours_to_llama"] is None
     assert found.summary()["compute_seconds"] == 0
@@ -257,7 +260,17 @@ def capped(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     shape = tmp_path / "tiny/config.json"
     shape.write_text(json.dumps(SHAPE))
     command = [sys.executable, BENCHES / "capped.py", "--shape", shape, "--work", tmp_path / "work"]
-    command += ["--out", tmp_path / "out.json", "--repeats", "1", "--new-tokens", "4", *options]
+    command += [
+        "--out",
+        tmp_path / "out.json",
+        "--repeats",
+        "1",
+        "--new-tokens",
+        "4",
+        "--settle",
+        "1",
+        *options,
+    ]
     return subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, check=False, timeout=300
     )
@@ -284,6 +297,10 @@ def test_a_tiny_comparison_from_end_to_end(group: Any, tmp_path: Path) -> None:
         pytest.skip(f"ours was compared with nothing: {LLAMA} names no Python that has llama_cpp and gguf")
     assert one["llama"][0]["tokens"] == 4
     assert math.isfinite(one["summary"]["ours_to_llama"])
+
+
+def test_help_is_shown(tmp_path: Path) -> None:
+    assert "60% and 30%" in " ".join(capped(tmp_path, "--help").stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from limits.subject import Subject
 
 HEADROOM = 32 << 20
 """Of a cap, left to the kernel (page tables, buffers of the process): the rest is our --dram."""
-CHUNK = 256
-"""Records that the decoder reads together."""
 HERE = Path(__file__).parent
 
 Run = dict[str, Any]
@@ -35,9 +33,11 @@ class Task:
     prompt: int
     new: int
     threads: int
+    settle: int
+    """Seconds of reading before a capped run."""
 
     def ours(self, cap: int | None) -> Run:
-        """Our command line under a cap, and the disk's rate: the better of those before and behind it."""
+        """Our command line under a cap."""
         assert cap is not None
         options = {
             "--prompt": self.subject.prompt(self.prompt),
@@ -49,16 +49,12 @@ class Task:
         }
         words = [str(word) for pair in options.items() for word in pair]
         command = [sys.executable, "-m", "m2cache_rs", "generate", str(self.subject.store), *words, "--json"]
-        before = disk.measure(self._files(), self._block())
-        run = _measured(command, self._files(), cap)
+        run = self._capped(command, self._files(), cap)
         if result := run.pop("result"):
             stats = result["stats"]
             run |= {name: result[name] for name in ("tokens", "tokens_per_second", "first_token_seconds")}
             run |= {"weights_read": stats["read_bytes"], "expected": result["expected"]}
             run["stats"] = {k: v for k, v in stats.items() if isinstance(v, int | float | str)}
-            behind = disk.measure(self._files(), stats["read_bytes"] // max(1, stats["reads"]))
-            run["rates"] = [asdict(before), asdict(behind)]
-            run["rate"] = max(before.bytes_per_second, behind.bytes_per_second)
         return run
 
     def ours_resident(self, cap: int | None) -> Run:
@@ -72,18 +68,20 @@ class Task:
     def llama(self, peer: Peer, cap: int | None) -> Run:
         """llama.cpp, mapped, its weights not repacked."""
         ids = self.subject.ids(self.prompt)
-        run = _measured(
-            peer.command(self.subject.gguf, ids, self.new, self.threads), [self.subject.gguf], cap
-        )
+        command = peer.command(self.subject.gguf, ids, self.new, self.threads)
+        run = self._capped(command, [self.subject.gguf], cap)
         result = run.pop("result")
         if result:
             run["load_seconds"] = result["load_seconds"]
             run["decode_read"] = result["decode_read_bytes"]
         return run | _speed(result)
 
-    def _block(self) -> int:
-        """Bytes of a chunk of records, the least that a sweep reads."""
-        return CHUNK * self.subject.shape.architecture.hidden * self.subject.level // 8
+    def _capped(self, command: list[str], files: list[Path], cap: int | None) -> Run:
+        """A run on a disk whose burst is used up, with the rate that it sustains."""
+        if cap is None:
+            return _measured(command, files, cap)
+        rate = disk.measure(self._files(), self.subject.chunk_bytes(), self.settle)
+        return {**_measured(command, files, cap), "rate": rate.sustained, "rates": rate.by_second}
 
     def _files(self) -> list[Path]:
         return sorted(self.subject.store.glob("*.safetensors"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from m2cache_rs import _core
 from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime.footprint import sections
 from m2cache_rs.runtime.opening import open_store
 from shape import Shape
 from stand_in import tokens
@@ -70,6 +71,10 @@ class Subject:
             )
         _tell(f"making {self.gguf}")
         peer.write(self.shape.architecture, self.gguf)
+
+    def chunk_bytes(self) -> int:
+        """Bytes of 256 records of one section, the least that a sweep reads at once."""
+        return 256 * min(one.stride for one in sections(json.loads(open_store(self.store).layout())))
 
     def touched(self) -> int:
         """Bytes of the store that one decoded token touches."""

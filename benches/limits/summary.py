@@ -27,10 +27,11 @@ class Measured:
     llama: Sequence[Run]
     llama_resident: Sequence[Run]
     plan: dict[str, Any]
+    plan_at_rate: dict[str, Any]
 
     def rate(self) -> float:
-        """Of the disk, at the sizes that our reader used; NaN where every run of ours was killed."""
-        return _middle([run["rate"] for run in self.ours if "rate" in run])
+        """What the disk sustained before each of the runs, in the middle."""
+        return _middle([run["rate"] for run in (*self.ours, *self.llama)])
 
     def bound(self) -> Bound:
         """The bound; without a resident run, by the disk alone."""
@@ -49,6 +50,7 @@ class Measured:
             "ours_to_llama": ours / llama,
             "plan": plan,
             "plan_to_ours": plan / ours,
+            "plan_at_rate": self.plan_at_rate["expected"]["tokens_per_second"],
             "rate": bound.rate,
             "compute_seconds": bound.compute,
             "io_seconds": bound.io,
@@ -112,7 +114,8 @@ class Measured:
         )
         yield (
             f"  m2cache / bound {found['ours_to_bound']}, m2cache / llama.cpp {found['ours_to_llama']}, "
-            f"plan {found['plan']} tokens/s, plan / m2cache {found['plan_to_ours']}"
+            f"plan {found['plan']} tokens/s ({found['plan_at_rate']} at this rate of the disk), "
+            f"plan / m2cache {found['plan_to_ours']}"
         )
         yield (
             f"  first token {found['first_token']} s; without a cap {found['first_token_resident']} s, "
