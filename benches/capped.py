@@ -9,11 +9,11 @@
 Weights are random (synthetic): the figures say how fast, not how well. Percentages are of the size that
 llama.cpp's Q4_0 GGUF of the shape has. Both programs decode the same number of tokens on the same threads
 with f16 keys and values, each from an empty page cache, one after the other; llama.cpp maps its file and does
-not repack its weights (it would be killed). Virtual disks often allow a burst and then hold a limit: before
-each capped run the disk is read for --settle seconds, and the last third of them is the rate of the bound.
-Needs a memory cgroup (root, as a rule), a disk that takes O_DIRECT and 8 to 25 GB on it; builds llama.cpp
-from its Python source distribution the first time. Stores and GGUF files stay in --work and are used again;
-an interrupted comparison goes on where it was.
+not repack its weights (it would be killed). Virtual disks drift: the disk is read for --settle seconds before
+each capped run and a third of that behind it, and the bound of a run takes what it sustained around it. Needs
+a memory cgroup (root, as a rule), a disk that takes O_DIRECT and 8 to 25 GB on it; builds llama.cpp from its
+Python source distribution the first time. Stores and GGUF files stay in --work and are used again; an
+interrupted comparison goes on where it was.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Comparison:
             plan=self.journal.step(f"{_name(task)}, {cap}, plan", partial(plan, task, size)),
             plan_at_rate={},
         )
-        at_rate = partial(plan, task, size, measured.rate())
+        at_rate = partial(plan, task, size, measured.bound().rate)
         return replace(
             measured, plan_at_rate=self.journal.step(f"{_name(task)}, {cap}, plan at this rate", at_rate)
         )
@@ -209,7 +209,12 @@ def options() -> argparse.Namespace:
     add("--prompt-tokens", type=int, default=16)
     add("--new-tokens", type=int, default=64)
     add("--repeats", type=int, default=3, help="rounds of all programs (default 3)")
-    add("--settle", type=int, default=15, help="seconds of reading before a capped run (default 15)")
+    add(
+        "--settle",
+        type=int,
+        default=9,
+        help="seconds of reading before a capped run, a third behind it (default 9)",
+    )
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--no-peer", action="store_true", help="without llama.cpp")
     add(

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,15 @@ class Task:
         return run | _speed(result)
 
     def _capped(self, command: list[str], files: list[Path], cap: int | None) -> Run:
-        """A run on a disk whose burst is used up, with the rate that it sustains."""
+        """A run between two measurements of the disk: a virtual one drifts by factors within a minute."""
         if cap is None:
             return _measured(command, files, cap)
-        rate = disk.measure(self._files(), self.subject.chunk_bytes(), self.settle)
-        return {**_measured(command, files, cap), "rate": rate.sustained, "rates": rate.by_second}
+        probe = partial(disk.measure, self._files(), self.subject.chunk_bytes())
+        before = probe(self.settle)
+        run = _measured(command, files, cap)
+        behind = probe(max(1, self.settle // 3))
+        rates = {"before": before.by_second, "behind": behind.by_second}
+        return {**run, "rate": (before.sustained + behind.sustained) / 2, "rates": rates}
 
     def _files(self) -> list[Path]:
         return sorted(self.subject.store.glob("*.safetensors"))

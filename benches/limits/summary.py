@@ -29,14 +29,20 @@ class Measured:
     plan: dict[str, Any]
     plan_at_rate: dict[str, Any]
 
-    def rate(self) -> float:
-        """What the disk sustained before each of the runs, in the middle."""
-        return _middle([run["rate"] for run in (*self.ours, *self.llama)])
+    def rates(self) -> list[float]:
+        """What the disk sustained around each of the runs."""
+        return _values([*self.ours, *self.llama], "rate")
 
-    def bound(self) -> Bound:
-        """The bound; without a resident run, by the disk alone."""
+    def bound(self, rate: float | None = None) -> Bound:
+        """The bound at a rate, the middle one if none is given; without a resident run, by the disk alone."""
         speed = _middle(_values(self.resident, "tokens_per_second"))
-        return Bound(self.touched, self.hold, self.rate(), 1 / speed if speed == speed else 0.0)
+        chosen = _middle(self.rates()) if rate is None else rate
+        return Bound(self.touched, self.hold, chosen, 1 / speed if speed == speed else 0.0)
+
+    def _shares(self) -> list[float]:
+        """Of the bound at the rate around it, what each run of ours reached."""
+        runs = [run for run in self.ours if run.get("tokens_per_second") is not None]
+        return [run["tokens_per_second"] / self.bound(run["rate"]).tokens_per_second for run in runs]
 
     def summary(self) -> dict[str, Any]:
         """The figures; None where there is none."""
@@ -46,7 +52,7 @@ class Measured:
             "ours": ours,
             "llama": llama,
             "bound": bound.tokens_per_second,
-            "ours_to_bound": ours / bound.tokens_per_second,
+            "ours_to_bound": _middle(self._shares()),
             "ours_to_llama": ours / llama,
             "plan": plan,
             "plan_to_ours": plan / ours,
@@ -66,7 +72,7 @@ class Measured:
             _middle(_values(runs, "first_token_seconds")) for runs in (self.ours, self.resident)
         )
         reads = [self.sweeps.first_token(size, self.touched) for size in _values(self.ours, "weights_read")]
-        io = _middle(reads) / self.rate()
+        io = _middle(reads) / _middle(self.rates())
         least = max([value for value in (resident, io) if value == value], default=float("nan"))
         return {
             "first_token": capped,
@@ -103,6 +109,7 @@ class Measured:
 
     def _conclusion(self) -> Iterator[str]:
         found, bound = {k: _number(v) for k, v in self.summary().items()}, self.bound()
+        rates = self.rates()
         compute = (
             f"arithmetic {bound.compute:.3f} s"
             if bound.compute
@@ -112,6 +119,8 @@ class Measured:
             f"  bound {found['bound']} tokens/s, by {bound.limit}: a token touches {_size(bound.touched)}; "
             f"{_size(bound.needed)} do not fit, {bound.io:.3f} s at {_size(bound.rate)}/s; {compute}"
         )
+        drift = f"{_size(min(rates))}/s to {_size(max(rates))}/s"
+        yield f"  disk around the runs {drift}; {_spread(self._shares())}"
         yield (
             f"  m2cache / bound {found['ours_to_bound']}, m2cache / llama.cpp {found['ours_to_llama']}, "
             f"plan {found['plan']} tokens/s ({found['plan_at_rate']} at this rate of the disk), "
@@ -121,6 +130,11 @@ class Measured:
             f"  first token {found['first_token']} s; without a cap {found['first_token_resident']} s, "
             f"reads alone {found['first_token_io']} s; ratio to the larger {found['first_token_ratio']}"
         )
+
+
+def _spread(shares: Sequence[float]) -> str:
+    words = ", ".join(f"{share:.3f}" for share in shares)
+    return f"m2cache / bound at the rate around each run: {words or 'no run'}"
 
 
 def _values(runs: Sequence[Run], name: str) -> list[float]:
