@@ -15,7 +15,7 @@ from limits import cgroup, disk, watch
 from limits.peer import Peer
 from limits.subject import Subject
 
-HEADROOM = 32 << 20
+HEADROOM = 16 << 20
 """Of a cap, left to the kernel (page tables, buffers of the process): the rest is our --dram."""
 HERE = Path(__file__).parent
 
