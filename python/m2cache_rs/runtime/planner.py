@@ -9,7 +9,8 @@ computed, so
               + chunks of 256 records x what one costs beside its arithmetic
     serial = the embedding row, read before anything can be computed, and sampling
 
-and a prompt streams the missing bytes once per chunk of 256 positions, beside that chunk's arithmetic:
+and a prompt streams the missing bytes once per chunk of 256 positions, beside that chunk's arithmetic; its
+first chunk finds the cache empty and reads every byte:
 
     first token = sum over chunks of max(io, compute x (1 + (rows - 1) x a further row's share)) + serial
 
@@ -124,7 +125,8 @@ def expect(model: Subject, budget: Budget, rates: Rates, prompt: int, new: int) 
     io, row = ssd / _per_second(read), _arithmetic(model, rates)
     compute = row + traffic.kv / _per_second(rates.memory)
     serial = _SAMPLE * model.architecture.vocab / 1e5 + model.weights.parts["embed"] / _per_second(read)
-    first = _first_token(model, rates, io, row, prompt) + serial * -(-prompt // PROMPT_CHUNK)
+    cold = model.weights.token_bytes / _per_second(read)
+    first = _first_token(model, rates, (cold, io), row, prompt) + serial * -(-prompt // PROMPT_CHUNK)
     return Expectation(traffic, read, io, compute, serial, first, rates)
 
 
@@ -133,14 +135,17 @@ def missing(weights: Weights, budget: Budget) -> int:
     return max(0, weights.token_bytes - budget.fixed)
 
 
-def _first_token(model: Subject, rates: Rates, io: float, row: float, prompt: int) -> float:
-    """Chunks of the prompt, each a sweep of the model; keys and values grow from chunk to chunk."""
+def _first_token(model: Subject, rates: Rates, io: tuple[float, float], row: float, prompt: int) -> float:
+    """Chunks of the prompt, each a sweep of the model; keys and values grow from chunk to chunk.
+
+    `io`: seconds of reads of the first sweep, which fills the cache, and of the later ones.
+    """
     total = 0.0
     for start in range(0, max(prompt, 1), PROMPT_CHUNK):
         rows = min(PROMPT_CHUNK, max(prompt, 1) - start)
         seen = model.kv_position * (start + rows / 2) * rows
         compute = row * (1 + (rows - 1) * _FURTHER_ROW) + seen / _per_second(rates.memory)
-        total += max(io, compute)
+        total += max(io[start > 0], compute)
     return total
 
 
