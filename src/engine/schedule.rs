@@ -3,6 +3,7 @@
 use crate::config::{Architecture, Encoding};
 use crate::error::{Error, Result};
 use crate::io::ALIGN;
+use crate::prefetch::Layout;
 use crate::store::{Catalog, SectionId, SectionLayout};
 use crate::tier::{Block, BlockId, FRAME, frames, paged};
 use crate::types::{CHUNK, Level, Levels, Matrix, Plane};
@@ -172,7 +173,7 @@ impl Schedule {
         let spare = bytes.checked_sub(least).ok_or(Error::CacheTooSmall { given: bytes, least })?;
         // Once everything is loaded the ring is of no use, so it takes nothing from a cache that holds all.
         let usual = if spare >= self.fixed_bytes() { 0 } else { (bytes / RING_SHARE).min(RING_BYTES as u64) };
-        let wanted = (ring.unwrap_or(usual) / FRAME as u64) as u32;
+        let wanted = (ring.unwrap_or(usual) / FRAME as u64).min(u64::from(Layout::MOST)) as u32;
         let most = self.widest + (spare / FRAME as u64) as u32;
         let frames = wanted.clamp(self.widest, most);
         Ok(Split { ring: frames, fixed: spare - u64::from(frames - self.widest) * FRAME as u64 })

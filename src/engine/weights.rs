@@ -34,7 +34,7 @@ pub struct Weights {
     notes: Vec<String>,
 }
 
-/// A run of records of some matrices, leased; it holds its slots by itself, so the next run can be fetched meanwhile.
+/// A run of records of some matrices, leased; drop it before the next is asked for, whose frames it may hold.
 pub struct Leased {
     store: Arc<Store>,
     layer: Option<usize>,

@@ -1,5 +1,5 @@
-//! Reading parts of files into leased slots. An operation owns its buffer until it is done: dropping a handle leaves the
-//! buffer with the engine.
+//! Reading parts of files into leased slots. An operation owns its buffers until it is done; a dropped engine waits for
+//! what the system still works on.
 
 mod faults;
 pub mod faulty;

@@ -76,9 +76,9 @@ impl Worker {
     fn work(&self) {
         while let Some(read) = self.next() {
             let token = read.token;
-            let skipped = self.closing.load(Ordering::Relaxed);
-            if skipped || self.ended.send(Done { token, result: self.fill(read) }).is_err() {
-                continue;
+            if !self.closing.load(Ordering::Relaxed) {
+                // Nobody listens any more when the engine is being dropped.
+                let _ = self.ended.send(Done { token, result: self.fill(read) });
             }
         }
     }

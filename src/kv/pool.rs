@@ -79,9 +79,13 @@ impl Pool {
     }
 
     fn unmap_if_empty(&mut self, slab: usize) {
-        if self.blocks_of(slab).all(|block| self.free.contains(&block)) {
+        // Plain counters, not the set of free blocks: this is asked for every block that is released.
+        let heads = self.shape.heads();
+        if self.holders[slab * heads..(slab + 1) * heads].iter().all(|holders| *holders == 0) {
             self.slabs[slab] = Slab::unmapped(self.shape.kind);
-            self.free.retain(|block| block.0 as usize / self.shape.heads() != slab);
+            for block in self.blocks_of(slab) {
+                self.free.remove(&block);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Slots begin on pages, so that O_DIRECT can fill them.
 pub const PAGE: usize = 4096;
 /// Largest slab: what io_uring and CUDA register in one piece.
-const PIECE: usize = 1 << 30;
+pub const PIECE: usize = 1 << 30;
 /// Added to the state of a slot while it is written; far above any number of readers.
 const WRITER: u32 = 1 << 31;
 

@@ -3,4 +3,4 @@
 mod arena;
 mod slab;
 
-pub use arena::{Arena, PAGE, ReadLease, Run, SlotId, WriteLease};
+pub use arena::{Arena, PAGE, PIECE, ReadLease, Run, SlotId, WriteLease};

@@ -5,7 +5,7 @@ use super::order::Order;
 use super::want::{Held, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::Reader;
-use crate::mem::{Arena, Run, SlotId, WriteLease};
+use crate::mem::{Arena, PIECE, Run, SlotId, WriteLease};
 use crate::tier::{BlockId, Dram, FRAME, Frames, Place, Ring, Stats, frames};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -66,6 +66,9 @@ pub struct Fetcher {
 }
 
 impl Layout {
+    /// Frames of a ring at most: it lies in one slab.
+    pub const MOST: u32 = (PIECE / FRAME) as u32;
+
     /// An arena for this layout and a tier's slots.
     pub fn arena(&self, dram: &Dram) -> Result<Arc<Arena>> {
         Arena::new(&[&vec![FRAME; self.ring as usize], &self.rows, dram.slots()])
@@ -126,6 +129,15 @@ impl Fetcher {
     /// # Errors
     /// The reader's or `check`'s; nothing that failed is kept, and the fetcher stays usable.
     pub fn fetch(&mut self, step: usize, check: Check) -> Result<Vec<Held>> {
+        let held = self.step(step, check);
+        if held.is_err() {
+            // No outcome may be left behind that nobody asks for: its frames would never come back.
+            self.forget(check);
+        }
+        held
+    }
+
+    fn step(&mut self, step: usize, check: Check) -> Result<Vec<Held>> {
         while let Some(ended) = self.flights.ended(false) {
             self.land(ended, check);
         }
@@ -147,6 +159,14 @@ impl Fetcher {
     /// # Errors
     /// As `fetch`.
     pub fn fetch_rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
+        let held = self.rows(wants, check);
+        if held.is_err() {
+            self.forget(check);
+        }
+        held
+    }
+
+    fn rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
         let mut reads = Vec::with_capacity(wants.len());
         for (index, want) in wants.iter().enumerate() {
             let loaded = want.block.is_some_and(|(id, ..)| matches!(self.dram.find(id), Place::Loaded(_)));
@@ -187,6 +207,7 @@ impl Fetcher {
 
     /// Waits for all that is under way and gives up what was read ahead.
     fn forget(&mut self, check: Check) {
+        self.flights.launch();
         while self.flights.any() {
             let Some(ended) = self.flights.ended(true) else { break };
             self.land(ended, check);
@@ -202,6 +223,7 @@ impl Fetcher {
                 }
             }
         }
+        self.flights.clear();
         self.looked = 0;
         self.reclaim();
     }

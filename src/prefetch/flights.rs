@@ -70,6 +70,11 @@ impl Flights {
         self.landed.remove(&token)
     }
 
+    /// Forgets every outcome that nobody asked for.
+    pub fn clear(&mut self) {
+        self.landed.clear();
+    }
+
     /// Whether a read is still under way.
     pub fn is_flying(&self, token: Token) -> bool {
         self.flying.contains_key(&token)

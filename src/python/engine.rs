@@ -63,8 +63,8 @@ impl Engine {
     /// Says what the next calls are: the layers (a, b) in order, then the head or not, and the same again. Reading ahead
     /// follows it; results do not depend on it.
     #[pyo3(signature = (layers, head=true))]
-    fn follow(&self, layers: (usize, usize), head: bool) -> PyResult<()> {
-        Ok(lock(&self.0).follow(layers.0..layers.1, head)?)
+    fn follow(&self, py: Python<'_>, layers: (usize, usize), head: bool) -> PyResult<()> {
+        Ok(py.detach(|| lock(&self.0).follow(layers.0..layers.1, head))?)
     }
 
     /// Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
@@ -122,7 +122,7 @@ impl Engine {
 
     /// A norm's gain, float32 [hidden]: attn or ffn of a layer, or final.
     fn norm<'py>(&self, py: Python<'py>, layer: usize, which: &str) -> PyResult<Out<'py, f32>> {
-        let gain = lock(&self.0).norm(layer, which)?.to_vec();
+        let gain = py.detach(|| Ok::<_, Error>(lock(&self.0).norm(layer, which)?.to_vec()))?;
         let len = gain.len();
         Out::new(py, gain, &[len])
     }
@@ -131,19 +131,19 @@ impl Engine {
     /// "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
     /// head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
     /// "unused_bytes" (read ahead in vain), "reads", "stalls", "wait_seconds".
-    fn stats(&self) -> PyResult<String> {
-        json(&lock(&self.0).report())
+    fn stats(&self, py: Python<'_>) -> PyResult<String> {
+        json(&py.detach(|| lock(&self.0).report()))
     }
 
     /// Begins or ends to note every access to a block.
-    fn record(&self, on: bool) {
-        lock(&self.0).record(on);
+    fn record(&self, py: Python<'_>, on: bool) {
+        py.detach(|| lock(&self.0).record(on));
     }
 
     /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache plus 2 where it
     /// is the first of the blocks that were leased together.
     fn take_trace<'py>(&self, py: Python<'py>) -> PyResult<Out<'py, u32>> {
-        let accesses = lock(&self.0).take_trace();
+        let accesses = py.detach(|| lock(&self.0).take_trace());
         let flat: Vec<u32> =
             accesses.iter().flat_map(|a| [a.block.0, u32::from(a.hit) + 2 * u32::from(a.first)]).collect();
         Out::new(py, flat, &[accesses.len(), 2])
@@ -151,8 +151,8 @@ impl Engine {
 
     /// What the blocks are, as JSON: [{"layer" (null: head), "section", "bytes", "fixed"}] by number; fixed ones have a
     /// slot of their own in the cache.
-    fn blocks(&self) -> PyResult<String> {
-        json(&lock(&self.0).blocks())
+    fn blocks(&self, py: Python<'_>) -> PyResult<String> {
+        json(&py.detach(|| lock(&self.0).blocks()))
     }
 }
 

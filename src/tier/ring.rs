@@ -39,11 +39,6 @@ impl Ring {
         Ring { size, taken: VecDeque::new(), head: 0 }
     }
 
-    /// Frames in all.
-    pub fn size(&self) -> u32 {
-        self.size
-    }
-
     /// A run for each of `counts`, or nothing if not all of them fit now. An empty ring takes whatever adds up to at
     /// most its size.
     pub fn take(&mut self, counts: &[u32]) -> Option<Vec<Frames>> {

@@ -17,17 +17,6 @@ pub struct Counters {
     pub stalls: u64,
 }
 
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, other: Counters) {
-        self.hit_bytes += other.hit_bytes;
-        self.read_bytes += other.read_bytes;
-        self.aligned_bytes += other.aligned_bytes;
-        self.unused_bytes += other.unused_bytes;
-        self.reads += other.reads;
-        self.stalls += other.stalls;
-    }
-}
-
 /// Of all sections, by their number.
 #[derive(Clone, Debug)]
 pub struct Stats {
