@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +109,18 @@ def test_ctx_is_the_end_of_every_sequence(tale: Path) -> None:
             model.generate([1] * 16)
         with pytest.raises(UsageError, match="the room that --ctx makes takes 1 to 16"):
             model.logits([1] * 17)
+
+
+def test_fewer_rows_of_logits_take_less_and_are_the_same(tale: Path) -> None:
+    ids = list(range(2, 42))
+    with Model.open(tale) as many, Model.open(tale, logit_rows=1) as one:
+        assert np.array_equal(many.logits(ids), one.logits(ids))
+        large = replace(many.architecture, vocab=128_256)
+        assert budget.scratch_bytes(large, 80, 2, 1) < budget.scratch_bytes(large, 80, 2) - 40 * MIB
+        assert one.budget.scratch <= many.budget.scratch
+    for wrong in (0, 33):
+        with pytest.raises(UsageError, match="logit_rows"):
+            Model.open(tale, logit_rows=wrong)
 
 
 def test_less_room_leaves_more_for_weights(tale: Path) -> None:

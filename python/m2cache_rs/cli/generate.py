@@ -112,7 +112,7 @@ def generate(
     with (
         Model.open(
             opened, dram, cache, ctx or len(ids) + count, precision,
-            verify=verify, threads=threads, kv=kv, io=io, trace=trace,
+            verify=verify, threads=threads, kv=kv, io=io, trace=trace, logit_rows=1,
         ) as model,
         output.ticker("prompt") as progress,
     ):  # fmt: skip

@@ -156,16 +156,16 @@ def kv_bytes(spec: Architecture, positions: int, kind: str) -> int:
     return _core.KvCache.bytes_for(spec.layers, spec.kv_heads, spec.head_dim, kind, positions)
 
 
-def scratch_bytes(spec: Architecture, positions: int, threads: int) -> int:
+def scratch_bytes(spec: Architecture, positions: int, threads: int, logit_rows: int = DECODE_BATCH) -> int:
     """What activations take at most while a sequence of `positions` runs, beside weights and KV.
 
-    Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, plus logits of
-    32 rows, plus what every thread keeps; a quarter more for the allocator, and the pages of libraries that
-    only running touches. Logits that a caller asks for beyond 32 rows are the caller's.
+    Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, or the logits
+    of `logit_rows`, plus what every thread keeps; a quarter more for the allocator, and the pages of
+    libraries that only running touches. What logits a caller keeps is the caller's.
     """
     rows = min(max(positions, DECODE_BATCH), PROMPT_CHUNK)
     activations = rows * _row_bytes(spec)
-    logits = DECODE_BATCH * spec.vocab * 4 * _LOGIT_COPIES
+    logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
     running = max(activations, logits) + threads * _thread_bytes(spec, positions, rows)
     return running * 5 // 4 + small + _UNTOUCHED

@@ -109,13 +109,15 @@ class Decoder:
 
     `observer(layer, which, x)` sees the hidden rows in front of every norm, which being `attn`, `ffn` or
     (layer = `layers`) `final`: calibration listens there. `passed(batch)` is called behind every pass
-    with its rows: those of a batch that run together.
+    with its rows: those of a batch that run together. `logit_rows` bounds the rows that the head takes at
+    once (None: all that are wanted).
     """
 
     backend: Backend
     layers: int
     observer: Observer | None = None
     passed: Callable[[Batch], None] | None = None
+    logit_rows: int | None = None
 
     def forward(
         self, batch: Batch, layers: range | None = None, want: NDArray[np.bool_] | None = None
@@ -154,7 +156,12 @@ class Decoder:
         if span.stop < self.layers:
             return x[want]
         self._observe(self.layers, "final", x)
-        return self.backend.head(x[want])
+        return self._logits(x[want])
+
+    def _logits(self, x: Floats) -> Floats:
+        step = self.logit_rows or max(1, len(x))
+        found = [self.backend.head(x[at : at + step]) for at in range(0, max(1, len(x)), step)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _enter(self, batch: Batch) -> Floats:
         if batch.hidden is not None:

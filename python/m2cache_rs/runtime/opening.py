@@ -36,9 +36,17 @@ class Opened(Shape):
                 self.assets.tokenizer  # noqa: B018
         return rss()
 
-    def budget(self, wish: Wish, levels: Levels, positions: int, threads: int | None, kv: str) -> Budget:
+    def budget(
+        self,
+        wish: Wish,
+        levels: Levels,
+        positions: int,
+        threads: int | None,
+        kv: str,
+        logit_rows: int,
+    ) -> Budget:
         """The budget of a wish. BudgetError names the least that works."""
-        costs = self.costs(positions, threads, kv, wish.reserve)
+        costs = self.costs(positions, threads, kv, wish.reserve, logit_rows)
         return choose(wish, self.weights(levels), costs, peak_rss())
 
 

@@ -62,7 +62,8 @@ def make(shape: Shape, request: Request, levels: Levels, rates: Rates) -> Plan:
     wish, positions = Wish.parse(request.dram, None, 0), shape.positions(request.ctx)
     if request.prompt < 1:
         raise UsageError(f"prompt is {request.prompt}; it must have at least 1 token")
-    costs = shape.costs(positions, request.threads, request.kv)
+    # As `m2cache generate` opens it, which wants one row of logits at a time.
+    costs = shape.costs(positions, request.threads, request.kv, logit_rows=1)
     subject = shape.subject(levels, request.kv)
     budget = choose(wish, subject.weights, costs)
     prompt = max(1, min(request.prompt, positions - 1))

@@ -83,6 +83,7 @@ class Model:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._passes = 0
+        self._logit_rows: int | None = None
         self._recorder: Recorder | None = None
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
         if opened.manifest["synthetic"]:
@@ -103,6 +104,7 @@ class Model:
         io: str = "auto",
         trace: str | Path | None = None,
         reserve: int = 0,
+        logit_rows: int = DECODE_BATCH,
     ) -> Model:
         """Opens the store at `path` (or one that was opened already).
 
@@ -113,12 +115,13 @@ class Model:
         "attn=8,ffn=4" or a mapping; parts not named, and None, are read at the highest level the store holds.
         `verify`: checksums on "first" read, "always" (also finds bytes that change on disk while the store is
         open) or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None for one a
-        core. `reserve`: bytes of the budget, or of free memory, that the caller will take himself. `kv`: keys
-        and values are kept as "f16" (rounded; beyond 65504 they become infinite and end in NumericsError) or
-        "f32". Only `precision`, `act` and `kv` change results; nothing else does, not by a bit. `io`: what
-        reads the store, "uring", "psync" (threads) or "auto", which takes the first that the system allows;
-        what it could not have is logged. `trace`: every access to the weights is written to this file, and
-        what it held is lost (docs/trace.md).
+        core. `reserve`: bytes of the budget, or of free memory, that the caller will take himself.
+        `logit_rows`: rows of logits computed at once, 1 to 32, for which the budget has room; generating
+        wants 1. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite and end
+        in NumericsError) or "f32". Only `precision`, `act` and `kv` change results; nothing else does, not by
+        a bit. `io`: what reads the store, "uring", "psync" (threads) or "auto", which takes the first that
+        the system allows; what it could not have is logged. `trace`: every access to the weights is written
+        to this file, and what it held is lost (docs/trace.md).
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -127,13 +130,15 @@ class Model:
         _choice("act", act, ("auto", "f32"))
         _choice("kv", kv, ("f16", "f32"))
         _choice("io", io, ("auto", "uring", "psync"))
+        if not 1 <= logit_rows <= DECODE_BATCH:
+            raise UsageError(f"logit_rows is {logit_rows}; it must lie in 1..{DECODE_BATCH}")
         check_threads(threads)
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         levels = Precision.parse(precision).levels(opened.planes)
         positions = opened.positions(ctx)
-        budget = opened.budget(wish, levels, positions, threads, kv)
+        budget = opened.budget(wish, levels, positions, threads, kv, logit_rows)
         engine = Engine(opened.store, levels, act, budget.cache, verify, threads, io)
         capacity = None if dram is None else positions
         backend = CpuBackend(engine, opened.architecture, kv, capacity)
@@ -142,6 +147,7 @@ class Model:
         for note in counted["notes"]:
             _LOG.warning("%s", note)
         model = cls(opened, Precision(*levels), budget, positions, backend, threads, kv)
+        model._logit_rows = logit_rows if logit_rows < DECODE_BATCH else None
         if trace is not None:
             model._recorder = Recorder(Path(trace), engine, opened.manifest["id"], model.precision)
         return model
@@ -320,7 +326,9 @@ class Model:
         with self._lock:
             if self._recorder is not None:
                 self._recorder.begin()
-            decoder = Decoder(self.backend, self.architecture.layers, observer, self._recorder)
+            decoder = Decoder(
+                self.backend, self.architecture.layers, observer, self._recorder, self._logit_rows
+            )
             rows = decoder.forward(batch, want=want)
             self._passes += len(list(pieces(batch)))
             for kind in Kind:

@@ -12,6 +12,7 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.models.rope import positions
 from m2cache_rs.runtime import budget
 from m2cache_rs.runtime.budget import Costs, Levels, Weights
+from m2cache_rs.runtime.decoder import DECODE_BATCH
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.planner import Subject
@@ -72,11 +73,18 @@ class Shape:
         position = budget.kv_bytes(self.architecture, 64, kv) // 64
         return Subject(self.architecture, levels, self.weights(levels), position)
 
-    def costs(self, positions: int, threads: int | None, kv: str, reserve: int = 0) -> Costs:
+    def costs(
+        self,
+        positions: int,
+        threads: int | None,
+        kv: str,
+        reserve: int = 0,
+        logit_rows: int = DECODE_BATCH,
+    ) -> Costs:
         """What a process that runs the model takes beside its weights, from the memory of this one now."""
         check_threads(threads)
         workers = threads or usable_cores()
-        scratch = budget.scratch_bytes(self.architecture, positions, workers)
+        scratch = budget.scratch_bytes(self.architecture, positions, workers, logit_rows)
         return Costs(self.base(), budget.kv_bytes(self.architecture, positions, kv), scratch, reserve)
 
     def base(self) -> int:
