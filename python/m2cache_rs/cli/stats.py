@@ -49,4 +49,7 @@ def _line(one: Account, passes: int, read: Callable[[int], float] | None) -> str
 
 
 def _milliseconds(seconds: float | None, passes: int) -> str:
-    return "" if seconds is None else f"{seconds / passes * 1e3:.3g} ms"
+    if seconds is None:
+        return ""
+    time = seconds / passes * 1e3
+    return f"{time:.3g} ms" if time < 100 else f"{time:.0f} ms"
