@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from m2cache_rs.cli import output
 from m2cache_rs.convert import encoding as encodings
 from m2cache_rs.convert.journal import replace_file
 from m2cache_rs.convert.partial import Partial
+from m2cache_rs.convert.stripes import check_stripes
 from m2cache_rs.convert.target import check_target
 from m2cache_rs.errors import M2CacheError, UsageError
 from m2cache_rs.runtime.memory import peak_rss
@@ -35,9 +37,16 @@ ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def synthesize(
-    shape: Shape, dst: str | Path, planes: str = "base", seed: int = 0, force: bool = False
+    shape: Shape,
+    dst: str | Path,
+    planes: str = "base",
+    seed: int = 0,
+    force: bool = False,
+    stripe: Sequence[str | Path] = (),
 ) -> str:
     """Writes the store at `dst` and returns its id; `dst` appears when everything is written.
+
+    `stripe` names directories on other devices, as `convert` takes them.
 
     Raises `UsageError`, `StoreIOError`.
     """
@@ -45,9 +54,16 @@ def synthesize(
         raise UsageError(f"seed is {seed}; it must lie in 0..2^64-1")
     encoding = encodings.choose(shape.architecture, "affine", 64, planes, None).to_dict()
     source = {"kind": "synthetic", "shape": shape.name, "seed": seed}
-    with Partial(check_target(dst, force)) as partial:
-        writer = _core.StoreWriter(str(partial.path), shape.architecture.to_json(), json.dumps(encoding))
-        plan = {"source": source, "architecture": shape.architecture.to_dict(), "encoding": encoding}
+    target = check_target(dst, force)
+    with Partial(target, check_stripes(stripe, target)) as partial:
+        texts = shape.architecture.to_json(), json.dumps(encoding)
+        writer = _core.StoreWriter(str(partial.path), *texts, [str(one.partial) for one in partial.stripes])
+        plan = {
+            "source": source,
+            "architecture": shape.architecture.to_dict(),
+            "encoding": encoding,
+            "stripes": [str(one.parent) for one in partial.stripes],
+        }
         partial.resume(plan, writer)
         assets = _assets(shape)
         _write(writer, partial, assets, seed)
@@ -57,6 +73,7 @@ def synthesize(
             "equalize": None,
             "synthetic": True,
             "assets": sorted(assets),
+            "roots": partial.name_roots(),
         }
         store = writer.finish(json.dumps(extra))
         partial.publish(force)
@@ -77,7 +94,7 @@ def _write(writer: _core.StoreWriter, partial: Partial, assets: dict[str, bytes]
     done = {json.loads(entry)["name"] for entry in partial.journal.entries}
     work = [(name, size) for name, size in writer.files() if name not in done]
     total = sum(size for _, size in work)
-    partial.check_space([total + sum(map(len, assets.values())) + SPARE])
+    partial.check_space(_space(writer, partial, done, assets))
     for name, content in assets.items():
         replace_file(partial.path / name, content)
     with output.progress("writing", total) as tell:
@@ -86,6 +103,17 @@ def _write(writer: _core.StoreWriter, partial: Partial, assets: dict[str, bytes]
             writer.synthesize(seed)
             partial.finished(writer.end())
             tell(sum(size for _, size in work[: index + 1]))
+
+
+def _space(
+    writer: _core.StoreWriter, partial: Partial, done: set[str], assets: dict[str, bytes]
+) -> list[int]:
+    """Bytes still to be written, by root."""
+    needed = [SPARE] * (1 + len(partial.stripes))
+    needed[0] += sum(map(len, assets.values()))
+    for (name, size), root in zip(writer.files(), writer.roots(), strict=True):
+        needed[root] += 0 if name in done else size
+    return needed
 
 
 def report(shape: Shape, dst: Path, store: str, seconds: float) -> dict[str, Any]:

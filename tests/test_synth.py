@@ -117,6 +117,18 @@ def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
     }
 
 
+def test_stripes_hold_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SYNTH.parent)
+    made = import_module("shape").Shape.of(str(shape(tmp_path / "deep", num_hidden_layers=3)))
+    synthesize = import_module("synth").synthesize
+    (tmp_path / "other").mkdir()
+    plain = synthesize(made, tmp_path / "a.m2c")
+    assert synthesize(made, tmp_path / "b.m2c", stripe=[tmp_path / "other"]) == plain
+    assert any((tmp_path / "other").rglob("*.safetensors"))
+    with Model.open(tmp_path / "a.m2c") as one, Model.open(tmp_path / "b.m2c") as two:
+        assert np.array_equal(one.logits(range(8)), two.logits(range(8)))
+
+
 def test_qwen2_has_biases_in_q_k_and_v(tmp_path: Path) -> None:
     assert synth(shape(tmp_path / "qwen", **QWEN), tmp_path / "qwen.m2c").returncode == 0
     read = Store(tmp_path / "qwen.m2c")

@@ -65,7 +65,7 @@ def limited(limit: int, mount: Path = MOUNT, own: str | None = None) -> Iterator
     try:
         yield group
     finally:
-        _remove(group.path)
+        remove(group.path)
 
 
 def _make(limit: int, mount: Path, own: str) -> Cgroup:
@@ -116,7 +116,7 @@ def _make_in(base: Path, version: Version, limit: int) -> Cgroup:
         if not os.access(path / "cgroup.procs", os.W_OK):
             raise PermissionError("its cgroup.procs cannot be written")
     except OSError:
-        _remove(path)
+        remove(path)
         raise
     return Cgroup(path, version)
 
@@ -136,7 +136,7 @@ def _sweep(base: Path) -> None:
                 path.rmdir()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """The kernel takes a moment to forget a process that has ended."""
     for _ in range(50):
         try:
