@@ -297,3 +297,12 @@ def test_a_command_whose_file_changes(
     error = last_line(ended)
     assert str(store / LAYER) in error
     assert any(part in error for part in message.split("|"))
+
+
+def test_always_sees_records_that_came_with_their_own_table(store: Path, truth: Rows) -> None:
+    with opened(store, verify="always") as model:
+        assert np.array_equal(model.logits(IDS), truth)
+        # In place, so that the open handle sees it: a file that is sound by itself.
+        (store / LAYER).write_bytes((store / "layer-00002.safetensors").read_bytes())
+        with pytest.raises(StoreError, match="layer-00003"):
+            model.logits(IDS)

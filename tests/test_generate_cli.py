@@ -167,6 +167,7 @@ def test_verify_names_every_damage(cli: Cli, tale: Path, tmp_path: Path) -> None
 def test_warnings_are_one_line(
     tale: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(wish, "_margin", lambda free: wish._MARGIN)
     monkeypatch.setattr(wish, "free_memory", lambda: wish._MARGIN + (16 << 20))
     with pytest.raises(SystemExit) as ended:
         sys.exit(main(["generate", str(tale), "-p", PROMPT, "--max-new-tokens", "1", "--json"]))

@@ -263,6 +263,7 @@ def test_little_free_memory_caps_the_default_cache_and_says_so(
 ) -> None:
     with Model.open(tale) as model:
         kept = wish._MARGIN + model.budget.kv + model.budget.scratch
+    monkeypatch.setattr(wish, "_margin", lambda free: wish._MARGIN)
     monkeypatch.setattr(wish, "free_memory", lambda: kept + (2 << 20))
     with caplog.at_level(logging.WARNING), Model.open(tale) as model:
         assert model.stats()["fixed_bytes"] + model.stats()["ring_bytes"] <= 2 << 20
@@ -278,6 +279,7 @@ def test_a_reserve_is_left_to_others(
 ) -> None:
     with Model.open(tale) as model:
         kept, ahead = wish._MARGIN + model.budget.kv + model.budget.scratch, model.budget.ahead
+        monkeypatch.setattr(wish, "_margin", lambda free: wish._MARGIN)
         monkeypatch.setattr(wish, "free_memory", lambda: kept + ahead + (1 << 20))
         with Model.open(tale) as alone, Model.open(tale, reserve=ahead) as other:
             assert alone.cache == model.cache

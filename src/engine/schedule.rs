@@ -15,6 +15,8 @@ use std::ops::Range;
 /// layer are computed in 3 to 5 ms (7B, 4 bits, two cores), so the disk does not run dry; twice as much read no faster
 /// and left 32 MiB less for fixed blocks.
 pub const RING_BYTES: usize = 32 << 20;
+/// Blocks of a model at most; beyond any model there is, and 400 MB of bookkeeping.
+const MOST_BLOCKS: usize = 1 << 24;
 /// The ring takes at most this share of a cache; the rest serves better as fixed blocks.
 const RING_SHARE: u64 = 8;
 
@@ -99,6 +101,10 @@ impl Schedule {
     fn walk(&mut self, catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<()> {
         let sections = sections(catalog, layer, matrices, level)?;
         let (first, mut chunks, mut width) = (self.steps(), 0, 0);
+        let more: usize = sections.iter().map(|id| catalog.section(*id).records.div_ceil(CHUNK)).sum();
+        if self.blocks.len() + more > MOST_BLOCKS {
+            return Err(Error::usage(format!("the model has more than {MOST_BLOCKS} blocks of {CHUNK} records")));
+        }
         for id in &sections {
             let layout = catalog.section(*id);
             chunks = layout.records.div_ceil(CHUNK);

@@ -162,23 +162,24 @@ impl Store {
         pairs.map(|(i, (s, c))| self.damage(id, first + i, *s, *c).into()).collect()
     }
 
-    /// Checks records that were just read: `first` is a multiple of the section's unit, `bytes` whole records.
+    /// Checks records that were just read: `first` is a multiple of the section's unit, `bytes` whole records; with
+    /// `again` the table they are checked against is not trusted from an earlier time.
     ///
     /// # Errors
     /// `Error::Damage` naming the first unit that differs; `Error::Digest` naming the table, if that is damaged and the
     /// records agree with it.
-    pub fn check_records(&self, id: SectionId, first: usize, bytes: &[u8]) -> Result<()> {
+    pub fn check_records(&self, id: SectionId, first: usize, bytes: &[u8], again: bool) -> Result<()> {
         let layout = &self.section(id).layout;
         let unit = first / layout.check;
         let stored = self.checksums(id, unit, bytes.len().div_ceil(layout.check * layout.stride))?;
         self.compare_records(id, unit, bytes, stored)?;
-        self.trust(id)
+        self.trust(id, again)
     }
 
-    /// Checks a section's table once, at its first use.
-    fn trust(&self, id: SectionId) -> Result<()> {
+    /// Checks a section's table at its first use, or again: one that came with other records since is not ours.
+    fn trust(&self, id: SectionId, again: bool) -> Result<()> {
         let trusted = &self.section(id).trusted;
-        if trusted.get().is_none() {
+        if again || trusted.get().is_none() {
             self.table(id)?.1?;
             trusted.get_or_init(|| ());
         }

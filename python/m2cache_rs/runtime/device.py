@@ -12,7 +12,7 @@ from m2cache_rs.runtime.places import MANIFEST
 
 _ROOT = Path("/")
 # File systems whose files are memory: reading them measures no disk.
-_IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
+_IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs", "devtmpfs")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "fuse.sshfs", "lustre", "beegfs")
 
 

@@ -108,7 +108,8 @@ class Model:
     ) -> Model:
         """Opens the store at `path` (or one that was opened already).
 
-        `dram`: a cap on the peak memory of this whole process, in bytes or a text such as "4GiB"; `cache`:
+        `dram`: a cap on the peak memory of this whole process (of several models opened in one, each is told
+        by `reserve` what the others will still take), in bytes or a text such as "4GiB"; `cache`:
         bytes of the weight cache alone, which caps nothing; neither: all weights, as far as memory is free (a
         warning is logged when it is not). `ctx`: positions a sequence may have (None: the model's context, at
         most 4096); keys and values of one such sequence have room in the budget. `precision`: 4, 8, 16,
@@ -280,7 +281,7 @@ class Model:
         `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of this
         process.
         """
-        with self._lock:
+        with self._own:
             backend = self.backend
             counted = {
                 "tokens": dict(self._tokens),
@@ -291,7 +292,9 @@ class Model:
 
     def close(self) -> None:
         """Frees the cache and every sequence; generations that are under way raise UsageError."""
-        with self._lock:
+        if os.getpid() != self._process:
+            return  # nothing here is a forked child's, and the lock may be held by a thread it does not have
+        with self._own:
             self._backend = None
             if self._recorder is not None:
                 self._recorder.close()
@@ -310,12 +313,12 @@ class Model:
         """A new sequence whose rotary frequencies fit `length` positions, freed at the end."""
         spec = self.architecture
         inv_freq, factor = inverse_frequencies(spec.rope, spec.head_dim, spec.context, length)
-        with self._lock:
+        with self._own:
             created = self.backend.create(inv_freq, factor)
         try:
             yield created
         finally:
-            with self._lock:
+            with self._own:
                 if self._backend is not None:
                     self._backend.free(created)
 
@@ -323,7 +326,7 @@ class Model:
         self, batch: Batch, want: NDArray[np.bool_] | None = None, observer: Observer | None = None
     ) -> Floats:
         """Logits of the wanted rows; see `Decoder.forward`. One call runs at a time."""
-        with self._lock:
+        with self._own:
             if self._recorder is not None:
                 self._recorder.begin()
             decoder = Decoder(
@@ -341,11 +344,20 @@ class Model:
 
         UsageError when the model is closed, and in a forked child, where the core's threads do not exist.
         """
+        self._check_process()
         if self._backend is None:
             raise UsageError("the model is closed")
+        return self._backend
+
+    @property
+    def _own(self) -> threading.RLock:
+        """The lock; not in a forked child, where the thread that holds it may not exist."""
+        self._check_process()
+        return self._lock
+
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise UsageError("the model was opened before a fork; open it in the process that uses it")
-        return self._backend
 
     def _forward_run(self, ids: Ids, kind: Kind, step: int) -> Generator[Floats]:
         with self.sequence(len(ids)) as sequence:

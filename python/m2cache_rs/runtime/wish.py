@@ -12,7 +12,7 @@ from m2cache_rs.runtime.budget import Budget, Costs, Weights
 from m2cache_rs.runtime.memory import free_memory
 
 _LOG = logging.getLogger("m2cache_rs")
-# Left to the other programs by the default budget.
+# Left to the other programs by the default budget, at most: a small cgroup has less to leave.
 _MARGIN = 256 << 20
 
 
@@ -86,7 +86,8 @@ def _default(weights: Weights, costs: Costs) -> Budget:
     if free < weights.least:
         raise BudgetError(
             f"this model at this precision needs a cache of at least {format_size(weights.least)}, and only "
-            f"{format_size(max(free, 0))} of memory is free for it: free some, or lower the precision"
+            f"{format_size(max(free, 0))} of memory is free for it beside a margin: free some, lower the "
+            "precision or --ctx, or give --dram"
         )
     if free < weights.all:
         _LOG.warning(
@@ -101,4 +102,9 @@ def _default(weights: Weights, costs: Costs) -> Budget:
 
 def _free(costs: Costs) -> int:
     """What the system has for weights."""
-    return free_memory() - _MARGIN - costs.ahead
+    free = free_memory()
+    return free - _margin(free) - costs.ahead
+
+
+def _margin(free: int) -> int:
+    return min(_MARGIN, free // 8)
