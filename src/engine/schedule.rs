@@ -11,11 +11,11 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-/// Bytes of the ring where the budget has room for them: what a disk of 3 GB/s reads in 11 ms. The resident blocks of a
-/// layer are computed in 3 to 5 ms (7B, 4 bits, two cores), so the disk does not run dry; twice as much read no faster
-/// and left 32 MiB less for fixed blocks.
+/// Bytes of the ring where the budget has room for them: what a disk of 3 GB/s reads in 11 ms. A whole layer is
+/// computed in 5 ms (7B, 4 bits, two cores), so the disk does not run dry; twice as much read no faster and left 32 MiB
+/// less for fixed blocks.
 pub const RING_BYTES: usize = 32 << 20;
-/// Blocks of a model at most; beyond any model there is, and 400 MB of bookkeeping.
+/// Blocks of a model at most; beyond any model there is, and some 500 MB of bookkeeping.
 const MOST_BLOCKS: usize = 1 << 24;
 /// The ring takes at most this share of a cache; the rest serves better as fixed blocks.
 const RING_SHARE: u64 = 8;

@@ -199,7 +199,7 @@ impl Fetcher {
         // Not what was expected: begin anew from here.
         self.forget(check);
         self.cursor = self.order.after(step);
-        match self.begin(step)? {
+        match self.begin(step, usize::MAX)? {
             true => Ok(self.queue.pop_front().map(|ahead| ahead.reads).unwrap_or_default()),
             false => Err(Error::Internal("a step wants more than the ring has")),
         }
@@ -236,7 +236,7 @@ impl Fetcher {
     /// Begins the reads of the steps ahead, as far as the ring and the bound allow, and hands all to the reader.
     fn advance(&mut self) -> Result<()> {
         self.reclaim();
-        while self.looked < self.order.len() && self.begin_ahead(self.cursor)? {
+        while self.looked < self.order.len() && self.begin(self.cursor, self.lookahead)? {
             self.cursor = self.order.after(self.cursor);
             self.looked += 1;
         }
@@ -244,20 +244,17 @@ impl Fetcher {
         Ok(())
     }
 
-    fn begin_ahead(&mut self, step: usize) -> Result<bool> {
-        let ahead: usize = self.queue.iter().map(|ahead| ahead.bytes).sum();
-        let missing = self.missing(step).iter().map(|(_, want)| want.len).sum::<usize>();
-        if missing > 0 && ahead + missing > self.lookahead { Ok(false) } else { self.begin(step) }
-    }
-
-    /// Begins to read what a step misses; false where there is no room now.
-    fn begin(&mut self, step: usize) -> Result<bool> {
+    /// Begins to read what a step misses; false where there is no room now, or more than `bound` bytes would be ahead.
+    fn begin(&mut self, step: usize, bound: usize) -> Result<bool> {
         let missing = self.missing(step);
         if missing.is_empty() {
             return Ok(true);
         }
+        let bytes = missing.iter().map(|(_, want)| want.len).sum::<usize>();
+        if self.queue.iter().map(|ahead| ahead.bytes).sum::<usize>() + bytes > bound {
+            return Ok(false);
+        }
         let Some(runs) = self.assign(&missing) else { return Ok(false) };
-        let bytes = missing.iter().map(|(_, want)| want.len).sum();
         let begun = missing
             .into_iter()
             .zip(runs)
