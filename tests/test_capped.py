@@ -126,12 +126,26 @@ def test_without_a_controller_the_way_out_is_named(limits: Any, tmp_path: Path, 
 # ---- watching and the disk
 
 
-def test_a_program_is_watched_to_its_end(limits: Any, tmp_path: Path) -> None:
-    code = "import time; x = bytearray(b'1') * (64 << 20); time.sleep(0.3); print('out'); raise SystemExit(3)"
-    seen = limits("watch").run([sys.executable, "-c", code])
+def test_a_program_is_watched_to_its_end(
+    limits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays until it was looked at."""
+    watch, looked = limits("watch"), tmp_path / "looked"
+    look = watch._look
+
+    def tell(pid: int, seen: Any) -> None:
+        look(pid, seen)
+        if seen.anonymous > 64 * MIB:
+            looked.touch()
+
+    monkeypatch.setattr(watch, "_look", tell)
+    code = "import os, sys, time; x = bytearray(b'1') * (64 << 20); end = time.monotonic() + 60\n"
+    code += "while not os.path.exists(sys.argv[1]) and time.monotonic() < end: time.sleep(0.01)\n"
+    code += "print('out'); raise SystemExit(3)"
+    seen = watch.run([sys.executable, "-c", code, str(looked)])
     assert (seen.code, seen.stdout, seen.killed) == (3, "out\n", False)
     assert 64 * MIB < seen.anonymous <= seen.peak < 256 * MIB
-    assert limits("watch").run(["/bin/sh", "-c", "kill -9 $$"]).killed
+    assert watch.run(["/bin/sh", "-c", "kill -9 $$"]).killed
 
 
 def test_reads_of_a_cold_file_are_counted(limits: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from m2cache_rs.errors import DamageError, M2CacheError, StoreError, StoreIOErro
 from numpy.typing import NDArray
 
 from tests.attacks import forge
+from tests.held import held, let_go, wait_for_output
 from tests.stores import Cli
 
 Rows = NDArray[np.float32]
@@ -250,29 +251,13 @@ def test_a_command_whose_reads_fail(
 
 
 @pytest.fixture
-def running(store: Path) -> Iterator[subprocess.Popen[str]]:
-    """`m2cache generate` on a slow disk, which has printed its first words."""
-    command = [
-        sys.executable,
-        "-m",
-        "m2cache_rs",
-        "generate",
-        store,
-        "-p",
-        "In the beginning",
-        "--precision",
-        "8",
-    ]
-    options = ["--cache", str(least(store)), "--max-new-tokens", "200", "--verify", "always"]
-    process = subprocess.Popen(
-        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {FAULTS: "slow=2ms"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    with process:
-        process.stdout.read(5)
+def running(store: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`m2cache generate` that reads nearly all weights for every token, held behind its first words."""
+    command = [sys.executable, "-m", "m2cache_rs", "generate", store, "-p", "In the beginning"]
+    options = ["--precision", "8", "--cache", str(least(store)), "--max-new-tokens", "200"]
+    with held([*command, *options, "--verify", "always"]) as process:
+        wait_for_output(process)
         yield process
-        process.kill()
 
 
 def _cut(path: Path) -> None:
@@ -289,10 +274,10 @@ def _damage(path: Path) -> None:
     ("spoil", "message"), [(_cut, "the file is truncated"), (_damage, "checksum mismatch|digest")]
 )
 def test_a_command_whose_file_changes(
-    running: subprocess.Popen[str], store: Path, spoil: Callable[[Path], None], message: str
+    running: subprocess.Popen[bytes], store: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     spoil(store / LAYER)
-    output, errors = running.communicate(timeout=60)
+    output, errors = let_go(running)
     ended = subprocess.CompletedProcess(running.args, running.returncode, output, errors)
     error = last_line(ended)
     assert str(store / LAYER) in error

@@ -18,6 +18,7 @@ from m2cache_rs.cli import output
 from m2cache_rs.cli.program import main
 from m2cache_rs.runtime import wish
 
+from tests.held import ROOM, held, let_go, wait_for_output
 from tests.stores import Cli, but_denials
 
 PROMPT = "In the beginning"
@@ -89,31 +90,36 @@ def test_text_that_the_terminal_cannot_spell_is_replaced(cli: Cli, tale: Path) -
     assert (done.returncode, done.stdout) == (0, b"n?\n")
 
 
-def test_words_come_one_by_one(tale: Path) -> None:
-    """The first word is there long before the last: the pipe is read while the program waits for a reader."""
+def generating(store: Path, count: int) -> list[str]:
     code = "from m2cache_rs.cli.main import run; run()"
-    command = [sys.executable, "-c", code, "generate", str(tale), "-p", PROMPT, "--max-new-tokens", "200"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        first = os.read(process.stdout.fileno(), 1 << 16)
+    options = ["-p", PROMPT, "--max-new-tokens", str(count)]
+    return [sys.executable, "-c", code, "generate", str(store), *options]
+
+
+def test_words_come_one_by_one(tale: Path) -> None:
+    """The first word is there while the last cannot be: the text is longer than the room that it has."""
+    whole = texts(tale, 200)
+    assert len(whole.encode()) > 4 * ROOM
+    with held(generating(tale, 200)) as process:
+        wait_for_output(process)
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
-    assert 0 < len(first) < len(texts(tale, 200).encode()) // 2
+        out, errors = let_go(process)
     assert process.returncode == 130
-    assert but_denials(errors.decode()).splitlines()[1:] == ["m2cache: interrupted"]
-    assert rest.endswith(b"\n")
+    assert but_denials(errors).splitlines()[1:] == ["m2cache: interrupted"]
+    assert out.endswith("\n")
+    assert 1 < len(out) < len(whole) // 2
+    assert whole.startswith(out[:-1])
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tale: Path) -> None:
-    code = "from m2cache_rs.cli.main import run; run()"
-    command = [sys.executable, "-c", code, "generate", str(tale), "-p", PROMPT, "--max-new-tokens", "500"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with held(generating(tale, 200)) as process:
+        wait_for_output(process)
         assert process.stdout is not None
-        os.read(process.stdout.fileno(), 1)
         process.stdout.close()
         assert process.stderr is not None
-        errors = process.stderr.read()
-    assert (process.returncode, but_denials(errors.decode()).count("\n")) == (141, 1)
+        errors = process.stderr.read().decode()
+        assert process.wait(60) == 141
+    assert but_denials(errors).count("\n") == 1
 
 
 def test_inspect_shows_what_the_store_holds(cli: Cli, tale: Path) -> None:
