@@ -64,6 +64,7 @@ bench: $(VENV)/core
 	$(BIN)/python benches/convert_memory.py --gigabytes 0.1
 	@echo 'not run here: the format decision, half an hour beside llama.cpp (benches/quality/README.md)'
 	@echo 'nor benches/capped.py, an hour beside llama.cpp under a memory cgroup'
+	@echo 'nor benches/decode.py, hours beside llama.cpp with everything in memory'
 	@echo 'nor benches/striped.py, two minutes as root on two emulated devices'
 
 clean:

@@ -19,10 +19,8 @@ interrupted comparison goes on where it was.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -35,11 +33,11 @@ from typing import Any
 from limits import cgroup
 from limits.bound import Sweeps
 from limits.journal import Journal
+from limits.machine import machine
 from limits.peer import Peer, PeerError
 from limits.runs import HEADROOM, RunError, Task
 from limits.subject import PLANES, Subject
 from limits.summary import Measured
-from m2cache_rs import _core
 from m2cache_rs.config import parse_size
 from m2cache_rs.errors import M2CacheError, UsageError
 from m2cache_rs.runtime.decoder import PROMPT_CHUNK
@@ -162,33 +160,6 @@ def plan(task: Task, cap: int, rate: float | None = None) -> dict[str, Any]:
     return found
 
 
-def machine(work: Path, peer: Peer | None) -> dict[str, Any]:
-    """What was measured with."""
-    info = dict(
-        line.split(":", 1)
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    return {
-        "processor": next(iter(info.values()), platform.machine()).strip(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "m2cache-rs": _core.__version__,
-        "code": code_digest(),
-        "llama-cpp-python": peer.version() if peer else None,
-    }
-
-
-def code_digest() -> str:
-    """Of the installed package: runs of another state of it are not gone on with."""
-    digest, folder = hashlib.sha256(), Path(_core.__file__).parent
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".so")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -244,7 +215,7 @@ def main() -> None:
     ]
     counts = (chosen.prompt_tokens, chosen.new_tokens, chosen.threads, chosen.settle)
     tasks = [Task(subject, *counts) for subject in subjects]
-    caps, where = chosen.cap or CAPS, machine(chosen.work, peer)
+    caps, where = chosen.cap or CAPS, machine(peer)
     for task in tasks:
         for cap in caps:
             cap_bytes(cap, task.subject)

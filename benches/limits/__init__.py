@@ -1,1 +1,1 @@
-"""What `capped.py` is made of."""
+"""What `capped.py` and `decode.py` are made of."""

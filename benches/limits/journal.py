@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from limits.tell import tell
 
 
 class Journal:
@@ -19,14 +20,14 @@ class Journal:
         lines = _lines(path)
         if lines[:1] == [session]:
             self.done = {entry["key"]: entry["value"] for entry in lines[1:]}
-            print(f"capped.py: going on behind {len(self.done)} steps of {path}", file=sys.stderr, flush=True)
+            tell(f"going on behind {len(self.done)} steps of {path}")
         kept = [session, *({"key": key, "value": value} for key, value in self.done.items())]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def step(self, key: str, work: Callable[[], Any]) -> Any:
         """What `work` returns, or returned when it was run before."""
         if key not in self.done:
-            print(f"capped.py: {key}", file=sys.stderr, flush=True)
+            tell(key)
             value = work()
             with self.path.open("a") as file:
                 file.write(json.dumps({"key": key, "value": value}) + "\n")

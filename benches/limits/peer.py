@@ -14,6 +14,7 @@ from m2cache_rs.models import Architecture
 from stand_in import tokens
 
 from limits.gguf_shape import tensors
+from limits.tell import tell
 
 PACKAGES = ("llama-cpp-python==0.3.36", "gguf==0.19.0")
 HERE = Path(__file__).parent
@@ -49,18 +50,24 @@ class Peer:
             [self.python, "-c", code], capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    def write(self, spec: Architecture, path: Path) -> None:
-        """A Q4_0 file of random weights, labelled so."""
+    def write(self, spec: Architecture, kind: str, path: Path) -> None:
+        """A Q4_0 or Q8_0 file of random weights, labelled so."""
         wish = {
             "path": str(path),
             "architecture": spec.to_dict(),
-            "tensors": [astuple(tensor) for tensor in tensors(spec)],
+            "kind": kind,
+            "tensors": [astuple(tensor) for tensor in tensors(spec, kind)],
             "tokens": tokens(spec.vocab),
         }
         command = [self.python, HERE / "random_gguf.py"]
         done = subprocess.run(command, input=json.dumps(wish), capture_output=True, text=True)
         if done.returncode:
             raise PeerError(f"{path} could not be written: {done.stderr.strip().splitlines()[-1]}")
+
+    def answers(self, model: Path, positions: int, threads: int) -> list[str]:
+        """What keeps the model in memory and answers (`llama_answers.py`)."""
+        words = [self.python, HERE / "llama_answers.py", model, positions, threads]
+        return [str(word) for word in words]
 
     def command(self, model: Path, ids: Sequence[int], new: int, threads: int) -> list[str]:
         """What runs `ids` and `new` tokens behind them."""
@@ -73,7 +80,7 @@ def _built() -> Path:
     folder = cache / "m2cache-rs/peers" / PACKAGES[0].replace("==", "-")
     python, ready = folder / "bin/python", folder / "ready"
     if not ready.exists():
-        print(f"capped.py: building {PACKAGES[0]} in {folder} (minutes, once)", file=sys.stderr, flush=True)
+        tell(f"building {PACKAGES[0]} in {folder} (minutes, once)")
         _build(folder, python)
         ready.touch()
     return python

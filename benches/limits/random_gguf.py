@@ -1,6 +1,7 @@
 """Run by the peer's Python: writes a GGUF file of random weights, a piece at a time, at the disk's rate.
 
-Reads one JSON object from stdin: {"path", "architecture", "tensors": [[name, rows, length, type]], "tokens"}.
+Reads one JSON object from stdin: {"path", "architecture", "kind", "tensors": [[name, rows, length, type]],
+"tokens"}.
 Weights have variance 1 / length and mean 0, gains are 1.
 """
 
@@ -25,7 +26,7 @@ def main() -> None:
     """Writes the file under a temporary name, then renames it."""
     wish = json.load(sys.stdin)
     writer = gguf.GGUFWriter(wish["path"] + ".tmp", "llama")
-    _metadata(writer, wish["architecture"], wish["tokens"])
+    _metadata(writer, wish["architecture"], wish["kind"], wish["tokens"])
     for name, rows, length, kind in wish["tensors"]:
         _declare(writer, name, rows, length, kind)
     writer.write_header_to_file()
@@ -42,9 +43,9 @@ def main() -> None:
     os.replace(wish["path"] + ".tmp", wish["path"])
 
 
-def _metadata(writer: gguf.GGUFWriter, spec: dict[str, Any], tokens: list[str]) -> None:
+def _metadata(writer: gguf.GGUFWriter, spec: dict[str, Any], kind: str, tokens: list[str]) -> None:
     writer.add_name("synthetic: random weights")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     writer.add_context_length(spec["context"])
     writer.add_embedding_length(spec["hidden"])
     writer.add_block_count(spec["layers"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from synth import synthesize
 
 from limits import gguf_shape
 from limits.peer import Peer
+from limits.tell import tell
 
 PLANES = {4: "base", 8: "mid", 16: "all"}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -26,32 +26,42 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Subject:
-    """A shape at a level, in a folder of made files."""
+    """A shape at a level, in a folder of made files.
+
+    `planes`: what the store holds where that is more than the level needs; `kind`: type of the GGUF file.
+    """
 
     shape: Shape
     level: int
     work: Path
+    planes: str | None = None
+    kind: str = "Q4_0"
 
     @property
     def store(self) -> Path:
         """Our store."""
-        return self.work / f"{self.shape.name}-{PLANES[self.level]}.m2c"
+        return self.work / f"{self.shape.name}-{self.stored}.m2c"
 
     @property
     def gguf(self) -> Path:
         """llama.cpp's file."""
-        return self.work / f"{self.shape.name}-Q4_0.gguf"
+        return self.work / f"{self.shape.name}-{self.kind}.gguf"
 
     @property
     def gguf_bytes(self) -> int:
-        """Size of a Q4_0 file's tensors, whether it is there or not: what percentages are of."""
-        return gguf_shape.size(self.shape.architecture)
+        """Size of that file's tensors, whether it is there or not: what percentages are of."""
+        return gguf_shape.size(self.shape.architecture, self.kind)
+
+    @property
+    def stored(self) -> str:
+        """Planes in the store."""
+        return self.planes or PLANES[self.level]
 
     def make_store(self) -> None:
         """Makes the store unless it is there. Raises `UsageError` where something else lies there."""
         if not self.store.exists():
-            _tell(f"making {self.store}")
-            synthesize(self.shape, self.store, PLANES[self.level])
+            tell(f"making {self.store}")
+            synthesize(self.shape, self.store, self.stored)
         manifest = json.loads(open_store(self.store).manifest())
         if not manifest["synthetic"] or _exact(manifest["architecture"]) != _exact(
             self.shape.architecture.to_dict()
@@ -69,8 +79,8 @@ class Subject:
             raise UsageError(
                 f"{self.gguf} needs {self.gguf_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
             )
-        _tell(f"making {self.gguf}")
-        peer.write(self.shape.architecture, self.gguf)
+        tell(f"making {self.gguf}")
+        peer.write(self.shape.architecture, self.kind, self.gguf)
 
     def chunk_bytes(self) -> int:
         """Bytes of 256 records of one section, the least that a sweep reads at once."""
@@ -78,10 +88,17 @@ class Subject:
 
     def touched(self) -> int:
         """Bytes of the store that one decoded token touches."""
+        return int(self._needs()["token_bytes"])
+
+    def resident(self) -> int:
+        """Bytes of cache that hold all of the store at the level."""
+        return int(self._needs()["all"])
+
+    def _needs(self) -> dict[str, Any]:
         manifest = json.loads(open_store(self.store).manifest())
         architecture, encoding = (json.dumps(manifest[name]) for name in ("architecture", "encoding"))
-        needs = _core.needs(architecture, encoding, (self.level,) * 4)
-        return int(json.loads(needs)["token_bytes"])
+        found: dict[str, Any] = json.loads(_core.needs(architecture, encoding, (self.level,) * 4))
+        return found
 
     def kv_bytes(self, positions: int) -> int:
         """Bytes of keys and values, in f16."""
@@ -101,7 +118,3 @@ class Subject:
 def _exact(architecture: dict[str, Any]) -> dict[str, Any]:
     """Without the numbers that a manifest has in single precision."""
     return {name: value for name, value in architecture.items() if not isinstance(value, float)}
-
-
-def _tell(text: str) -> None:
-    print(f"capped.py: {text}", file=sys.stderr, flush=True)
