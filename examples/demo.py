@@ -95,6 +95,7 @@ def mib(size: float) -> str:
 if __name__ == "__main__":
     try:
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`; what is buffered goes nowhere

@@ -142,7 +142,7 @@ def test_plan(
 
 def test_plans_of_what_is_no_model(refuses: Refuses, tmp_path: Path) -> None:
     refuses("plan", tmp_path / "none", message="does not exist")
-    refuses("plan", tmp_path, message="it has no m2cache.json")
+    refuses("plan", tmp_path, message="has neither a m2cache.json nor a config.json")
     (tmp_path / "config.json").write_text("{")
     refuses("plan", tmp_path, message="cannot be read as JSON")
     (tmp_path / "config.json").write_text(json.dumps({**SMALL, "architectures": ["BertModel"]}))
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_line(cli: Cli, tale: Path) -> None:
     with open("/dev/full", "w") as full:
         done = cli("inspect", tale, capture_output=False, stdout=full, stderr=-1)
     assert done.returncode == 2
-    assert done.stderr == "m2cache: error: [Errno 28] No space left on device\n"
+    assert done.stderr == "m2cache: error: standard output cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "<&-"])

@@ -256,6 +256,21 @@ def test_a_file_system_that_is_read_only(directory: Path) -> None:
     assert (report["measured"]["source"], len(report["measured"]["read"]) > 0) == ("files", True)
 
 
+def test_a_small_store_does_not_replace_what_was_measured_at_length(patient: Doctor, tale: Path) -> None:
+    """One disk, one profile: 13 MB in a cache of the disk said how fast all of it was."""
+    first = patient(tale)
+    assert first["profile"] == str(profile_path(tale))
+    kept = json.loads(profile_path(tale).read_text())
+    assert 12 << 20 < kept["read_bytes"] < 14 << 20
+    profile_path(tale).write_text(json.dumps(kept | {"read_bytes": 1 << 32, "made": "once"}))
+    again = patient(tale)
+    assert again["profile"] is None
+    assert again["profile_problem"].startswith(
+        f"{profile_path(tale)} stays, measured from 4.0 GiB of it at once:"
+    )
+    assert json.loads(profile_path(tale).read_text())["made"] == "once"
+
+
 def test_without_io_uring(patient: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2CACHE_IO_URING", "off")
     report = patient(directory)

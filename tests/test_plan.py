@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from m2cache_rs import Model, UsageError
+from m2cache_rs._core import isa
 from m2cache_rs.cli.program import main
 from m2cache_rs.cli.shapes import shape_of
+from m2cache_rs.cli.words import speed_words
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import planner, profile
+from m2cache_rs.runtime import rates as module
 from m2cache_rs.runtime.budget import Budget, Weights
 from m2cache_rs.runtime.device import device_of
 from m2cache_rs.runtime.plan import Request, make
@@ -41,7 +44,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
             memory_gbps=20.0,
             read=(Rate(64 << 10, 32, 1.0), Rate(1 << 20, 32, 2.0)),
             kernels={level: KernelRates(10.0, 5.0) for level in (4, 8, 16)},
-            isa="scalar",
+            isa=isa()[1],
             threads=2,
             io="psync",
             source="store",
@@ -147,6 +150,21 @@ def test_rates_come_from_the_profile(tale: Path, measured: Callable[[Path], Prof
     assert (told.read(4096), told.kernels, told.memory) == (7.5, found.kernels, found.memory)
 
 
+def test_what_is_different_now_is_said(
+    cli: Cli, tale: Path, measured: Callable[[Path], Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert measured(tale).io == "psync"
+    assert [known_rates(tale, io=io)[0].caveat for io in (None, "psync")] == ["", ""]  # type: ignore[union-attr]
+    assert known_rates(tale, io="uring")[0].caveat == "measured with psync, not uring"  # type: ignore[union-attr]
+    monkeypatch.setattr(module, "_reader", lambda: "uring")
+    command = ["generate", tale, "-p", "a", "--max-new-tokens", 1, "--io", "psync"]
+    assert "measured with" not in cli(*command).stderr
+    plan = make(shape_of(tale), Request(None, 64, 8, 2, "f16"), BITS4, rates_of(tale))
+    assert " tokens/s (measured with psync, not uring), bound by" in speed_words(plan.expected)
+    monkeypatch.setenv("M2CACHE_ISA", "portable")
+    assert "those in use are for portable" in cli(*command).stderr or isa()[1] == "portable"
+
+
 @pytest.mark.parametrize("gbps", [0, -1, math.nan, math.inf])
 def test_a_rate_that_is_none_is_refused(tale: Path, gbps: float) -> None:
     with pytest.raises(UsageError, match="must be above 0"):
@@ -230,6 +248,7 @@ def test_generate_tells_before_and_after(
     tale: Path, measured: Callable[[Path], Profile], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["generate", str(tale), "-p", "In the beginning", "--max-new-tokens", "4", "--dram", "2GiB"]
+    command += ["--io", "psync"]
     with pytest.raises(SystemExit):
         sys.exit(main(command))
     before, after = capsys.readouterr().err.splitlines()
@@ -275,8 +294,6 @@ def test_a_machine_without_profile_is_measured(
     shown: Shown, tale: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
-    from m2cache_rs.runtime import rates as module
-
     asked = []
     kept = Profile(
         "d",

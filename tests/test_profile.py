@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from m2cache_rs._core import isa
 from m2cache_rs.runtime import profile as module
 from m2cache_rs.runtime.device import device_of
-from m2cache_rs.runtime.profile import KernelRates, Profile, Rate, load, profile_path, save
+from m2cache_rs.runtime.profile import KernelRates, Profile, Rate, better, load, profile_path, save
 
 RATES = (Rate(65536, 1, 0.1), Rate(65536, 32, 1.0), Rate(262144, 32, 2.0), Rate(1048576, 32, 4.0))
 
@@ -30,10 +31,11 @@ def made(directory: Path) -> Profile:
         memory_gbps=10.0,
         read=RATES,
         kernels={bits: KernelRates(1.5, 0.5) for bits in (4, 8, 16)},
-        isa="avx512",
+        isa=isa()[1],
         threads=2,
         io="uring",
         source="store",
+        read_bytes=1 << 32,
     )
 
 
@@ -54,6 +56,21 @@ def test_what_is_saved_is_loaded(disk: Path) -> None:
     assert load(disk)[0] == replace(made(disk), memory_gbps=12.0)
 
 
+def test_few_bytes_do_not_speak_for_a_disk_that_was_read_at_length(disk: Path) -> None:
+    whole, small = made(disk), replace(made(disk), read_bytes=12 << 20)
+    assert better(small, disk) is None, "there is nothing else"
+    path = save(small, disk)
+    assert better(small, disk) is None, "measured again"
+    assert better(whole, disk) is None
+    save(whole, disk)
+    assert better(small, disk) == (whole, path)
+    assert better(replace(whole, read_bytes=1 << 31), disk) is None
+    old = whole.to_dict()
+    del old["read_bytes"]
+    path.write_text(json.dumps(old))
+    assert better(small, disk) == (replace(whole, read_bytes=0), path)
+
+
 def test_the_file_is_what_other_programs_were_promised(disk: Path) -> None:
     content = json.loads(save(made(disk), disk).read_text())
     assert content == {
@@ -63,10 +80,11 @@ def test_the_file_is_what_other_programs_were_promised(disk: Path) -> None:
         "memory_gbps": 10.0,
         "read": [{"bytes": one.bytes, "depth": one.depth, "gbps": one.gbps} for one in RATES],
         "kernels": {bits: {"dot_gbps": 1.5, "accumulate_gbps": 0.5} for bits in ("4", "8", "16")},
-        "isa": "avx512",
+        "isa": isa()[1],
         "threads": 2,
         "io": "uring",
         "source": "store",
+        "read_bytes": 1 << 32,
     }
 
 
@@ -85,6 +103,7 @@ def test_the_file_is_what_other_programs_were_promised(disk: Path) -> None:
         ({"read": [{"bytes": 0, "depth": 1, "gbps": 1.0}]}, "has a rate that is not above 0"),
         ({"read": 7}, "value of the wrong kind"),
         ({"device": "another disk"}, "is of another device"),
+        ({"isa": "abacus"}, "is of kernels for abacus, and those in use are for "),
     ],
 )
 def test_a_profile_that_is_not_ours_is_ignored_with_the_reason(

@@ -85,11 +85,11 @@ def test_absent_parameters_take_the_defaults_of_transformers() -> None:
     [
         ({"rope_type": "axial"}, UnsupportedError, "'axial' is not supported.*llama3.*yarn"),
         ({"rope_type": 3}, CheckpointError, r"rope_parameters\.rope_type is 3"),
-        ({"rope_type": "linear"}, CheckpointError, r"rope\.factor is missing"),
-        ({"rope_type": "linear", "factor": 0}, CheckpointError, r"rope\.factor is 0"),
-        ({"rope_type": "linear", "factor": float("nan")}, CheckpointError, r"rope\.factor is nan"),
+        ({"rope_type": "linear"}, CheckpointError, r"rope_parameters\.factor is missing"),
+        ({"rope_type": "linear", "factor": 0}, CheckpointError, r"rope_parameters\.factor is 0"),
+        ({"rope_type": "linear", "factor": float("nan")}, CheckpointError, r"rope_parameters\.factor is nan"),
         ({"rope_theta": -1.0}, CheckpointError, r"rope_parameters\.rope_theta is -1\.0"),
-        ({"rope_type": "llama3", "factor": 8.0}, CheckpointError, r"rope\.low_freq_factor is missing"),
+        ({"rope_type": "llama3", "factor": 8.0}, CheckpointError, r"rope_parameters\.low_freq_factor "),
         (rope("longrope", 22, 64, 1e4, 4.0), CheckpointError, "short_factor.*a list of 12 numbers"),
         (
             {"rope_type": "default", "partial_rotary_factor": 0.5},

@@ -15,7 +15,9 @@ LEVELS = (4, 8, 16)
 PARTS = ("attn", "ffn", "head", "embed")
 PLANES = ("base", "mid", "low")
 
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{0,9})?|\.\d{1,9})\s*([kmgt]?)(i?b?)", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b?)", re.IGNORECASE | re.ASCII)
+# Beyond the numbers that systems have for sizes.
+_TOO_LARGE = 1 << 63
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -26,18 +28,22 @@ def parse_size(value: int | str, name: str = "size") -> int:
     llama.cpp. Raises UsageError, naming `name`.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        return _not_negative(value, name)
+        return _possible(value, value, name)
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or match[3].lower() == "i" or (match[3].lower() == "ib" and not match[2]):
         raise UsageError(f"{name} {value!r} is no size; write bytes, or for example 64MiB, 1.5GB, 512K")
     step = 1000 if match[2] and match[3].lower() == "b" else 1024
-    return int(float(match[1]) * step ** _POWERS[match[2].lower()])
+    # Whole numbers exactly; one that is too long for that is too large as a float, too.
+    number = int(match[1]) if match[1].isdigit() and len(match[1]) < 40 else float(match[1])
+    return _possible(number * step ** _POWERS[match[2].lower()], value, name)
 
 
-def _not_negative(value: int, name: str) -> int:
-    if value < 0:
-        raise UsageError(f"{name} is {value}; it cannot be negative")
-    return value
+def _possible(size: float, shown: int | str, name: str) -> int:
+    if size < 0:
+        raise UsageError(f"{name} is {shown}; it cannot be negative")
+    if size >= _TOO_LARGE:
+        raise UsageError(f"{name} is {shown!s:.40}, which is more than any machine has (8388608 TiB)")
+    return int(size)
 
 
 def format_size(count: float) -> str:

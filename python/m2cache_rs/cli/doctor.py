@@ -15,11 +15,12 @@ import typer
 from m2cache_rs.cli import output
 from m2cache_rs.cli.advice import advice
 from m2cache_rs.cli.diagnosis import print_report
-from m2cache_rs.config import LEVELS, user_path
+from m2cache_rs.config import LEVELS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.measure import Measured
+    from m2cache_rs.runtime.profile import Profile
 
 _LONGEST = 3600.0
 _PACKAGES = ("m2cache-rs", "numpy", "tokenizers", "typer", "rich", "torch")
@@ -151,12 +152,24 @@ def _measured(found: Measured) -> dict[str, Any]:
 
 def _keep(found: Measured, directory: Path) -> tuple[str | None, str | None]:
     """Where the profile is kept, or why it is not."""
-    from m2cache_rs.runtime.profile import save
+    from m2cache_rs.runtime.profile import better, save
 
     profile = found.profile(directory)
     if profile is None:
         return None, "not all of it was measured"
     try:
+        kept = better(profile, directory)
+        if kept is not None:
+            return None, _stays(*kept, profile)
         return str(save(profile, directory)), None
     except OSError as error:
         return None, str(error)
+
+
+def _stays(kept: Profile, path: Path, profile: Profile) -> str:
+    """Why a profile does not replace the one that is there."""
+    read = f"from {format_size(kept.read_bytes)} of it" if kept.read_bytes else "long ago"
+    return (
+        f"{path} stays, measured {read} at {kept.made}: {format_size(profile.read_bytes)} are too few to "
+        "tell of the whole disk (remove that file to keep this one)"
+    )

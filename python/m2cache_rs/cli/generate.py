@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2cache_rs.cli import options, output
-from m2cache_rs.cli.words import budget_words, seconds, speed_words
-from m2cache_rs.config import format_size, user_path
+from m2cache_rs.cli.words import activation_words, budget_words, figures, level_words, seconds, speed_words
+from m2cache_rs.config import PARTS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ def generate(
     kv: options.Kv = "f16",
     threads: options.Threads = None,
     trace: Annotated[
-        Path | None, typer.Option(help="Write down every access to the weights (docs/trace.md).")
+        Path | None,
+        typer.Option(
+            parser=user_path, metavar="FILE", help="Write down every access to the weights (docs/trace.md)."
+        ),
     ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Print where bytes and time went, on stderr.")
@@ -171,7 +174,9 @@ def _take(tokens: Iterable[Token], show: bool) -> _Run:
 def _ahead(model: Model, expected: Expectation | None, why: str) -> str:
     """What is to be expected, before it starts."""
     speed = speed_words(expected) if expected else f"no speed foreseen: {why}"
-    return f"memory {budget_words(model.budget, model.context)}; {speed}"
+    numbers = f"{level_words(model.precision)}, {activation_words(model.precision, model.act)}"
+    memory = budget_words(model.budget, model.context)
+    return f"{numbers}, keys and values in {model.kv}; memory {memory}; {speed}"
 
 
 def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -> None:
@@ -182,6 +187,8 @@ def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -
                 "text": "".join(run.pieces),
                 "tokens": run.count,
                 "prompt_tokens": stats["tokens"]["prompt"],
+                "precision": {part: getattr(model.precision, part) for part in PARTS},
+                "act": model.act,
                 "tokens_per_second": run.rate,
                 "first_token_seconds": run.wait,
                 "peak_rss_bytes": stats["peak_rss_bytes"],
@@ -191,7 +198,7 @@ def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -
             }
         )
         return
-    foreseen = f" ({expected.tokens_per_second:.3g} foreseen)" if expected else ""
+    foreseen = f" ({figures(expected.tokens_per_second)} foreseen)" if expected else ""
     first = f" ({seconds(expected.first_token)} foreseen)" if expected else ""
     output.note(
         f"{run.count} tokens after a prompt of {stats['tokens']['prompt']}, "

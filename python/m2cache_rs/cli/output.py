@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ ERROR = 2
 INTERRUPTED = 130
 # What a shell reports for a program that SIGPIPE ended.
 BROKEN_PIPE = 141
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def make_streams_safe() -> None:
@@ -44,8 +46,17 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(BROKEN_PIPE) from None
     except MemoryError:
         stop(ERROR, "error: out of memory; a smaller --dram (or --cache) or a lower --precision needs less")
-    except (M2CacheError, OSError) as error:
+    except M2CacheError as error:
         stop(ERROR, f"error: {error}")
+    except OSError as error:
+        stop(ERROR, f"error: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    """What the system refused. Of all that a command writes only standard output has no name in its error."""
+    if error.filename is None and error.errno in _UNWRITABLE:
+        return f"standard output cannot be written: {error.strerror}"
+    return str(error)
 
 
 def stop(code: int, message: str) -> NoReturn:

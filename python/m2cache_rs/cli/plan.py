@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2cache_rs.cli import options, output
-from m2cache_rs.cli.words import budget_words, seconds, speed_words
+from m2cache_rs.cli.words import budget_words, figures, seconds, speed_words
 from m2cache_rs.config import LEVELS, PARTS, Precision, format_size, user_path
 from m2cache_rs.errors import BudgetError
 
@@ -29,7 +29,10 @@ def plan(
     dram: options.Dram = None,
     ctx: Annotated[int | None, typer.Option(help="Positions to make room for (default: up to 4096).")] = None,
     precision: options.Precision = None,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt whose first token is timed.")] = 512,
+    prompt: Annotated[
+        int | None,
+        typer.Option(help="Tokens of the prompt whose first token is timed (default: 512, or what fits)."),
+    ] = None,
     disk_gbps: Annotated[
         float | None,
         typer.Option(metavar="X", help="GB (1e9 bytes) a second that the disk reads, if you know better."),
@@ -110,6 +113,6 @@ def _line(bits: int, plan: Plan) -> str:
     weights, expected = plan.subject.weights, plan.expected
     return (
         f"{bits:>4}{format_size(weights.all - weights.least):>12}{plan.share:>11.0%}"
-        f"{format_size(expected.traffic.ssd):>12}{expected.tokens_per_second:>10.3g}{expected.bound:>9}"
+        f"{format_size(expected.traffic.ssd):>12}{figures(expected.tokens_per_second):>10}{expected.bound:>9}"
         f"{seconds(expected.first_token):>13}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from m2cache_rs.cli.words import figures
 from m2cache_rs.config import format_size
 from m2cache_rs.runtime.accounting import PARTS, Account, accounts
 
@@ -52,4 +53,4 @@ def _milliseconds(seconds: float | None, passes: int) -> str:
     if seconds is None:
         return ""
     time = seconds / passes * 1e3
-    return f"{time:.3g} ms" if time < 100 else f"{time:.0f} ms"
+    return f"{figures(time)} ms" if time < 100 else f"{time:.0f} ms"

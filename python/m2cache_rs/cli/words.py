@@ -1,14 +1,30 @@
-"""Budgets and expectations in words."""
+"""Precisions, budgets and expectations in words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2cache_rs.config import format_size
+from m2cache_rs.config import PARTS, Precision, format_size
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.budget import Budget
     from m2cache_rs.runtime.planner import Expectation
+
+
+def level_words(precision: Precision) -> str:
+    """Bits of the parts, once where they agree."""
+    levels = [getattr(precision, part) for part in PARTS]
+    if len(set(levels)) == 1:
+        return f"{levels[0]} bits"
+    return ", ".join(f"{part} {bits}" for part, bits in zip(PARTS, levels, strict=True)) + " bits"
+
+
+def activation_words(precision: Precision, act: str) -> str:
+    """What the matrices are multiplied with; `act` is `auto` or `f32`."""
+    coded = [bits < 16 for bits in (precision.attn, precision.ffn, precision.head) if bits is not None]
+    if act == "f32" or not any(coded):
+        return "f32 activations"
+    return "int8 activations" if all(coded) else "int8 activations below 16 bits"
 
 
 def budget_words(budget: Budget, positions: int) -> str:
@@ -27,12 +43,19 @@ def budget_words(budget: Budget, positions: int) -> str:
 def speed_words(expected: Expectation) -> str:
     """Rate and first token."""
     bound = "reads from the SSD" if expected.bound == "ssd" else "arithmetic"
+    caveat = f" ({expected.rates.caveat})" if expected.rates.caveat else ""
     return (
-        f"{expected.tokens_per_second:.3g} tokens/s, bound by {bound}; "
+        f"{figures(expected.tokens_per_second)} tokens/s{caveat}, bound by {bound}; "
         f"first token after {seconds(expected.first_token)}"
     )
 
 
 def seconds(value: float) -> str:
     """A time for a reader."""
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+    return f"{figures(value * 1e3)} ms" if value < 1 else f"{figures(value)} s"
+
+
+def figures(value: float) -> str:
+    """Three significant figures, written out: 0.0123, 4.56, 1010."""
+    text = f"{value:.3g}"
+    return f"{float(text):.12f}".rstrip("0").rstrip(".") if "e" in text else text

@@ -34,6 +34,18 @@ orders (gelu_fast writes sqrt(2/pi) with ten digits, which is finer than float32
 
 _SCALED = ("llama3", "yarn", "longrope")
 
+_FIELDS = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "ffn": "intermediate_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "vocab": "vocab_size",
+    "context": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+}
+"""Our names of what a configuration calls otherwise."""
+
 _MODULES = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -155,7 +167,7 @@ def _check_heads(config: Fields, spec: Architecture) -> None:
         raise config.wrong(name, f"an even head_dim (it is {spec.head_dim})")
     if spec.norm_eps < 0:
         raise config.wrong("rms_norm_eps", "a number that is not negative")
-    spec.validate(CheckpointError)
+    spec.validate(CheckpointError, f"{config.file}: ", _FIELDS)
 
 
 def _activation(config: Fields) -> str:
@@ -187,7 +199,7 @@ def _rope(config: Fields, head_dim: int) -> dict[str, Any]:
     if kind in _SCALED:
         values["original_max_position_embeddings"] = _original(config, section)
     _refuse_partial(config, section, kind)
-    return rope.checked(values, head_dim, config.file, CheckpointError)
+    return rope.checked(values, head_dim, config.file, CheckpointError, f"{name}.")
 
 
 def _original(config: Fields, section: Fields) -> int:

@@ -54,12 +54,15 @@ def positions(rope: Rope, context: int) -> int:
     return max(context, int(original * factor))
 
 
-def checked(rope: Rope, head_dim: int, file: str, error: type[M2CacheError]) -> dict[str, Any]:
+def checked(
+    rope: Rope, head_dim: int, file: str, error: type[M2CacheError], prefix: str = "rope."
+) -> dict[str, Any]:
     """The parameters that the rope's type reads, each checked; like transformers, it ignores others.
 
-    Raises `error` naming the parameter and `file`, `UnsupportedError` for a type that is not known.
+    Raises `error` naming the parameter (behind `prefix`) and `file`, `UnsupportedError` for a type that is
+    not known.
     """
-    fields = Fields(rope, file, "rope.", error)
+    fields = Fields(rope, file, prefix, error)
     kind = fields.text("type", "default")
     if kind not in _PARAMETERS:
         known = ", ".join(sorted(_PARAMETERS))

@@ -19,9 +19,13 @@ BIASES = ("q", "k", "v", "o", "gate", "up", "down")
 """Matrices that may have a bias, in the order in which a spec lists them."""
 
 MAX_DIM = 1 << 24
-"""Sizes beyond which a number is an attack, not a model; the Rust side has the same limit."""
+"""Sizes beyond which a number is an attack, not a model; the Rust side has the same limits."""
 
-_SIZES = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "context")
+_SIZES = {
+    "layers": 1 << 14,
+    "hidden": 1 << 20,
+    **dict.fromkeys(("ffn", "heads", "kv_heads", "head_dim", "vocab", "context"), MAX_DIM),
+}
 _NUMBERS = ("norm_eps", "attention_scale", "partial_rope")
 _FLAGS = ("gated", "tied", "qk_norm", "parallel_blocks", "alibi")
 
@@ -95,39 +99,55 @@ class Architecture:
             raise StoreError("architecture is not a JSON object")
         return cls.from_dict(values)
 
-    def validate(self, error: type[M2CacheError] = StoreError) -> None:
-        """Raises `error` for a value that makes no sense, `UnsupportedError` for what is not yet computed."""
+    def validate(
+        self,
+        error: type[M2CacheError] = StoreError,
+        where: str = "architecture.",
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """Raises `error` for a value that makes no sense, `UnsupportedError` for what is not yet computed.
+
+        A message begins with `where` and calls the fields by `names`, else by our own.
+        """
         problem = self._bad_type() or self._bad_value()
         if problem is not None:
-            raise error(f"architecture.{problem}")
-        rope.checked(self.rope, self.head_dim, "architecture", error)
-        rope.inverse_frequencies(self.rope, self.head_dim, self.context, self.context)
+            field, what = problem
+            raise error(f"{where}{(names or {}).get(field, field)} {what}")
+        place = where.rstrip(".: ")
+        rope.checked(self.rope, self.head_dim, place, error)
+        try:
+            rope.inverse_frequencies(self.rope, self.head_dim, self.context, self.context)
+        except UnsupportedError as err:
+            raise UnsupportedError(f"{place}: {err}") from err
         self._refuse_unbuilt()
 
-    def _bad_type(self) -> str | None:
-        for name in _SIZES:
+    def _bad_type(self) -> tuple[str, str] | None:
+        """The first field of a wrong type or size, and what is wrong with it."""
+        for name, most in _SIZES.items():
             value = getattr(self, name)
-            if type(value) is not int or not 0 < value <= MAX_DIM:
-                return f"{name} is {value!r}; it must be an integer from 1 to {MAX_DIM}"
+            if type(value) is not int or not 0 < value <= most:
+                return name, f"is {value!r}; it must be an integer from 1 to {most}"
         for name in _NUMBERS:
             value = getattr(self, name)
             if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-                return f"{name} is {value!r}; it must be a finite number, not negative"
+                return name, f"is {value!r}; it must be a finite number, not negative"
         for name in _FLAGS:
             if type(getattr(self, name)) is not bool:
-                return f"{name} is {getattr(self, name)!r}; it must be true or false"
+                return name, f"is {getattr(self, name)!r}; it must be true or false"
         return None
 
-    def _bad_value(self) -> str | None:
+    def _bad_value(self) -> tuple[str, str] | None:
         if self.heads % self.kv_heads:
-            return f"heads is {self.heads}, no multiple of kv_heads, {self.kv_heads}"
+            return "heads", f"is {self.heads}, no multiple of kv_heads, {self.kv_heads}"
+        if self.heads * self.head_dim > MAX_DIM:
+            return "heads", f"is {self.heads}, which times head_dim, {self.head_dim}, is above {MAX_DIM}"
         if self.head_dim % 2:
-            return f"head_dim is {self.head_dim}; rotary embedding needs pairs, so an even number"
+            return "head_dim", f"is {self.head_dim}; rotary embedding needs pairs, so an even number"
         if self.activation not in ACTIVATIONS:
-            return f"activation is {self.activation!r}; known are {', '.join(ACTIVATIONS)}"
+            return "activation", f"is {self.activation!r}; known are {', '.join(ACTIVATIONS)}"
         possible = [name for name in BIASES if self.gated or name != "gate"]
         wrong = [name for name in self.biases if name not in possible]
-        return f"biases names {wrong[0]!r}, which no layer of this model has" if wrong else None
+        return ("biases", f"names {wrong[0]!r}, which no layer of this model has") if wrong else None
 
     def _refuse_unbuilt(self) -> None:
         computed = {

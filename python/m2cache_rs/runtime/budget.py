@@ -147,7 +147,8 @@ def too_small(dram: int, weights: Weights, costs: Costs) -> str:
     return (
         f"a budget of {format_size(dram)} is too small for this model at this precision and context: the "
         f"least that works is {least} bytes ({format_size(least)}): process {base}, keys and values {kv}, "
-        f"scratch {scratch}, weights {ring}; a lower --precision or a shorter --ctx needs less"
+        f"scratch {scratch}, weights {ring}; "
+        "a lower --precision, a shorter --ctx or fewer --max-new-tokens need less"
     )
 
 

@@ -16,13 +16,13 @@ from m2cache_rs.runtime.device import device_of, devices_key, roots
 from m2cache_rs.runtime.machine import is_virtual, last_cache_bytes
 from m2cache_rs.runtime.memory import free_memory
 from m2cache_rs.runtime.places import MANIFEST
-from m2cache_rs.runtime.profile import KernelRates, Profile, Rate
+from m2cache_rs.runtime.profile import ENOUGH, KernelRates, Profile, Rate
 
 # 576 KiB is a chunk of 256 records of 4096 weights at 4 bits: the read that decoding does most.
 SIZES = (64 << 10, 256 << 10, 576 << 10, 1 << 20)
 DEPTHS = (32, 8, 1)
 # Written where there is less to read.
-_SCRATCH = 512 << 20
+_SCRATCH = ENOUGH
 _SCRATCH_IN_MEMORY = 64 << 20
 _LEAST_SCRATCH = 4 << 20
 # More than the largest caches of common machines, less than a small container has.
@@ -49,6 +49,7 @@ class Measured:
     # What was read: store, files or scratch; and in words.
     source: str = "nothing"
     read_what: str = "nothing"
+    read_bytes: int = 0
     # What could not be measured, a sentence each; what the reader could not have.
     notes: list[str] = field(default_factory=list)
     reader_notes: list[str] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Measured:
                 threads=self.threads or 0,
                 io=self.io or "",
                 source=self.source,
+                read_bytes=self.read_bytes,
             )
         except (KeyError, ValueError):
             return None
@@ -150,6 +152,7 @@ class _Run:
         if self.disk is not None:
             self.found.io, self.found.alignment = self.disk.io, self.disk.alignment
             self.found.reader_notes = self.disk.notes
+            self.found.read_bytes = self.disk.bytes
 
     def scratch(self) -> DiskProbe | None:
         """A file to read, if one may and can be written."""

@@ -28,6 +28,11 @@ def why_no_store(path: Path) -> M2CacheError | None:
     return None if (path / MANIFEST).exists() else _directory(path)
 
 
+def holds_weights(directory: Path) -> bool:
+    """Whether files of a store's weights lie in a directory, with or without a manifest."""
+    return (directory / "embed.safetensors").exists() or any(directory.glob("layer-*.safetensors"))
+
+
 def _file(path: Path) -> str:
     if (path.parent / MANIFEST).exists():
         return f"{path} is a file of a store; name the store itself, {path.parent}"
@@ -39,7 +44,7 @@ def _directory(path: Path) -> M2CacheError:
         return UsageError(
             f"{path} holds a part of a striped store; name the directory that has the {MANIFEST}"
         )
-    if (path / "embed.safetensors").exists() or (path / "layer-00000.safetensors").exists():
+    if holds_weights(path):
         return StoreError(
             f"{path} is a store whose {MANIFEST} is missing, without which the rest cannot be read: "
             "put it back from a copy of this store, or convert the model again"

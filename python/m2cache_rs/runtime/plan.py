@@ -12,14 +12,19 @@ from m2cache_rs.runtime.planner import Expectation, Rates, Subject, expect
 from m2cache_rs.runtime.shape import Shape
 from m2cache_rs.runtime.wish import Wish, choose
 
+_PROMPT = 512
+
 
 @dataclass(frozen=True)
 class Request:
-    """What is planned for: a cap on memory, room for positions, and a prompt of that many tokens."""
+    """What is planned for: a cap on memory, room for positions, and a prompt of that many tokens.
+
+    Without a number of them the prompt has 512, or as many as leave room for a new one.
+    """
 
     dram: int | str | None
     ctx: int | None
-    prompt: int
+    prompt: int | None
     threads: int | None
     kv: str
 
@@ -57,15 +62,25 @@ class Plan:
         }
 
 
+def _prompt(asked: int | None, positions: int, room: str) -> int:
+    """Tokens of the prompt; one position stays for what is generated, if there are two."""
+    most = max(1, positions - 1)
+    if asked is None:
+        return min(_PROMPT, most)
+    if asked < 1:
+        raise UsageError(f"prompt is {asked}; it must have at least 1 token")
+    if asked > most:
+        raise UsageError(f"a prompt of {asked} tokens and a new one exceed {room} ({positions} positions)")
+    return asked
+
+
 def make(shape: Shape, request: Request, levels: Levels, rates: Rates) -> Plan:
     """The plan of a shape at some levels. UsageError for the request, BudgetError naming the least."""
     wish, positions = Wish.parse(request.dram, None, 0), shape.positions(request.ctx)
-    if request.prompt < 1:
-        raise UsageError(f"prompt is {request.prompt}; it must have at least 1 token")
+    prompt = _prompt(request.prompt, positions, shape.room(positions))
     # As `m2cache generate` opens it, which wants one row of logits at a time.
     costs = shape.costs(positions, request.threads, request.kv, logit_rows=1)
     subject = shape.subject(levels, request.kv)
     budget = choose(wish, subject.weights, costs)
-    prompt = max(1, min(request.prompt, positions - 1))
     expected = expect(subject, budget, rates, prompt, positions - prompt)
     return Plan(subject, positions, prompt, budget, least_dram(subject.weights, costs), expected)

@@ -41,13 +41,14 @@ class Rates:
     """What the machine does, in GB (1e9) of stored bytes a second.
 
     `read` tells the rate of reads of so many bytes, many in flight; `kernels`: level -> (dot, accumulate);
-    `source` says where the figures come from.
+    `source` says where the figures come from, `caveat` what is different now (empty: nothing is).
     """
 
     read: Callable[[int], float]
     memory: float
     kernels: Mapping[int, tuple[float, float]]
     source: str
+    caveat: str = ""
 
 
 @dataclass(frozen=True)

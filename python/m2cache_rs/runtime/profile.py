@@ -18,10 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from m2cache_rs._core import isa
 from m2cache_rs.runtime.device import devices_key
 from m2cache_rs.runtime.machine import cpu_model, usable_cores
 
 VERSION = 1
+ENOUGH = 512 << 20
+"""Bytes to read above which a disk's own caches no longer flatter it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Profile:
     io: str
     # What was read: store, files, or scratch: a new file, which may still lie in a cache of the disk.
     source: str = "unknown"
+    # Bytes that there were to read; 0 where an older profile does not tell.
+    read_bytes: int = 0
 
     def __post_init__(self) -> None:
         numbers = [self.memory_gbps, self.threads]
@@ -109,6 +114,7 @@ class Profile:
                 threads=int(value["threads"]),
                 io=str(value["io"]),
                 source=str(value.get("source", "unknown")),
+                read_bytes=int(value.get("read_bytes", 0)),
             )
         except KeyError as error:
             raise ValueError(f"lacks {error}") from error
@@ -158,15 +164,34 @@ def load(directory: Path) -> tuple[Profile | None, str]:
         return None, f"the disk of {directory} has not been measured; {remedy}"
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         return None, f"the profile {path} is ignored: it {_reason(error)}; {remedy}"
+    wrong = _other(profile, directory)
+    return (None, f"the profile {path} is ignored: it is of {wrong}; {remedy}") if wrong else (profile, "")
+
+
+def _other(profile: Profile, directory: Path) -> str:
+    """What makes a profile another's, empty if it is ours."""
     if profile.device != devices_key(directory):
-        return None, f"the profile {path} is ignored: it is of another device; {remedy}"
-    return profile, ""
+        return "another device"
+    used = isa()[1]
+    return "" if profile.isa == used else f"kernels for {profile.isa}, and those in use are for {used}"
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror})"
     return "is no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+
+
+def better(profile: Profile, directory: Path) -> tuple[Profile, Path] | None:
+    """The kept profile of a directory's disk and its file, where it comes from far more bytes than this.
+
+    What a store of a few megabytes reads tells of a cache in the disk, not of the disk.
+    """
+    kept, _ = load(directory)
+    if kept is None or profile.read_bytes >= ENOUGH:
+        return None
+    alike = 0 < kept.read_bytes <= 2 * profile.read_bytes
+    return None if alike else (kept, profile_path(directory))
 
 
 def save(profile: Profile, directory: Path) -> Path:

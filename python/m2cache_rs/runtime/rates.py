@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from m2cache_rs._core import DiskProbe
 from m2cache_rs.errors import UsageError
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.measure import quick
@@ -12,12 +13,19 @@ from m2cache_rs.runtime.planner import Rates
 from m2cache_rs.runtime.profile import Profile, load
 
 
-def known_rates(directory: Path, threads: int | None = None) -> tuple[Rates | None, str]:
-    """The rates that `m2cache doctor` measured for a directory's disk; or None, and why in words."""
+def known_rates(
+    directory: Path, threads: int | None = None, io: str | None = None
+) -> tuple[Rates | None, str]:
+    """The rates that `m2cache doctor` measured for a directory's disk; or None, and why in words.
+
+    `io` is what reads now (None: not known yet): where that is not what was measured, the rates say so.
+    """
     profile, why = load(directory)
     if profile is None:
         return None, why
-    return _rates(profile, threads, f"measured by `m2cache doctor` at {profile.made}"), ""
+    other = io is not None and io != profile.io
+    caveat = f"measured with {profile.io}, not {io}" if other else ""
+    return _rates(profile, threads, f"measured by `m2cache doctor` at {profile.made}", caveat), ""
 
 
 def rates_of(directory: Path, disk_gbps: float | None = None, threads: int | None = None) -> Rates:
@@ -27,7 +35,7 @@ def rates_of(directory: Path, disk_gbps: float | None = None, threads: int | Non
     """
     if disk_gbps is not None and not 0 < disk_gbps < math.inf:
         raise UsageError(f"disk-gbps is {disk_gbps}; it must be above 0 (GB a second, for example 3.5)")
-    rates, why = known_rates(directory, threads)
+    rates, why = known_rates(directory, threads, _reader())
     if rates is None:
         profile = quick(directory)
         if profile is None:
@@ -39,11 +47,16 @@ def rates_of(directory: Path, disk_gbps: float | None = None, threads: int | Non
     return Rates(lambda size: given, rates.memory, rates.kernels, f"reads as told, the rest {rates.source}")
 
 
-def _rates(profile: Profile, threads: int | None, source: str) -> Rates:
+def _reader() -> str:
+    """What reads a store here."""
+    return DiskProbe.files([Path(__file__)]).io
+
+
+def _rates(profile: Profile, threads: int | None, source: str, caveat: str = "") -> Rates:
     """Kernels slow down with the threads that are missing; the disk does not."""
     share = min(1.0, (threads or usable_cores()) / profile.threads)
     kernels = {
         level: (rates.dot_gbps * share, rates.accumulate_gbps * share)
         for level, rates in profile.kernels.items()
     }
-    return Rates(profile.read_gbps, profile.memory_gbps, kernels, source)
+    return Rates(profile.read_gbps, profile.memory_gbps, kernels, source, caveat)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
-from m2cache_rs.config import Precision, PrecisionLike, Sampling
+from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
@@ -68,9 +68,12 @@ class Model:
         backend: Backend,
         threads: int | None,
         kv: str,
+        act: str,
     ) -> None:
         self.path = opened.path
         self.precision = precision
+        self.act = act
+        self.kv = kv
         self.budget = budget
         self.context = context
         self.planes = opened.planes
@@ -78,7 +81,6 @@ class Model:
         self.assets = opened.assets
         self._opened = opened
         self._threads = threads
-        self._kv = kv
         self._backend: Backend | None = backend
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -147,10 +149,10 @@ class Model:
         budget = budget.placed(counted["ring_bytes"], counted["fixed_bytes"])
         for note in counted["notes"]:
             _LOG.warning("%s", note)
-        model = cls(opened, Precision(*levels), budget, positions, backend, threads, kv)
+        model = cls(opened, Precision(*levels), budget, positions, backend, threads, kv, act)
         model._logit_rows = logit_rows if logit_rows < DECODE_BATCH else None
         if trace is not None:
-            model._recorder = Recorder(Path(trace), engine, opened.manifest["id"], model.precision)
+            model._recorder = Recorder(user_path(trace), engine, opened.manifest["id"], model.precision)
         return model
 
     def generate(
@@ -258,10 +260,10 @@ class Model:
         """
         from m2cache_rs.runtime.rates import known_rates
 
-        rates, why = known_rates(self.path, self._threads)
+        rates, why = known_rates(self.path, self._threads, self.stats()["io"])
         if rates is None:
             return None, why
-        subject = self._opened.subject(self.precision.levels(self.planes), self._kv)
+        subject = self._opened.subject(self.precision.levels(self.planes), self.kv)
         return expect(subject, self.budget, rates, prompt, new), ""
 
     def layout(self) -> dict[str, Any]:

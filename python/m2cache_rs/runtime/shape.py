@@ -17,26 +17,35 @@ from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.planner import Subject
 
-# Positions that have room unless somebody asks for more or less.
+# Positions that have room unless somebody asks for more or less (--ctx).
 _POSITIONS = 4096
 # A tokenizer in memory: 460 bytes an entry and 4 MB measured at 32,000 and 128,000 entries.
 _TOKENIZER_ENTRY, _TOKENIZER = 512, 5 << 20
 
 MAX_THREADS = 1024
+# Threads a core, beyond which a number is a mistake: each takes scratch out of the budget, and only waits.
+_THREADS_A_CORE = 16
 
 _LOG = logging.getLogger("m2cache_rs")
 
 
 def check_threads(threads: int | None) -> None:
     """UsageError where `threads` is no count of threads (None: one a core)."""
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"threads is {threads!r}; it must lie in 1..{MAX_THREADS}")
+    if threads is None:
+        return
+    cores = usable_cores()
+    most = min(MAX_THREADS, _THREADS_A_CORE * cores)
+    if not 1 <= threads <= most:
+        raise UsageError(
+            f"threads is {threads!r}; with {cores} cores it must lie in 1..{most} (one a core is the fastest)"
+        )
 
 
 def tell_idle_threads(threads: int | None) -> None:
     """Warns of more threads than cores."""
-    if threads is not None and threads > usable_cores():
-        _LOG.warning("threads is %d, but this process has %d cores: more only wait", threads, usable_cores())
+    cores = usable_cores()
+    if threads is not None and threads > cores:
+        _LOG.warning("threads is %d, but this process has %d cores: the others only wait", threads, cores)
 
 
 class Shape:

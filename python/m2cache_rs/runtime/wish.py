@@ -87,7 +87,7 @@ def _default(weights: Weights, costs: Costs) -> Budget:
         raise BudgetError(
             f"this model at this precision needs a cache of at least {format_size(weights.least)}, and only "
             f"{format_size(max(free, 0))} of memory is free for it beside a margin: free some, lower the "
-            "precision or --ctx, or give --dram"
+            "precision, --ctx or --max-new-tokens, or give --dram"
         )
     if free < weights.all:
         _LOG.warning(
