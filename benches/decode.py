@@ -15,10 +15,11 @@ memory for all rounds and are asked in turns; the one that is not asked sleeps. 
 - a call that decodes --rows tokens over one that decodes one, logits of all rows: verifying a draft;
 - the time of a token at --context positions over that at 64.
 
-Medians of the rounds are printed, their range behind them. Needs memory for both models at once (20 GB at 8
-bits beside --context 4096) and room for their files in --work (22 GB a shape; --discard removes them when the
-shape is done); builds llama.cpp from its Python source distribution the first time. An interrupted comparison
-goes on with the round it was in.
+Medians of the rounds are printed with their range, and the cores that other work took meanwhile: llama.cpp's
+threads wait for each other by spinning, so that other work slows it down out of proportion. Needs memory for
+both models at once (20 GB at 8 bits beside --context 4096) and room for their files in --work (22 GB a shape;
+--discard removes them when the shape is done); builds llama.cpp from its Python source distribution the first
+time. An interrupted comparison goes on with the round it was in.
 """
 
 from __future__ import annotations

@@ -133,7 +133,11 @@ class Measured:
         for program, about in self.about.items():
             idle = "unknown" if about["idle"] is None else f"{about['idle']:.3f} cores"
             kernels = _llama(about) if program == PEER else f"kernels {about['isa']}"
-            yield f"  {program}: idle {idle}, {about['huge_bytes'] / 1e9:.2f} GB in huge pages; {kernels}"
+            others = _cell(
+                _spread([answer["others"] for one in self.rounds for answer in one[program].values()]), 1
+            )
+            yield f"  {program}: other work took {others} cores beside it; idle it took {idle}"
+            yield f"    {about['huge_bytes'] / 1e9:.2f} GB in huge pages; {kernels}"
 
 
 def _llama(about: Mapping[str, Any]) -> str:

@@ -31,8 +31,9 @@ class Worker:
         self.idle_seconds = self.idle_processor_seconds = 0.0
 
     def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """The answer to a question. Raises `WorkerError`."""
+        """The answer, and as `others` the cores that other work kept busy. Raises `WorkerError`."""
         self._count_idle()
+        begun, busy, own = time.monotonic(), _busy_seconds(), self._processor_seconds()
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
@@ -43,9 +44,9 @@ class Worker:
             text = ""
         if not text:
             raise WorkerError(self._end())
-        self._last = time.monotonic(), self._processor_seconds()
-        found: dict[str, Any] = json.loads(text)
-        return found
+        self._last = ended, used = time.monotonic(), self._processor_seconds()
+        others = _busy_seconds() - busy - (used - own)
+        return {**json.loads(text), "others": max(0.0, others / (ended - begun))}
 
     def huge_bytes(self) -> int:
         """Bytes of its memory in huge pages."""
@@ -81,3 +82,10 @@ class Worker:
         if code < 0:
             return f"{self.name} was ended by signal {-code}, by the kernel if there was too little memory"
         return f"{self.name} failed with {code}: {told[-1] if told else 'it said nothing'}"
+
+
+def _busy_seconds() -> float:
+    """Processor time that anybody took on this machine, and what its host took from it."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _waiting, *interrupts = map(int, words[:8])
+    return (user + nice + system + sum(interrupts)) / TICKS
