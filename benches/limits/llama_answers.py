@@ -72,8 +72,8 @@ class Llama:
         buffers = {name: float(size) * MIB for name, size in BUFFER.findall("\n".join(lines))}
         return {
             "system": llama_cpp.llama_print_system_info().decode().strip(),
-            "attention": [line.split(":", 1)[-1].strip() for line in lines if "flash" in line.lower()],
-            "keys_and_values": [line.split(":", 1)[-1].strip() for line in lines if "K (" in line],
+            "attention": sorted({_told(line) for line in lines if "flash" in line.lower()}),
+            "keys_and_values": sorted({_told(line) for line in lines if "K (" in line}),
             "buffers": buffers,
             "repacked": sum(size for name, size in buffers.items() if name not in PLAIN),
         }
@@ -95,6 +95,11 @@ class Llama:
             yield Line(context, self.vocab)
         finally:
             llama_cpp.llama_free(context)
+
+
+def _told(line: str) -> str:
+    """Without the function that told it and its columns."""
+    return " ".join(line.partition(":")[2].split())
 
 
 if __name__ == "__main__":

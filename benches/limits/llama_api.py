@@ -14,16 +14,23 @@ BATCH = 512
 """Tokens of a prompt that run together: llama.cpp's default."""
 
 
+DEBUG, CONTINUED = 1, 5
+"""Levels of its log."""
+
+
 class Log:
-    """What llama.cpp tells, hundreds of lines a model, kept instead of printed."""
+    """What llama.cpp tells, hundreds of lines a model, kept instead of printed; not what is for debugging."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
+        self._level = 0
         self._callback = llama_cpp.llama_log_callback(self._keep)
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def _keep(self, level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
-        self._parts.append(text.decode(errors="replace"))
+        self._level = self._level if level == CONTINUED else level
+        if self._level != DEBUG:
+            self._parts.append(text.decode(errors="replace"))
 
     def lines(self) -> list[str]:
         """All of them so far."""
