@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -200,6 +201,36 @@ def test_verify_reports_a_store_that_cannot_be_opened_as_damaged(
     done = cli("verify", store)
     assert done.returncode == 1
     assert "layer-00001.safetensors" in done.stdout
+
+
+def test_verify_goes_on_behind_files_that_are_broken(cli: Cli, tale: Path, tmp_path: Path) -> None:
+    """Missing, cut, of another store, damaged: all of them are named, whatever comes first."""
+    store = shutil.copytree(tale, tmp_path / "broken.m2c")
+    (store / "layer-00000.safetensors").unlink()
+    os.truncate(store / "layer-00001.safetensors", 5000)
+    shutil.copy(store / "layer-00005.safetensors", store / "layer-00002.safetensors")
+    with (store / "layer-00003.safetensors").open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"\xff")
+    (store / "tokenizer.json").unlink()
+    done = cli("verify", store, "--json")
+    damages = {one["file"]: one for one in json.loads(done.stdout)["damages"]}
+    assert done.returncode == 1
+    assert {name: words in damages[name]["message"] for name, words in (
+        ("layer-00000.safetensors", f"{store}/layer-00000.safetensors: the file is missing; put it back"),
+        ("layer-00001.safetensors", "ends at byte 5000"),
+        ("layer-00002.safetensors", "the file is damaged or from another store"),
+        ("layer-00003.safetensors", "record 767"),
+        ("tokenizer.json", "the file is missing"),
+    )} == dict.fromkeys(damages, True)  # fmt: skip
+    assert [one["layer"] for one in damages.values()] == [0, 1, 2, 3, None]
+    assert cli("verify", store).stdout.splitlines()[-1] == "5 damages"
+
+
+def test_verify_needs_one_file_at_a_time(cli: Cli, tale: Path) -> None:
+    few = "ulimit -n 24; exec " + shlex.join([sys.executable, "-m", "m2cache_rs", "verify", str(tale)])
+    done = subprocess.run(["bash", "-c", few], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_eval_prints_the_scores(cli: Cli, tale: Path, tmp_path: Path) -> None:

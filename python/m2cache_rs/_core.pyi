@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "isa", "needs", "publish", "read_header", "remove_roots", "replay"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes"]
 
 __version__: Final[str]
 """
@@ -34,6 +34,11 @@ class DiskProbe:
         Bytes there are to read.
         """
     @staticmethod
+    def depth(bytes: SupportsIndex) -> int:
+        """
+        Reads of `bytes` that the engine has in flight while a model streams.
+        """
+    @staticmethod
     def files(paths: SupportsGetItem[int, str | PathLike[str]], io: str = "auto") -> DiskProbe:
         """
         Takes files that are there. Raises StoreIOError naming one that cannot be opened.
@@ -50,7 +55,7 @@ class DiskProbe:
         """
     def rate(self, /, bytes: SupportsIndex, depth: SupportsIndex, seconds: SupportsFloat | SupportsIndex) -> float | None:
         """
-        GB a second of reading blocks of `bytes` (whole pages up to 1 MiB), `depth` at a time (up to 32), far apart, for
+        GB a second of reading blocks of `bytes` (whole pages up to 1 MiB), `depth` at a time (up to 64, and 32 MiB), far apart, for
         some seconds and until the last has come; None if no file holds such a block.
         """
     @staticmethod
@@ -121,7 +126,7 @@ class Engine:
         What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
         "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
         head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
-        "unused_bytes" (read ahead in vain), "reads", "stalls", "wait_seconds".
+        "unused_bytes" (read ahead in vain, or not asked for yet), "reads", "stalls", "wait_seconds".
         """
     def take_trace(self, /) -> NDArray[uint32]:
         """
@@ -276,6 +281,26 @@ class StoreWriter:
         Writes a norm gain or bias of the open file: float32 [n].
         """
 
+@final
+class Survey:
+    """
+    A store to be checked: its manifest is sound, its files may be missing or broken.
+    """
+    def __new__(cls, /, path: str | PathLike[str]) -> Survey:
+        """
+        Reads the manifest of a store directory. Raises StoreError, StoreIOError or UnsupportedError, naming the file.
+        """
+    def manifest(self, /) -> str:
+        """
+        The manifest as JSON.
+        """
+    def verify(self, /, name: str, progress: Any | None = None) -> list[tuple[str, tuple[str, int, int] | None]]:
+        """
+        Checks one file as Store.verify does; one that is missing, cut or not what the manifest says is a damage as well.
+
+        Raises StoreIOError where the system refuses to open one that is there.
+        """
+
 def isa() -> tuple[list[str], str]:
     """
     The instruction sets of this machine that there are kernels for, narrowest first, and the one that is used.
@@ -319,4 +344,10 @@ def replay(path: str | PathLike[str], policy: str, capacity: SupportsIndex) -> s
     "read_bytes", "evictions", "recorded_read_bytes"}.
 
     Raises UsageError for a broken trace, naming the line, and for unknown policies; StoreIOError.
+    """
+
+def ring_bytes(cache: SupportsIndex, all: SupportsIndex, least: SupportsIndex) -> int:
+    """
+    Bytes of the ring that is cut from a cache of that many bytes, for a model whose weights all take `all` and whose
+    largest step takes `least`; the rest is for weights that stay.
     """

@@ -13,7 +13,7 @@ mod weights;
 pub use crate::io::Choice;
 pub use attention::Tokens;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
-pub use schedule::Needs;
+pub use schedule::{Needs, RING_BYTES, usual_ring};
 pub use weights::Verify;
 
 use crate::config::Architecture;

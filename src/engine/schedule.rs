@@ -76,6 +76,12 @@ pub struct Split {
     pub fixed: u64,
 }
 
+/// Bytes that the ring takes of a cache of `bytes`, if its largest step does not need more; `all` hold every weight.
+pub fn usual_ring(bytes: u64, all: u64) -> u64 {
+    // Once everything is loaded the ring is of no use, so it takes nothing from a cache that holds all.
+    if bytes >= all { 0 } else { (bytes / RING_SHARE).min(RING_BYTES as u64) }
+}
+
 impl Schedule {
     /// Of a model at some levels.
     ///
@@ -177,8 +183,7 @@ impl Schedule {
     pub fn split(&self, bytes: u64, ring: Option<u64>) -> Result<Split> {
         let least = self.least();
         let spare = bytes.checked_sub(least).ok_or(Error::CacheTooSmall { given: bytes, least })?;
-        // Once everything is loaded the ring is of no use, so it takes nothing from a cache that holds all.
-        let usual = if spare >= self.fixed_bytes() { 0 } else { (bytes / RING_SHARE).min(RING_BYTES as u64) };
+        let usual = usual_ring(bytes, least + self.fixed_bytes());
         let wanted = (ring.unwrap_or(usual) / FRAME as u64).min(u64::from(Layout::MOST)) as u32;
         let most = self.widest + (spare / FRAME as u64) as u32;
         let frames = wanted.clamp(self.widest, most);

@@ -130,7 +130,7 @@ impl Engine {
     /// What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
     /// "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
     /// head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
-    /// "unused_bytes" (read ahead in vain), "reads", "stalls", "wait_seconds".
+    /// "unused_bytes" (read ahead in vain, or not asked for yet), "reads", "stalls", "wait_seconds".
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         json(&py.detach(|| lock(&self.0).report()))
     }
@@ -168,6 +168,13 @@ pub fn needs(architecture: &str, encoding: &str, levels: LevelBits) -> PyResult<
     let encoding: Encoding = serde_json::from_str(encoding).map_err(|e| parse("encoding", e))?;
     arch.validate().and_then(|()| encoding.validate(&arch)).map_err(Error::usage)?;
     json(&Needs::of(&arch, &encoding, parse_levels(levels)?)?)
+}
+
+/// Bytes of the ring that is cut from a cache of that many bytes, for a model whose weights all take `all` and whose
+/// largest step takes `least`; the rest is for weights that stay.
+#[pyfunction]
+pub fn ring_bytes(cache: u64, all: u64, least: u64) -> u64 {
+    engine::usual_ring(cache, all).max(least)
 }
 
 fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out<'py, f32>> {

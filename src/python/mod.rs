@@ -17,13 +17,13 @@ mod _core {
     #[pymodule_export]
     use super::cache::KvCache;
     #[pymodule_export]
-    use super::engine::{Engine, needs};
+    use super::engine::{Engine, needs, ring_bytes};
     #[pymodule_export]
     use super::probe::{DiskProbe, MemoryProbe, isa};
     #[pymodule_export]
     use super::replay::replay;
     #[pymodule_export]
-    use super::store::{Store, publish, read_header, remove_roots};
+    use super::store::{Store, Survey, publish, read_header, remove_roots};
     #[pymodule_export]
     use super::writer::StoreWriter;
     /// Version of the package.

@@ -1,8 +1,9 @@
 //! `DiskProbe`, `MemoryProbe`, `isa`.
 
 use super::errors::lock;
+use crate::engine::RING_BYTES;
 use crate::error::{Error, Result};
-use crate::probe::{self, Choice, Disk, Kernel, Memory};
+use crate::probe::{self, Choice, DEPTH, Disk, Kernel, Memory};
 use crate::types::Level;
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -43,7 +44,13 @@ impl DiskProbe {
         Ok(DiskProbe(Mutex::new(py.detach(|| Disk::files(&paths, choice))?)))
     }
 
-    /// GB a second of reading blocks of `bytes` (whole pages up to 1 MiB), `depth` at a time (up to 32), far apart, for
+    /// Reads of `bytes` that the engine has in flight while a model streams.
+    #[staticmethod]
+    fn depth(bytes: usize) -> usize {
+        (RING_BYTES / bytes.max(1)).clamp(1, DEPTH)
+    }
+
+    /// GB a second of reading blocks of `bytes` (whole pages up to 1 MiB), `depth` at a time (up to 64, and 32 MiB), far apart, for
     /// some seconds and until the last has come; None if no file holds such a block.
     fn rate(&self, py: Python<'_>, bytes: usize, depth: usize, seconds: f64) -> PyResult<Option<f64>> {
         let limit = limit(seconds)?;

@@ -1,6 +1,7 @@
-//! `Store`, `read_header` and `publish`.
+//! `Store`, `Survey`, `read_header` and `publish`.
 
 use super::errors::json;
+use crate::error::Result;
 use crate::store;
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -77,27 +78,62 @@ impl Store {
     /// bytes done; what it raises (KeyboardInterrupt) ends the check.
     #[pyo3(signature = (name, progress=None))]
     fn verify(&self, py: Python<'_>, name: String, progress: Option<Py<PyAny>>) -> PyResult<Vec<Finding>> {
-        py.detach(|| {
-            let mut told = Instant::now();
-            let mut tell = |done: u64| -> PyResult<()> {
-                if told.elapsed() < Duration::from_millis(50) {
-                    return Ok(());
-                }
-                told = Instant::now();
-                Python::attach(|py| {
-                    py.check_signals()?;
-                    progress.as_ref().map_or(Ok(()), |p| p.call1(py, (done,)).map(|_| ()))
-                })
-            };
-            let mut raised = None;
-            let found = self.0.verify(&name, &mut |done| match tell(done) {
-                Ok(()) => true,
-                Err(e) => {
-                    raised = Some(e);
-                    false
-                }
-            });
-            raised.map_or_else(|| Ok(found?.into_iter().map(|f| (f.message, f.place)).collect()), Err)
-        })
+        verified(py, progress, |tell| self.0.verify(&name, tell))
     }
+}
+
+/// A store to be checked: its manifest is sound, its files may be missing or broken.
+#[pyclass(frozen, module = "m2cache_rs._core")]
+pub struct Survey(store::Survey);
+
+#[pymethods]
+impl Survey {
+    /// Reads the manifest of a store directory. Raises StoreError, StoreIOError or UnsupportedError, naming the file.
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Survey> {
+        Ok(Survey(py.detach(|| store::Survey::open(&path))?))
+    }
+
+    /// The manifest as JSON.
+    fn manifest(&self) -> PyResult<String> {
+        json(self.0.manifest())
+    }
+
+    /// Checks one file as Store.verify does; one that is missing, cut or not what the manifest says is a damage as well.
+    ///
+    /// Raises StoreIOError where the system refuses to open one that is there.
+    #[pyo3(signature = (name, progress=None))]
+    fn verify(&self, py: Python<'_>, name: String, progress: Option<Py<PyAny>>) -> PyResult<Vec<Finding>> {
+        verified(py, progress, |tell| self.0.verify(&name, tell))
+    }
+}
+
+/// Runs a check without the GIL; `progress` is told at most every 50 ms, and what it raises ends the check.
+fn verified(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    check: impl FnOnce(&mut dyn FnMut(u64) -> bool) -> Result<Vec<store::Finding>> + Send,
+) -> PyResult<Vec<Finding>> {
+    py.detach(|| {
+        let mut told = Instant::now();
+        let mut tell = |done: u64| -> PyResult<()> {
+            if told.elapsed() < Duration::from_millis(50) {
+                return Ok(());
+            }
+            told = Instant::now();
+            Python::attach(|py| {
+                py.check_signals()?;
+                progress.as_ref().map_or(Ok(()), |p| p.call1(py, (done,)).map(|_| ()))
+            })
+        };
+        let mut raised = None;
+        let found = check(&mut |done| match tell(done) {
+            Ok(()) => true,
+            Err(e) => {
+                raised = Some(e);
+                false
+            }
+        });
+        raised.map_or_else(|| Ok(found?.into_iter().map(|f| (f.message, f.place)).collect()), Err)
+    })
 }

@@ -58,6 +58,8 @@ pub struct Store {
     pub manifest: Manifest,
     /// The directories that hold its files, the store itself first.
     pub roots: Vec<PathBuf>,
+    /// The root of every file.
+    places: Vec<usize>,
     /// Files of weights, layers first.
     pub files: Vec<StoreFile>,
     /// Sections of all files.
@@ -71,26 +73,42 @@ impl Store {
     /// # Errors
     /// `Error::Io`, `Error::Root`, `Error::Format`, `Error::Header`, `Error::Truncated`, `Error::Unsupported`, each naming the file.
     pub fn open(path: &Path) -> Result<Store> {
+        let mut store = Store::closed(path)?;
+        // One after the other: the manifest of a hostile store can claim more files than it has.
+        (0..store.manifest.files.len()).try_for_each(|index| store.open_file(index))?;
+        store.manifest.assets.iter().try_for_each(|asset| check_asset(&store.path.join(&asset.name)))?;
+        Ok(store)
+    }
+
+    /// A store of which no file is open: its manifest and its roots are checked.
+    pub(super) fn closed(path: &Path) -> Result<Store> {
         if path.extension().is_some_and(|e| e == "partial") {
             return Err(Error::format(path, "is an unfinished conversion: run the same conversion again"));
         }
         let manifest = Manifest::read(path)?;
         check_count(path, &manifest)?;
-        let (path, roots, catalog) = (path.into(), roots::directories(path, &manifest)?, Catalog::default());
-        let mut store = Store { path, manifest, roots, files: vec![], sections: vec![], catalog };
-        store.open_files()?;
-        store.manifest.assets.iter().try_for_each(|asset| check_asset(&store.path.join(&asset.name)))?;
+        let roots = roots::directories(path, &manifest)?;
+        Ok(Store::unopened(path.into(), manifest, roots))
+    }
+
+    fn unopened(path: PathBuf, manifest: Manifest, roots: Vec<PathBuf>) -> Store {
+        let sizes: Vec<u64> = manifest.files.iter().map(|f| f.bytes).collect();
+        let places = roots::spread(&sizes, roots.len());
+        Store { path, manifest, roots, places, files: vec![], sections: vec![], catalog: Catalog::default() }
+    }
+
+    /// The same store with one of its files open, to be checked.
+    pub(super) fn with_file(&self, index: usize) -> Result<Store> {
+        let mut store = Store::unopened(self.path.clone(), self.manifest.clone(), self.roots.clone());
+        store.open_file(index)?;
         Ok(store)
     }
 
-    fn open_files(&mut self) -> Result<()> {
-        let sizes: Vec<u64> = self.manifest.files.iter().map(|f| f.bytes).collect();
-        // One after the other: the manifest of a hostile store can claim more files than it has.
-        for (index, root) in roots::spread(&sizes, self.roots.len()).into_iter().enumerate() {
-            let layout = file(&self.manifest.architecture, &self.manifest.encoding, index);
-            let file = open_file(self, index, layout, root)?;
-            self.index(file);
-        }
+    /// Opens a file of weights behind those that are open.
+    fn open_file(&mut self, index: usize) -> Result<()> {
+        let layout = file(&self.manifest.architecture, &self.manifest.encoding, index);
+        let file = open_file(self, index, layout, self.places[index])?;
+        self.index(file);
         Ok(())
     }
 
@@ -131,12 +149,11 @@ impl Store {
 
     /// A vector's values, checked against the header's digest.
     pub fn vector(&self, layer: Option<usize>, name: &str) -> Result<Vec<f32>> {
-        let index = layer.unwrap_or(self.files.len() - 1);
+        let unknown = || Error::usage(format!("{} has no vector {name} there", self.path.display()));
+        let index = self.files.iter().position(|f| f.layout.layer == layer).ok_or_else(unknown)?;
         let file = &self.files[index];
-        let len = file.layout.vectors.iter().find(|v| v.name == name).map(|v| v.len);
-        let (Some(len), Some((begin, want))) = (len, file.vectors.get(name)) else {
-            return Err(Error::usage(format!("{} has no vector {name}", file.path.display())));
-        };
+        let len = file.layout.vectors.iter().find(|v| v.name == name).map(|v| v.len).ok_or_else(unknown)?;
+        let (begin, want) = file.vectors.get(name).ok_or_else(unknown)?;
         let mut bytes = vec![0u8; 4 * len];
         self.read_at(index, *begin, &mut bytes)?;
         match digest(&bytes) == *want {

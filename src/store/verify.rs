@@ -26,11 +26,22 @@ pub struct Finding {
 
 impl From<Error> for Finding {
     fn from(error: Error) -> Finding {
-        let message = error.to_string();
+        let message = match &error {
+            Error::Io { path, .. } if is_missing(&error) => format!(
+                "{}: the file is missing; put it back from a copy of this store, or convert the model again",
+                path.display()
+            ),
+            _ => error.to_string(),
+        };
         let place =
             if let Error::Damage { section, first, count, .. } = error { Some((section, first, count)) } else { None };
         Finding { message, place }
     }
+}
+
+/// Whether an error says that a file is not there.
+pub fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 impl Store {
@@ -85,7 +96,8 @@ impl Store {
         let mut handle = open_regular(&file.path)?;
         let size = handle.metadata().map_err(|e| Error::io("reading", &file.path, e))?.len();
         let header = read_header_from(&mut handle, size, file.bytes - file.layout.data_bytes() - 8, &file.path)?;
-        match digest(&header.raw) == self.manifest.files[index].digest {
+        let entry = self.manifest.files.iter().find(|entry| entry.name == file.layout.name);
+        match entry.is_some_and(|entry| entry.digest == digest(&header.raw)) {
             true => Ok(()),
             false => Err(Error::Digest { path: file.path.clone(), what: "the header".into() }),
         }

@@ -14,7 +14,7 @@ from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import StoreError, StoreIOError
 
 if TYPE_CHECKING:
-    from m2cache_rs._core import Store
+    from m2cache_rs._core import Survey
 
 DAMAGED = 1
 
@@ -26,14 +26,14 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a store. Every damage is named by file, layer, section and record; then the exit code is 1."""
-    from m2cache_rs.runtime.opening import open_store
+    from m2cache_rs.runtime.opening import open_survey
 
     try:
-        opened = open_store(store)
+        opened = open_survey(store)
     except (StoreError, StoreIOError) as error:
         if isinstance(error, StoreIOError) and error.errno != errno.ENOENT:
             raise
-        # A broken manifest or header, or a missing file: what to check the rest against is unknown.
+        # A broken manifest: what to check the rest against is unknown.
         _finish({"store": str(store), "id": None, "bytes": 0, "damages": [_damage(None, str(error))]}, json)
         return
     manifest = codec.loads(opened.manifest())
@@ -43,7 +43,7 @@ def verify(
     _finish({"store": str(store), "id": manifest["id"], "bytes": total, "damages": damages}, json)
 
 
-def _check(store: Store, files: list[tuple[str, int]]) -> list[dict[str, Any]]:
+def _check(store: Survey, files: list[tuple[str, int]]) -> list[dict[str, Any]]:
     found, before = [], 0
     with output.progress("verifying", sum(size for _, size in files)) as done:
         for name, size in files:

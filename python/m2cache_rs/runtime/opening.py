@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs._core import Store
+from m2cache_rs._core import Store, Survey
 from m2cache_rs.config import user_path
 from m2cache_rs.errors import M2CacheError
 from m2cache_rs.models import Architecture
@@ -52,8 +52,17 @@ class Opened(Shape):
 
 def open_store(path: str | Path) -> Store:
     """The store at `path`. UsageError says what else lies there; StoreError what is broken in it."""
+    return Store(_place(path))
+
+
+def open_survey(path: str | Path) -> Survey:
+    """The same with its files unopened, which may be broken."""
+    return Survey(_place(path))
+
+
+def _place(path: str | Path) -> str:
     path = user_path(path)
     wrong = why_no_store(path)
     if wrong:
         raise wrong
-    return Store(str(path))
+    return str(path)
