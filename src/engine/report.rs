@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::prefetch::Access;
 use crate::store::SectionId;
-use crate::tier::{Block, BlockId, Counters, Place};
+use crate::tier::{Block, BlockId, Counters, Place, Stats};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Moved {
     pub read_bytes: u64,
     /// Read beside them because reads begin and end on pages.
     pub aligned_bytes: u64,
-    /// Read ahead and not used, because the next step was another one than expected.
+    /// Read ahead and not used, because the next step was another one than expected, or has not come yet.
     pub unused_bytes: u64,
     /// Reads that took.
     pub reads: u64,
@@ -105,7 +105,8 @@ impl Engine {
     /// What the tiers did so far.
     pub fn report(&self) -> Report {
         let fetcher = self.weights.fetcher();
-        let layers = self.layer_reports();
+        let stats = fetcher.stats();
+        let layers = self.layer_reports(&stats);
         Report {
             io: fetcher.engine(),
             notes: self.weights.notes().to_vec(),
@@ -114,8 +115,8 @@ impl Engine {
             fixed_bytes: fetcher.dram().bytes(),
             ring_bytes: fetcher.ring_bytes(),
             compute_seconds: layers.iter().map(|l| l.compute_seconds).sum(),
-            moved: self.moved(|_| true),
-            sections: self.section_reports(),
+            moved: self.moved(&stats, |_| true),
+            sections: self.section_reports(&stats),
             layers,
         }
     }
@@ -143,26 +144,26 @@ impl Engine {
     }
 
     /// What moved of the sections that `counts`.
-    fn moved(&self, counts: impl Fn(usize) -> bool) -> Moved {
-        let fetcher = self.weights.fetcher();
+    fn moved(&self, stats: &Stats, counts: impl Fn(usize) -> bool) -> Moved {
+        let waited = self.weights.fetcher().waited();
         let mut moved = Moved::default();
-        for (id, counters) in fetcher.stats().sections.iter().enumerate().filter(|(id, _)| counts(*id)) {
-            moved.add(counters, fetcher.waited()[id]);
+        for (id, counters) in stats.sections.iter().enumerate().filter(|(id, _)| counts(*id)) {
+            moved.add(counters, waited[id]);
         }
         moved
     }
 
-    fn layer_reports(&self) -> Vec<LayerReport> {
+    fn layer_reports(&self, stats: &Stats) -> Vec<LayerReport> {
         let store = self.weights.store();
         let layer = |(index, spent): (usize, &Duration)| {
-            let moved = self.moved(|id| store.sections[id].file == index);
+            let moved = self.moved(stats, |id| store.sections[id].file == index);
             let compute_seconds = (spent.as_secs_f64() - moved.wait_seconds).max(0.0);
             LayerReport { layer: store.files[index].layout.layer, compute_seconds, moved }
         };
         self.spent.iter().enumerate().map(layer).collect()
     }
 
-    fn section_reports(&self) -> Vec<SectionReport> {
+    fn section_reports(&self, stats: &Stats) -> Vec<SectionReport> {
         let sections = &self.weights.store().sections;
         let mut reports: Vec<SectionReport> = Vec::new();
         for section in sections {
@@ -170,7 +171,11 @@ impl Engine {
             if reports.iter().all(|r| r.section != *name) {
                 let same = |id: usize| sections[id].layout.name == *name;
                 let stored = sections.iter().filter(|s| s.layout.name == *name).map(|s| s.layout.bytes()).sum();
-                reports.push(SectionReport { section: name.clone(), stored_bytes: stored, moved: self.moved(same) });
+                reports.push(SectionReport {
+                    section: name.clone(),
+                    stored_bytes: stored,
+                    moved: self.moved(stats, same),
+                });
             }
         }
         reports

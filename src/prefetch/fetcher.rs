@@ -212,20 +212,25 @@ impl Fetcher {
             let Some(ended) = self.flights.ended(true) else { break };
             self.land(ended, check);
         }
-        for ahead in std::mem::take(&mut self.queue) {
-            let wants = self.steps.wants(ahead.step);
-            for (index, token) in ahead.reads {
-                // A block with a slot of its own is not lost.
-                if let Some(Ok(held)) = self.flights.take(token)
-                    && !self.is_loaded(&wants[index])
-                {
-                    self.stats.unused(wants[index].section, held.len);
-                }
-            }
+        for (section, bytes) in self.waiting() {
+            self.stats.unused(section, bytes);
         }
+        self.queue.clear();
         self.flights.clear();
         self.looked = 0;
         self.reclaim();
+    }
+
+    /// Section and bytes of what was read ahead and waits for its step.
+    fn waiting(&self) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        for ahead in &self.queue {
+            let wants = self.steps.wants(ahead.step);
+            let landed = ahead.reads.iter().filter(|(_, token)| self.flights.is_here(*token)).map(|(i, _)| &wants[*i]);
+            // A block with a slot of its own is not lost.
+            found.extend(landed.filter(|want| !self.is_loaded(want)).map(|want| (want.section, want.len)));
+        }
+        found
     }
 
     /// Takes back the frames that nobody reads or writes any more.
@@ -366,9 +371,11 @@ impl Fetcher {
         self.trace.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Counters so far.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
+    /// Counters so far; what was read ahead is unused as long as no step has asked for it.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        self.waiting().into_iter().for_each(|(section, bytes)| stats.unused(section, bytes));
+        stats
     }
 
     /// Time spent waiting for reads, by the section waited for.

@@ -70,6 +70,11 @@ impl Flights {
         self.landed.remove(&token)
     }
 
+    /// Whether a read has brought its bytes, and they wait to be asked for.
+    pub fn is_here(&self, token: Token) -> bool {
+        self.landed.get(&token).is_some_and(Result::is_ok)
+    }
+
     /// Forgets every outcome that nobody asked for.
     pub fn clear(&mut self) {
         self.landed.clear();

@@ -122,7 +122,9 @@ proptest! {
             }
         }
         let sum = |of: fn(&crate::tier::Counters) -> u64| fetcher.stats().sections.iter().map(of).sum::<u64>() as usize;
-        prop_assert!(sum(|c| c.hit_bytes) + sum(|c| c.read_bytes) + lookahead >= asked);
+        let used = sum(|c| c.hit_bytes) + sum(|c| c.read_bytes);
+        prop_assert!(used >= asked);
+        prop_assert!(fixed > 0 || used == asked, "only what got a slot of its own is read before it is asked for");
     }
 
     #[test]
@@ -149,11 +151,11 @@ fn in_order_nothing_is_read_twice_and_nothing_in_vain() {
     let mut fetcher = fetcher(psync(source, true), BLOCKS / 2, 12, 8 * SIZE);
     (0..3 * BLOCKS / 2).for_each(|i| step(&mut fetcher, i % (BLOCKS / 2)));
     let sum = |of: fn(&crate::tier::Counters) -> u64| fetcher.stats().sections.iter().map(of).sum::<u64>() as usize;
-    // The fixed half is read once and hit twice; the rest is read in each of three rounds, and what lies ahead once more.
+    // The fixed half is read once and hit twice; the rest is read in each of three rounds.
     assert_eq!(sum(|c| c.hit_bytes), BLOCKS / 2 * SIZE * 2);
-    let read = sum(|c| c.read_bytes);
-    assert!((BLOCKS * 2 * SIZE..=BLOCKS * 2 * SIZE + 8 * SIZE).contains(&read), "{read}");
-    assert_eq!((sum(|c| c.unused_bytes), sum(|c| c.aligned_bytes)), (0, 0));
+    assert_eq!(sum(|c| c.read_bytes), BLOCKS * 2 * SIZE);
+    assert!(sum(|c| c.unused_bytes) <= 8 * SIZE, "what lies ahead");
+    assert_eq!(sum(|c| c.aligned_bytes), 0);
 }
 
 #[test]
@@ -163,9 +165,9 @@ fn what_was_read_ahead_in_vain_is_counted() {
     step(&mut fetcher, 0);
     step(&mut fetcher, 10);
     let unused: u64 = fetcher.stats().sections.iter().map(|c| c.unused_bytes).sum();
-    assert_eq!(unused, 8 * SIZE as u64);
+    assert!((8..=16).contains(&(unused / SIZE as u64)), "behind the first step, and what lies ahead: {unused}");
     let read: u64 = fetcher.stats().sections.iter().map(|c| c.read_bytes).sum();
-    assert!((4..=12).contains(&(read / SIZE as u64)), "two steps and what lies ahead: {read}");
+    assert_eq!(read, 4 * SIZE as u64, "two steps");
 }
 
 #[test]
@@ -175,7 +177,7 @@ fn steps_that_are_left_out_are_not_read_ahead() {
     fetcher.follow([0..3, 0..0]);
     (0..9).for_each(|i| step(&mut fetcher, i % 3));
     let unused: u64 = fetcher.stats().sections.iter().map(|c| c.unused_bytes).sum();
-    assert_eq!(unused, 0);
+    assert!(unused <= 6 * SIZE as u64, "no more than lies ahead: {unused}");
 }
 
 #[test]

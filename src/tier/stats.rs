@@ -5,11 +5,11 @@
 pub struct Counters {
     /// Bytes served from the tier.
     pub hit_bytes: u64,
-    /// Bytes read from the tier below that were asked for, or lie ahead and may still be.
+    /// Bytes read from the tier below that were asked for.
     pub read_bytes: u64,
     /// Bytes read beside them because reads begin and end on pages.
     pub aligned_bytes: u64,
-    /// Bytes read ahead that nobody came to ask for.
+    /// Bytes read ahead that nobody came to ask for, or not yet.
     pub unused_bytes: u64,
     /// Reads that took.
     pub reads: u64,

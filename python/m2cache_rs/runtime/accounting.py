@@ -22,7 +22,8 @@ class Account:
     """What one part, one layer or everything did, over all passes.
 
     `read_bytes` were read and used, `aligned_bytes` beside them because reads begin and end on pages,
-    `unused_bytes` ahead and in vain. `compute_seconds` is None where it is not told apart (by part).
+    `unused_bytes` ahead and in vain, or not asked for yet. `compute_seconds` is None where it is not told
+    apart (by part).
     """
 
     name: str

@@ -275,13 +275,13 @@ class Model:
 
         `fixed_bytes` and `ring_bytes`: the cache's slots. What moved: `hit_bytes` found in the cache,
         `read_bytes` read and used, `aligned_bytes` read beside them because reads begin and end on pages,
-        `unused_bytes` read ahead in vain, in so many `reads`; `stalls`: times that a step waited, together
-        `wait_seconds`. The same per section in `sections` (with `stored_bytes`) and per layer in `layers`
-        (the last, None, is embedding and head), there with `compute_seconds`. `io`, `isa`, `threads`: what
-        ran; `notes`: what the I/O engine could not have. `tokens`: rows run per kind, in so many `passes`
-        through the model; `kv`: what keys and values are kept as, `kv_bytes`: what they take now,
-        `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of this
-        process.
+        `unused_bytes` read ahead in vain, or not asked for yet, in so many `reads`; `stalls`: times that a
+        step waited, together `wait_seconds`. The same per section in `sections` (with `stored_bytes`) and per
+        layer in `layers` (the last, None, is embedding and head), there with `compute_seconds`. `io`, `isa`,
+        `threads`: what ran; `notes`: what the I/O engine could not have. `tokens`: rows run per kind, in so
+        many `passes` through the model; `kv`: what keys and values are kept as, `kv_bytes`: what they take
+        now, `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of
+        this process.
         """
         with self._own:
             backend = self.backend
