@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from m2cache_rs.config import Sampling
 from m2cache_rs.errors import NumericsError
-from m2cache_rs.runtime.sampling import candidates, sample, uniform
+from m2cache_rs.runtime.sampling import _philox, candidates, sample, uniform
 from numpy.typing import NDArray
 
 # Few different values: ties everywhere.
@@ -89,10 +92,25 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_the_generator_is_philox_4x64_10() -> None:
-    # The first known-answer vector of Random123 (kat_vectors: philox4x64 10, all zero). numpy counts up
-    # before it draws.
-    assert int(np.random.Philox(key=0, counter=2**256 - 1).random_raw()) == 0x16554D9ECA36314C
+    # The first known-answer vector of Random123 (kat_vectors: philox4x64 10, all zero).
+    assert _philox(0, 0) == 0x16554D9ECA36314C
     assert uniform(0, 2**64 - 1) != uniform(0, 0)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64))
+def test_the_generator_is_numpys(seed: int, position: int) -> None:
+    assert _philox(seed, position + 1) == int(np.random.Philox(key=seed, counter=position).random_raw())
+
+
+def test_sampling_loads_no_generator() -> None:
+    """numpy.random takes 6 MiB, which every budget would have to hold ready."""
+    code = (
+        "import sys, numpy as np; from m2cache_rs.config import Sampling\n"
+        "from m2cache_rs.runtime.sampling import sample\n"
+        "sample(np.zeros(9, np.float32), Sampling(temperature=0.8, top_p=0.9, top_k=4), 1, 2)\n"
+        "assert 'numpy.random' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_draws_are_the_same_on_every_machine_and_version() -> None:

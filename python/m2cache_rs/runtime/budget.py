@@ -21,15 +21,12 @@ Levels = tuple[int, int, int, int]
 _MIB = 1 << 20
 # Records of one lease: the FFN's hidden rows exist for so many neurons at a time.
 _CHUNK = 256
-# The ring takes at most this share of a cache (src/engine/schedule.rs).
-_RING_SHARE = 8
 # Logits of a decode batch exist three times at most: by vocabulary, by row, as the caller's.
 _LOGIT_COPIES = 3
 # Stack and arena that a thread of the pool touches: 0.25 MiB measured, twice that allowed.
 _THREAD = 512 << 10
-# Pages of libraries that only running touches: 1.1 MiB, and 5.9 MiB of numpy.random where a temperature
-# samples.
-_UNTOUCHED = 9 * _MIB
+# Pages of libraries that only running touches: 1.1 MiB measured.
+_UNTOUCHED = 3 * _MIB
 # Two opens of one store differ by that much in what they measure; the least budget named works next time too.
 _JITTER = _MIB
 
@@ -129,8 +126,7 @@ def split(dram: int, weights: Weights, costs: Costs) -> Budget:
 
 def with_cache(dram: int | None, cache: int, weights: Weights, costs: Costs) -> Budget:
     """The budget of a weight cache of that many bytes, cut as the core cuts it."""
-    ring = weights.least if cache >= weights.all else min(cache // _RING_SHARE, weights.ring)
-    ring = max(ring, weights.least)
+    ring = _core.ring_bytes(cache, weights.all, weights.least)
     return Budget(dram, costs.base, costs.kv, costs.scratch, costs.reserve, ring, cache - ring)
 
 
