@@ -189,6 +189,9 @@ def test_rates_between_the_measured_sizes() -> None:
     assert profile.read_gbps(int(middle)) == pytest.approx(middle / (65536 / 1.0 + 262144 / 2.0) * 2)
     assert profile.read_gbps(4096) == pytest.approx(4096 / 65536)
     assert profile.read_gbps(1 << 30) == pytest.approx(4.0)
+    deep = replace(profile, read=(*RATES, Rate(65536, 64, 3.0)))
+    assert deep.read_gbps(65536) == pytest.approx(3.0)
+    assert deep.read_gbps(1048576) == pytest.approx(4.0), "the deepest of each size"
     assert profile.read_gbps(65536, depth=2) == pytest.approx(0.1)
     assert profile.read_gbps(65536, depth=100) == pytest.approx(1.0)
 

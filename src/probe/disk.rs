@@ -13,8 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The largest block that can be measured.
 pub const LARGEST: usize = 1 << 20;
-/// The most reads in flight.
-pub const DEPTH: usize = 32;
+/// The most reads in flight: as many as the engine has at once.
+pub const DEPTH: usize = io::DEPTH;
+/// The most bytes in flight: as many as the engine reads ahead.
+const IN_FLIGHT: usize = 32 << 20;
 
 /// What the kernel says O_DIRECT needs (statx(2)); zeros where it refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +73,12 @@ impl Disk {
     /// Reads blocks of `bytes`, `depth` at a time and far apart, for `limit`: GB a second, none if no file holds a block.
     ///
     /// # Errors
-    /// `Error::Usage` beyond [`LARGEST`] or [`DEPTH`]; what a read ends with.
+    /// `Error::Usage` beyond [`LARGEST`], [`DEPTH`] or 32 MiB in flight; what a read ends with.
     pub fn rate(&mut self, bytes: usize, depth: usize, limit: Duration) -> Result<Option<f64>> {
-        if !(io::ALIGN..=LARGEST).contains(&bytes) || !bytes.is_multiple_of(io::ALIGN) || !(1..=DEPTH).contains(&depth)
-        {
-            let rule = format!("multiples of {} up to {LARGEST} can be measured, {DEPTH} at a time", io::ALIGN);
-            return Err(Error::usage(format!("blocks of {bytes} bytes, {depth} at a time; {rule}")));
+        let possible = (io::ALIGN..=LARGEST).contains(&bytes) && bytes.is_multiple_of(io::ALIGN);
+        if !possible || !(1..=DEPTH).contains(&depth) || bytes * depth > IN_FLIGHT {
+            let rule = format!("multiples of {} up to {LARGEST}, {DEPTH} and {IN_FLIGHT} bytes at a time", io::ALIGN);
+            return Err(Error::usage(format!("blocks of {bytes} bytes, {depth} at a time; can be measured: {rule}")));
         }
         let Some(mut walk) = Walk::new(&self.sizes, bytes as u64, self.start) else { return Ok(None) };
         self.forget_pages();
@@ -145,9 +147,10 @@ impl Disk {
     }
 }
 
-/// As many buffers of the largest size as can be in flight, in memory already.
+/// A buffer for every read in flight, as large as its neighbours in front leave it; in memory already.
 fn arena() -> Result<Arc<Arena>> {
-    let arena = Arena::new(&[&[LARGEST; DEPTH]])?;
+    let size = |slot: usize| LARGEST.min(IN_FLIGHT / (slot + 1) / io::ALIGN * io::ALIGN);
+    let arena = Arena::new(&[&(0..DEPTH).map(size).collect::<Vec<_>>()])?;
     for slot in 0..DEPTH {
         arena.write(SlotId(slot as u32))?.fill(0);
     }

@@ -34,7 +34,7 @@ fn a_scratch_file_is_read_and_never_has_a_name() {
         let mut disk = Disk::scratch(directory.path(), 3 << 20, SHORT * 1000, Choice::Auto).unwrap();
         assert_eq!(disk.bytes(), 3 << 20);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        for (bytes, depth) in [(4096, 1), (65536, DEPTH), (LARGEST, 8)] {
+        for (bytes, depth) in [(4096, 1), (65536, DEPTH), (589_824, 56), (LARGEST, 32)] {
             assert!(rate(&mut disk, bytes, depth).unwrap() > 0.0);
         }
     }
@@ -73,7 +73,7 @@ fn what_cannot_be_measured_is_refused_by_name() {
         assert!(message.contains("none: No such file") || message.contains("/proc/self: "), "{message}");
     }
     let mut disk = Disk::scratch(directory.path(), 1 << 20, SHORT, Choice::Auto).unwrap();
-    for (bytes, depth) in [(0, 1), (5000, 1), (2 * LARGEST, 1), (4096, 0), (4096, DEPTH + 1)] {
+    for (bytes, depth) in [(0, 1), (5000, 1), (2 * LARGEST, 1), (4096, 0), (4096, DEPTH + 1), (LARGEST, 33)] {
         assert!(disk.rate(bytes, depth, SHORT).unwrap_err().to_string().contains("can be measured"));
     }
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from m2cache_rs.cli import output
 from m2cache_rs.config import format_size
+from m2cache_rs.runtime.measure import DEPTHS
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -83,11 +84,19 @@ def _direct(alignment: tuple[int, int] | None) -> str:
 
 
 def _read_table(read: list[dict[str, Any]]) -> list[list[str]]:
-    sizes = sorted({one["bytes"] for one in read})
-    rates = {(one["depth"], one["bytes"]): one["gbps"] for one in read}
-    depths = sorted({one["depth"] for one in read})
-    rows = [[f"{depth} at a time", *(_rate(rates.get((depth, size))) for size in sizes)] for depth in depths]
+    """Sizes as columns; rows by depth, the last as deep as the engine reads blocks of each size."""
+    sizes, depths = (sorted({one[name] for one in read}) for name in ("bytes", "depth"))
+    few = [depth for depth in depths if depth < DEPTHS[0] and depth in DEPTHS]
+    many = [depth for depth in depths if depth not in few]
+    rows = [_depth_row(read, sizes, group) for group in ([depth] for depth in few)]
+    rows += [_depth_row(read, sizes, many)] if many else []
     return [["", *map(format_size, sizes)], *rows] if rows else []
+
+
+def _depth_row(read: list[dict[str, Any]], sizes: list[int], depths: list[int]) -> list[str]:
+    rates = {one["bytes"]: one["gbps"] for one in read if one["depth"] in depths}
+    label = " to ".join(str(depth) for depth in dict.fromkeys((depths[0], depths[-1])))
+    return [f"{label} at a time", *(_rate(rates.get(size)) for size in sizes)]
 
 
 def _kernel_table(kernels: dict[str, dict[str, float | None]]) -> list[list[str]]:

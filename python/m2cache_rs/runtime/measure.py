@@ -20,7 +20,8 @@ from m2cache_rs.runtime.profile import ENOUGH, KernelRates, Profile, Rate
 
 # 576 KiB is a chunk of 256 records of 4096 weights at 4 bits: the read that decoding does most.
 SIZES = (64 << 10, 256 << 10, 576 << 10, 1 << 20)
-DEPTHS = (32, 8, 1)
+# What streaming has in flight, a little, and one after the other.
+DEPTHS = (64, 8, 1)
 # Written where there is less to read.
 _SCRATCH = ENOUGH
 _SCRATCH_IN_MEMORY = 64 << 20
@@ -193,7 +194,8 @@ class _Run:
         return disk
 
     def reading(self, size: int, depth: int) -> Step:
-        """One cell of the table."""
+        """One cell of the table; no deeper than the engine reads blocks of that size."""
+        depth = min(depth, DiskProbe.depth(size))
         name = f"reading {format_size(size)}, {depth} at a time,"
 
         def step() -> None:

@@ -76,9 +76,12 @@ class Profile:
         Between measured sizes the time of a read grows evenly; a smaller read takes as long as the smallest
         measured one, a larger one has its rate.
         """
-        depths = {rate.depth for rate in self.read}
-        nearest = max(depths) if depth is None else min(depths, key=lambda one: (abs(one - depth), one))
-        points = sorted((rate.bytes, rate.bytes / rate.gbps) for rate in self.read if rate.depth == nearest)
+        wanted = max(rate.depth for rate in self.read) if depth is None else depth
+        points = []
+        for bytes_ in sorted({rate.bytes for rate in self.read}):
+            measured = [rate for rate in self.read if rate.bytes == bytes_]
+            nearest = min(measured, key=lambda one: (abs(one.depth - wanted), one.depth))
+            points.append((bytes_, bytes_ / nearest.gbps))
         return size / _time(points, size)
 
     def to_dict(self) -> dict[str, Any]:
