@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("{action} {path}: {source}", path = path.display())]
+    #[error("{action} {path}: {source}{remedy}", path = path.display(), remedy = remedy(source))]
     Io {
         /// What was being done, as a gerund: "reading".
         action: &'static str,
@@ -160,6 +160,15 @@ pub enum Error {
     /// The engine broke one of its own rules; a bug worth reporting.
     #[error("internal rule broken: {0}; please report this")]
     Internal(&'static str),
+}
+
+/// The way out, where the system has one for every file.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.raw_os_error() {
+        // EMFILE: a store takes two handles a file, one of them for O_DIRECT.
+        Some(24) => "; raise the limit of open files (ulimit -n)",
+        _ => "",
+    }
 }
 
 fn span(first: usize, last: usize) -> String {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -270,6 +271,31 @@ def test_a_store_that_lost_its_manifest_and_its_first_layer(cli: Cli, lost: Path
     ended = cli("verify", lost)
     assert ended.returncode == 1
     assert "is a store whose m2cache.json is missing" in ended.stdout
+
+
+def limited(limit: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command of the package under a `ulimit`."""
+    words = shlex.join([sys.executable, "-m", "m2cache_rs", *map(str, command)])
+    script = f"ulimit {limit}; exec {words}"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("files", [8, 10, 12, 14])
+def test_too_few_open_files_are_told_with_the_way_out(tale: Path, files: int) -> None:
+    ended = limited(f"-n {files}", "generate", tale, "-p", "a", "--max-new-tokens", "1", "--io", "psync")
+    assert ended.returncode == 2
+    error = ended.stderr.splitlines()[-1]
+    assert error.startswith("m2cache: error: ")
+    assert "Too many open files" in error
+    assert error.endswith("; raise the limit of open files (ulimit -n)")
+
+
+@pytest.mark.parametrize("kibibytes", [50_000, 70_000, 160_000])
+def test_an_address_space_too_small_for_the_libraries(tale: Path, kibibytes: int) -> None:
+    """A library is not mapped, or memory is not had; OpenBLAS may say so itself."""
+    ended = limited(f"-v {kibibytes}", "generate", tale, "-p", "a", "--max-new-tokens", "1")
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 0 or len(ended.stderr.splitlines()[-1]) < 300
 
 
 def test_counts_agree_with_their_nouns() -> None:

@@ -46,10 +46,22 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(BROKEN_PIPE) from None
     except MemoryError:
         stop(ERROR, "error: out of memory; a smaller --dram (or --cache) or a lower --precision needs less")
+    except ImportError as error:
+        if not _mapping_refused():
+            raise
+        reason = str(error).strip().splitlines()[-1].removeprefix("Original error was: ")
+        stop(ERROR, f"error: ulimit -v leaves too little address space for the libraries: {reason}")
     except M2CacheError as error:
         stop(ERROR, f"error: {error}")
     except OSError as error:
         stop(ERROR, f"error: {_reason(error)}")
+
+
+def _mapping_refused() -> bool:
+    """Whether address space is limited: then a library that is there may still not be mapped."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _reason(error: OSError) -> str:

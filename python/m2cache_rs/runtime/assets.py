@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m2cache_rs.errors import StoreError, UnsupportedError, UsageError
+from m2cache_rs.errors import StoreError, StoreIOError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,8 +54,9 @@ class Assets:
             raise UnsupportedError(
                 f"{self.store} has no tokenizer.json: give token ids, or convert again with one"
             )
+        content = _content(path)  # tokenizers takes no path that is not UTF-8
         try:
-            return Tokenizer.from_str(path.read_text("utf-8"))  # a path need not be UTF-8
+            return Tokenizer.from_str(content.decode())
         except Exception as error:  # tokenizers raises bare Exception
             raise StoreError(
                 f"{path} is no tokenizer: {error}; mend the model's and convert it again"
@@ -105,12 +107,24 @@ class Assets:
         path = self.store / name
         if not path.exists():
             return {}
+        content = _content(path)
         try:
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{path} cannot be read: {error}; mend the model's and convert it again"
             ) from error
         if not isinstance(value, dict):
             raise StoreError(f"{path} is no JSON object; mend the model's and convert it again")
         return value
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of an asset. StoreIOError with the system's reason."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        few = "; raise the limit of open files (ulimit -n)" if error.errno == errno.EMFILE else ""
+        refused = StoreIOError(f"{path} cannot be read: {error.strerror or error}{few}")
+        refused.errno = error.errno
+        raise refused from error
