@@ -2,6 +2,7 @@
 
 use half::f16;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// One slice of a 16-bit code: `base` holds bits 15..12, `mid` 11..8, `low` 7..0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -167,6 +168,17 @@ impl<'a> KvRows<'a> {
         match self {
             KvRows::F16(all) => KvRows::F16(&all[..count]),
             KvRows::F32(all) => KvRows::F32(&all[..count]),
+        }
+    }
+
+    /// Some of the elements.
+    ///
+    /// # Panics
+    /// If they are not there.
+    pub fn slice(self, elements: Range<usize>) -> KvRows<'a> {
+        match self {
+            KvRows::F16(all) => KvRows::F16(&all[elements]),
+            KvRows::F32(all) => KvRows::F32(&all[elements]),
         }
     }
 }

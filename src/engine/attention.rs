@@ -3,6 +3,7 @@
 use super::{Branch, Engine, add_bias, check_chunks, transposed};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::Accumulator;
+pub use crate::kernels::attention::Tokens;
 use crate::kernels::attention::{Heads, attend};
 use crate::kernels::project::{Inputs, project};
 use crate::kernels::rope::Rotation;
@@ -10,15 +11,6 @@ use crate::kv::{HeadView, KvCache, SequenceId};
 use crate::types::{CHUNK, LayerId, Matrix};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
-
-/// Where the tokens of a call stand.
-#[derive(Clone, Copy, Debug)]
-pub struct Tokens<'a> {
-    /// Sequence of every token.
-    pub sequences: &'a [u32],
-    /// Position of every token in its sequence; a sequence's tokens come in order and continue what its cache holds.
-    pub positions: &'a [u32],
-}
 
 impl Engine {
     /// Attention of rows `x [N, hidden]` before the norm; appends their K and V to `kv`, which is locked between the
@@ -85,7 +77,7 @@ impl Engine {
         let views = views(&kv, LayerId(layer as u32), tokens, range)?;
         let mut out = vec![0.0; q.len()];
         let blocks = |token: usize, head: usize| views[token * heads.kv_heads + head].blocks();
-        self.pool.install(|| attend(self.isa, &heads, &q, tokens.positions, blocks, &mut out));
+        self.pool.install(|| attend(self.isa, &heads, &q, tokens, blocks, &mut out));
         Ok(out)
     }
 

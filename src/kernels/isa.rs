@@ -14,7 +14,7 @@ pub struct Isa(Kind);
 pub(super) enum Kind {
     /// What the target guarantees.
     Portable,
-    /// 256-bit registers.
+    /// 256-bit registers with fused multiply-add.
     Avx2,
     /// 512-bit registers with byte and word operations.
     Avx512,
@@ -55,7 +55,8 @@ impl Isa {
         let mut all = vec![Isa::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")

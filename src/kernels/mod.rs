@@ -10,6 +10,7 @@ pub mod lanes;
 pub mod norm;
 #[cfg(test)]
 mod oracle_tests;
+pub mod peak;
 pub mod project;
 pub mod rope;
 pub mod stream;

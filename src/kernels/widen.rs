@@ -5,17 +5,22 @@
 use crate::types::KvRows;
 use half::f16;
 
-/// The rows in single precision: themselves, or widened into `scratch`.
+/// Rows of `head_dim` elements in single precision, each padded with zeros to `width`: themselves, or widened into
+/// `scratch`, which held nothing or rows of the same sizes.
 #[inline(always)]
-pub fn widened<'a>(rows: KvRows<'a>, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+pub fn widened<'a>(rows: KvRows<'a>, head_dim: usize, width: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+    scratch.resize(rows.elements() / head_dim * width, 0.0);
+    let to = scratch.chunks_exact_mut(width);
     match rows {
-        KvRows::F32(all) => all,
-        KvRows::F16(all) => {
-            scratch.resize(all.len(), 0.0);
-            scratch.iter_mut().zip(all).for_each(|(to, from)| *to = widen(*from));
-            scratch
+        KvRows::F32(all) if head_dim == width => return all,
+        KvRows::F32(all) => {
+            to.zip(all.chunks_exact(head_dim)).for_each(|(to, from)| to[..head_dim].copy_from_slice(from));
         }
+        KvRows::F16(all) => to.zip(all.chunks_exact(head_dim)).for_each(|(to, from)| {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = widen(*from));
+        }),
     }
+    scratch
 }
 
 /// One number. Subnormals go through a subtraction of normals, so that no slow operand arises.

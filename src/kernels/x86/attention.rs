@@ -1,80 +1,105 @@
-//! Attention's passes over a block on the set at hand.
+//! Attention's passes over a span on the set at hand. Memory is asked for rows (`then`) that are wanted after those at
+//! hand, while these are worked on.
 
-use super::super::attention::{self as portable, Heads, Scratch};
+use super::super::attention::{self as portable, Tile};
 use super::super::isa::{Isa, Kind};
+use super::super::widen::widened;
 #[cfg(target_arch = "x86_64")]
 use super::heads;
+#[cfg(target_arch = "x86_64")]
+use super::load::{bytes32, prefetch, store8};
 use crate::types::KvRows;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 
-macro_rules! widened {
-    ($module:ident, $features:literal) => {
-        #[cfg(target_arch = "x86_64")]
-        mod $module {
-            use super::*;
-            #[target_feature(enable = $features)]
-            pub fn score_block(heads: &Heads, q: &[f32], rows: KvRows, first: usize, scratch: &mut Scratch) {
-                portable::score_block(heads, q, rows, first, scratch);
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::*;
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+        portable::score(tile, wide(tile, k, then, scratch));
+    }
+    #[target_feature(enable = "avx2,fma")]
+    pub fn soften(tile: &mut Tile) {
+        portable::soften(tile);
+    }
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+        portable::mix(tile, wide(tile, v, then, scratch));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
+fn soften512(tile: &mut Tile) {
+    portable::soften(tile);
+}
+
+/// The rows of a span in single precision, `[.., width]`: themselves, or widened into `scratch`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn wide<'a>(tile: &Tile, rows: KvRows<'a>, then: KvRows, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+    match rows {
+        KvRows::F16(all) if tile.width == tile.head_dim() => {
+            let (from, ahead): (&[[u8; 32]], _) = (bytemuck::cast_slice(all), distance(rows, then));
+            scratch.resize(all.len(), 0.0);
+            for (to, from) in scratch.as_chunks_mut::<16>().0.iter_mut().zip(from) {
+                prefetch(from, ahead);
+                let (from, to) = (bytes32(from), to.as_chunks_mut().0);
+                store8(&mut to[0], _mm256_cvtph_ps(_mm256_castsi256_si128(from)));
+                store8(&mut to[1], _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(from)));
             }
-            #[target_feature(enable = $features)]
-            pub fn softmax(scores: &mut [f32]) {
-                portable::softmax(scores);
-            }
-            #[target_feature(enable = $features)]
-            pub fn combine_block(heads: &Heads, rows: KvRows, first: usize, scratch: &mut Scratch, out: &mut [f32]) {
-                portable::combine_block(heads, rows, first, scratch, out);
-            }
+            scratch
         }
+        _ => widened(rows, tile.head_dim(), tile.width, scratch),
+    }
+}
+
+/// Bytes from the first row of some rows to that of others.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn distance(from: KvRows, to: KvRows) -> usize {
+    let address = |rows| match rows {
+        KvRows::F16(all) => all.as_ptr().addr(),
+        KvRows::F32(all) => all.as_ptr().addr(),
     };
+    address(to).wrapping_sub(address(from))
 }
 
-widened!(avx2, "avx2");
-widened!(avx512, "avx2,avx512f,avx512bw,avx512vl");
-
-/// Scores of a block on `isa`.
-pub fn score_block(isa: Isa, heads: &Heads, q: &[f32], rows: KvRows, first: usize, scratch: &mut Scratch) {
+/// Scores of a span's K rows on `isa`.
+pub fn score(isa: Isa, tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::score_block(heads, q, rows, first, scratch) },
+        Kind::Avx2 => unsafe { avx2::score(tile, k, then, scratch) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni if heads::takes(heads) => unsafe {
-            heads::score_block(heads, q, rows, first, &mut scratch.weights)
-        },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::score_block(heads, q, rows, first, scratch) },
-        _ => portable::score_block(heads, q, rows, first, scratch),
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { heads::score(tile, k, then, scratch) },
+        _ => portable::score(tile, widened(k, tile.head_dim(), tile.width, scratch)),
     }
 }
 
-/// Softmax of one query head's scores on `isa`.
-pub fn softmax(isa: Isa, scores: &mut [f32]) {
+/// Scores to weights on `isa`.
+pub fn soften(isa: Isa, tile: &mut Tile) {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::softmax(scores) },
+        Kind::Avx2 => unsafe { avx2::soften(tile) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::softmax(scores) },
-        _ => portable::softmax(scores),
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { soften512(tile) },
+        _ => portable::soften(tile),
     }
 }
 
-/// Weighted sums of a block on `isa`.
-pub fn combine_block(isa: Isa, heads: &Heads, rows: KvRows, first: usize, scratch: &mut Scratch, out: &mut [f32]) {
+/// Weighted sums of a span's V rows on `isa`.
+pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::combine_block(heads, rows, first, scratch, out) },
+        Kind::Avx2 => unsafe { avx2::mix(tile, v, then, scratch) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni if heads::takes(heads) => unsafe {
-            heads::combine_block(heads, &scratch.weights, rows, first, out)
-        },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::combine_block(heads, rows, first, scratch, out) },
-        _ => portable::combine_block(heads, rows, first, scratch, out),
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { heads::mix(tile, v, then, scratch) },
+        _ => portable::mix(tile, widened(v, tile.head_dim(), tile.width, scratch)),
     }
 }

@@ -1,104 +1,129 @@
-//! Attention's two passes over a block with AVX-512: sixteen sums at a time stay in registers, half precision is widened
-//! by the load.
+//! Attention's two passes over a span with AVX-512: sixteen sums at a time stay in registers. A few query rows widen
+//! half precision as they load it; more of them have it widened once.
 
-use super::super::attention::Heads;
+use super::super::attention::{Row, SPAN, Tile};
 use super::super::lanes::LANES;
-use super::load::{bytes32, floats, store};
+use super::attention::{distance, wide};
+use super::load::{bytes32, floats, prefetch, store};
 use crate::types::KvRows;
 use std::arch::x86_64::*;
 
-/// Whether heads are whole registers.
-pub fn takes(heads: &Heads) -> bool {
-    heads.head_dim.is_multiple_of(LANES)
-}
+/// Query rows up to which rows are taken as they lie in memory: half precision is widened at every use.
+const FEW: usize = 4;
 
-/// See [`super::super::attention::score_block`].
+/// See [`super::super::attention::score`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn score_block(heads: &Heads, q: &[f32], rows: KvRows, first: usize, scores: &mut [f32]) {
-    match rows {
-        KvRows::F16(all) => {
-            let all: &[[u8; 32]] = bytemuck::cast_slice(all);
-            score(heads, q, all.len(), |i| _mm512_cvtph_ps(bytes32(&all[i])), first, scores);
+pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+    let ahead = distance(k, then);
+    match k {
+        KvRows::F16(all) if direct(tile) => {
+            let load = |part: &[u8; 32]| {
+                prefetch(part, ahead);
+                _mm512_cvtph_ps(bytes32(part))
+            };
+            scores(tile, bytemuck::cast_slice(all), load);
         }
-        KvRows::F32(all) => {
-            let all = all.as_chunks::<LANES>().0;
-            score(heads, q, all.len(), |i| floats(&all[i]), first, scores);
+        KvRows::F32(all) if direct(tile) => {
+            let load = |part: &[f32; LANES]| {
+                prefetch(bytemuck::bytes_of(part), ahead);
+                floats(part)
+            };
+            scores(tile, all.as_chunks().0, load);
+        }
+        _ => {
+            let k = wide(tile, k, then, scratch);
+            scores(tile, k.as_chunks().0, |part| floats(part));
         }
     }
 }
 
-/// See [`super::super::attention::combine_block`].
+/// See [`super::super::attention::mix`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn combine_block(heads: &Heads, weights: &[f32], rows: KvRows, first: usize, out: &mut [f32]) {
-    match rows {
-        KvRows::F16(all) => {
-            let all: &[[u8; 32]] = bytemuck::cast_slice(all);
-            combine(heads, weights, all.len(), |i| _mm512_cvtph_ps(bytes32(&all[i])), first, out);
+pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+    let ahead = distance(v, then);
+    match v {
+        KvRows::F16(all) if direct(tile) => {
+            let load = |part: &[u8; 32]| {
+                prefetch(part, ahead);
+                _mm512_cvtph_ps(bytes32(part))
+            };
+            mixes(tile, bytemuck::cast_slice(all), load);
         }
-        KvRows::F32(all) => {
-            let all = all.as_chunks::<LANES>().0;
-            combine(heads, weights, all.len(), |i| floats(&all[i]), first, out);
+        KvRows::F32(all) if direct(tile) => {
+            let load = |part: &[f32; LANES]| {
+                prefetch(bytemuck::bytes_of(part), ahead);
+                floats(part)
+            };
+            mixes(tile, all.as_chunks().0, load);
+        }
+        _ => {
+            let v = wide(tile, v, then, scratch);
+            mixes(tile, v.as_chunks().0, |part| floats(part));
         }
     }
 }
 
-/// Query heads by fours, then twos, then one: `load(i)` is the i-th register of the K rows.
+fn direct(tile: &Tile) -> bool {
+    tile.rows.len() <= FEW && tile.width == tile.head_dim()
+}
+
+/// Rows that go together: four, two or one.
+fn together(rows: usize) -> usize {
+    [4, 2].into_iter().find(|n| *n <= rows).unwrap_or(1)
+}
+
+/// `k` has the K rows by sixteen elements, which `load` takes into a register.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn score(
-    heads: &Heads,
-    q: &[f32],
-    loads: usize,
-    load: impl Fn(usize) -> __m512 + Copy,
-    first: usize,
-    scores: &mut [f32],
-) {
-    let (length, chunks) = (scores.len() / heads.group, heads.head_dim / LANES);
-    let (mut q, mut scores) = (q.as_chunks::<LANES>().0, scores);
-    while !q.is_empty() {
-        let taken = [4, 2, 1].into_iter().find(|n| n * chunks <= q.len()).unwrap_or(1);
-        let (now, later) = std::mem::take(&mut scores).split_at_mut(taken * length);
-        match taken {
-            4 => dots::<4, 4>(&q[..4 * chunks], loads / chunks, load, heads.scale, &mut now[first..], length),
-            2 => dots::<8, 2>(&q[..2 * chunks], loads / chunks, load, heads.scale, &mut now[first..], length),
-            _ => dots::<16, 1>(&q[..chunks], loads / chunks, load, heads.scale, &mut now[first..], length),
+fn scores<T>(tile: &mut Tile, k: &[T], load: impl Fn(&T) -> __m512 + Copy) {
+    let Tile { width, scale, rows, q, weights, .. } = tile;
+    let (chunks, mut first) = (*width / LANES, 0);
+    let q = q.as_chunks::<LANES>().0;
+    while first < rows.len() {
+        let count = together(rows.len() - first);
+        let (rows, q) = (&rows[first..first + count], &q[first * chunks..(first + count) * chunks]);
+        let weights = &mut weights[first..first + count];
+        let seen = rows.iter().map(|row| row.seen).max().unwrap_or(0);
+        let k = &k[..seen * chunks];
+        match count {
+            4 => dots::<T, 4, 4>(q, k, load, *scale, weights),
+            2 => dots::<T, 8, 2>(q, k, load, *scale, weights),
+            _ => dots::<T, 16, 1>(q, k, load, *scale, weights),
         }
-        (q, scores) = (&q[taken * chunks..], later);
+        first += count;
     }
 }
 
-/// Scaled dots of `H` query heads with all rows, `R` rows (with `R * H` = 16) at a time; head `h`'s scores begin at
-/// `h * pitch`.
+/// Scaled dots of `H` query rows with K rows, `R` (with `R * H` = 16) at a time.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn dots<const R: usize, const H: usize>(
+fn dots<T, const R: usize, const H: usize>(
     q: &[[f32; LANES]],
-    rows: usize,
-    load: impl Fn(usize) -> __m512,
+    k: &[T],
+    load: impl Fn(&T) -> __m512,
     scale: f32,
-    scores: &mut [f32],
-    pitch: usize,
+    scores: &mut [[f32; SPAN]],
 ) {
     let chunks = q.len() / H;
-    for top in (0..rows).step_by(R) {
-        let mut sums = [[_mm512_setzero_ps(); H]; R];
+    let q: [_; H] = std::array::from_fn(|h| &q[h * chunks..][..chunks]);
+    for top in (0..k.len() / chunks).step_by(R) {
+        // Behind the last row it is read again; nobody reads those scores.
+        let k: [_; R] = std::array::from_fn(|r| &k[((top + r) * chunks).min(k.len() - chunks)..][..chunks]);
+        let mut sums = [[_mm512_setzero_ps(); R]; H];
         for c in 0..chunks {
-            let q: [__m512; H] = std::array::from_fn(|h| floats(&q[h * chunks + c]));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // Behind the last row it is read again; those sums are dropped.
-                let k = load((top + r).min(rows - 1) * chunks + c);
-                for (sum, q) in sums.iter_mut().zip(q) {
-                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(q, k));
+            let q: [__m512; H] = std::array::from_fn(|h| floats(&q[h][c]));
+            for r in 0..R {
+                let k = load(&k[r][c]);
+                for h in 0..H {
+                    sums[h][r] = _mm512_fmadd_ps(q[h], k, sums[h][r]);
                 }
             }
         }
         let mut folded = [0.0; LANES];
-        let sums = std::array::from_fn(|i| sums[i / H][i % H]);
+        let sums = std::array::from_fn(|i| sums[FOLDED[i] / R][FOLDED[i] % R]);
         store(&mut folded, _mm512_mul_ps(fold(sums), _mm512_set1_ps(scale)));
-        for r in 0..R.min(rows - top) {
-            for h in 0..H {
-                scores[h * pitch + top + r] = folded[FOLDED[r * H + h]];
-            }
+        for (scores, folded) in scores.iter_mut().zip(folded.as_chunks::<R>().0) {
+            scores[top..top + R].copy_from_slice(folded);
         }
     }
 }
@@ -134,59 +159,92 @@ fn fold(sums: [__m512; LANES]) -> __m512 {
     _mm512_add_ps(_mm512_shuffle_ps::<0x88>(two[0], two[1]), _mm512_shuffle_ps::<0xdd>(two[0], two[1]))
 }
 
-/// Query heads as in [`score`]: `load(i)` is the i-th register of the V rows.
+/// `v` and `load` as in [`scores`].
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn combine(
-    heads: &Heads,
-    weights: &[f32],
-    loads: usize,
-    load: impl Fn(usize) -> __m512 + Copy,
-    first: usize,
-    out: &mut [f32],
-) {
-    let (length, chunks) = (weights.len() / heads.group, heads.head_dim / LANES);
-    let seen = first..first + loads / chunks;
-    let row = |h: usize| &weights[h * length..][seen.clone()];
-    let (mut head, mut out) = (0, out.as_chunks_mut::<LANES>().0);
-    while !out.is_empty() {
-        let taken = [4, 2, 1].into_iter().find(|n| n * chunks <= out.len()).unwrap_or(1);
-        let (now, later) = std::mem::take(&mut out).split_at_mut(taken * chunks);
-        match taken {
-            4 => mixes::<4, 4>(std::array::from_fn(|h| row(head + h)), load, now),
-            2 => mixes::<8, 2>(std::array::from_fn(|h| row(head + h)), load, now),
-            _ => mixes::<8, 1>([row(head)], load, now),
+fn mixes<T>(tile: &mut Tile, v: &[T], load: impl Fn(&T) -> __m512 + Copy) {
+    let Tile { width, rows, weights, out, .. } = tile;
+    let (chunks, mut first) = (*width / LANES, 0);
+    let out = out.as_chunks_mut::<LANES>().0;
+    while first < rows.len() {
+        let count = together(rows.len() - first);
+        let out = &mut out[first * chunks..(first + count) * chunks];
+        let (rows, weights) = (&rows[first..first + count], &weights[first..first + count]);
+        match count {
+            4 => rows_of::<T, 4>(rows, weights, v, load, out),
+            2 => rows_of::<T, 2>(rows, weights, v, load, out),
+            _ => rows_of::<T, 1>(rows, weights, v, load, out),
         }
-        (head, out) = (head + taken, later);
+        first += count;
     }
 }
 
-/// Adds the weighted rows to `H` heads of `out`, `C` registers of a row at a time.
+/// `H` rows: the positions that all of them see together, the rest row by row.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn mixes<const C: usize, const H: usize>(
-    weights: [&[f32]; H],
-    load: impl Fn(usize) -> __m512,
+fn rows_of<T, const H: usize>(
+    rows: &[Row],
+    weights: &[[f32; SPAN]],
+    v: &[T],
+    load: impl Fn(&T) -> __m512 + Copy,
     out: &mut [[f32; LANES]],
 ) {
     let chunks = out.len() / H;
-    for left in (0..chunks).step_by(C) {
-        // Behind the last register it is taken again; those sums are dropped.
-        let at: [usize; C] = std::array::from_fn(|c| (left + c).min(chunks - 1));
-        let mut sums: [[__m512; C]; H] = std::array::from_fn(|h| at.map(|c| floats(&out[h * chunks + c])));
-        for r in 0..weights[0].len() {
-            let v = at.map(|c| load(r * chunks + c));
-            for (sums, weights) in sums.iter_mut().zip(weights) {
-                let weight = _mm512_set1_ps(weights[r]);
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(weight, v));
-                }
-            }
+    let common = rows.iter().map(|row| row.seen).min().unwrap_or(0);
+    let weighted = std::array::from_fn(|h| &weights[h][..common]);
+    across::<T, H>(weighted, v, load, out);
+    for ((row, weights), out) in rows.iter().zip(weights).zip(out.chunks_exact_mut(chunks)) {
+        across::<T, 1>([&weights[common..row.seen]], &v[common * chunks..], load, out);
+    }
+}
+
+/// Adds weighted rows of V to `H` outputs, as many registers of a row at a time as fit.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn across<T, const H: usize>(
+    weights: [&[f32]; H],
+    v: &[T],
+    load: impl Fn(&T) -> __m512 + Copy,
+    out: &mut [[f32; LANES]],
+) {
+    let (chunks, mut left) = (out.len() / H, 0);
+    while left < chunks && !weights[0].is_empty() {
+        left += match chunks - left {
+            8.. if H < 4 => add::<T, 8, H>(weights, v, load, out, left),
+            4.. => add::<T, 4, H>(weights, v, load, out, left),
+            2.. => add::<T, 2, H>(weights, v, load, out, left),
+            _ => add::<T, 1, H>(weights, v, load, out, left),
         }
-        for (h, sums) in sums.iter().enumerate() {
-            for (sum, c) in sums.iter().zip(left..chunks) {
-                store(&mut out[h * chunks + c], *sum);
+    }
+}
+
+/// Registers `left..left + C` of every row; returns `C`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn add<T, const C: usize, const H: usize>(
+    weights: [&[f32]; H],
+    v: &[T],
+    load: impl Fn(&T) -> __m512,
+    out: &mut [[f32; LANES]],
+    left: usize,
+) -> usize {
+    let (chunks, seen) = (out.len() / H, weights[0].len());
+    let weights: [&[f32]; H] = std::array::from_fn(|h| &weights[h][..seen]);
+    let mut sums: [[__m512; C]; H] =
+        std::array::from_fn(|h| std::array::from_fn(|c| floats(&out[h * chunks + left + c])));
+    for (r, v) in v.chunks_exact(chunks).take(seen).enumerate() {
+        let v: [__m512; C] = std::array::from_fn(|c| load(&v[left..left + C][c]));
+        for h in 0..H {
+            let weight = _mm512_set1_ps(weights[h][r]);
+            for c in 0..C {
+                sums[h][c] = _mm512_fmadd_ps(weight, v[c], sums[h][c]);
             }
         }
     }
+    for (h, sums) in sums.iter().enumerate() {
+        for (c, sum) in sums.iter().enumerate() {
+            store(&mut out[h * chunks + left + c], *sum);
+        }
+    }
+    C
 }

@@ -25,8 +25,9 @@ mod scales;
 
 use super::accumulate::{self as portable_sums, TileWork};
 use super::isa::{Isa, Kind};
+use super::lanes::LANES;
 use super::project::{self as portable_dots, RowWork};
-use super::stream;
+use super::{peak, stream};
 use crate::quant::Int8;
 
 macro_rules! widened {
@@ -46,11 +47,15 @@ macro_rules! widened {
             pub fn read(words: &[u64]) -> u64 {
                 stream::sum(words)
             }
+            #[target_feature(enable = $features)]
+            pub fn multiply_add(rounds: usize) -> [f32; LANES] {
+                peak::chains(rounds)
+            }
         }
     };
 }
 
-widened!(avx2, "avx2");
+widened!(avx2, "avx2,fma");
 widened!(avx512, "avx2,avx512f,avx512bw,avx512vl");
 
 /// Records `first..` of a projection on `isa`; `out` is `[records][N]`.
@@ -117,5 +122,18 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::read(words) },
         _ => stream::sum(words),
+    }
+}
+
+/// Multiply-adds alone on `isa`.
+pub fn multiply_add(isa: Isa, rounds: usize) -> [f32; LANES] {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::multiply_add(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::multiply_add(rounds) },
+        _ => peak::chains(rounds),
     }
 }
