@@ -265,9 +265,7 @@ def test_a_small_store_does_not_replace_what_was_measured_at_length(patient: Doc
     profile_path(tale).write_text(json.dumps(kept | {"read_bytes": 1 << 32, "made": "once"}))
     again = patient(tale)
     assert again["profile"] is None
-    assert again["profile_problem"].startswith(
-        f"{profile_path(tale)} stays, measured from 4.0 GiB of it at once:"
-    )
+    assert again["profile_problem"].startswith(f"{profile_path(tale)} stays, measured from 4.0 GiB at once:")
     assert json.loads(profile_path(tale).read_text())["made"] == "once"
 
 

@@ -168,8 +168,8 @@ def _keep(found: Measured, directory: Path) -> tuple[str | None, str | None]:
 
 def _stays(kept: Profile, path: Path, profile: Profile) -> str:
     """Why a profile does not replace the one that is there."""
-    read = f"from {format_size(kept.read_bytes)} of it" if kept.read_bytes else "long ago"
+    read = f" from {format_size(kept.read_bytes)}" if kept.read_bytes else ""
     return (
-        f"{path} stays, measured {read} at {kept.made}: {format_size(profile.read_bytes)} are too few to "
-        "tell of the whole disk (remove that file to keep this one)"
+        f"{path} stays, measured{read} at {kept.made}: {format_size(profile.read_bytes)} are too few to tell "
+        "of the whole disk (remove that file to keep this one)"
     )
