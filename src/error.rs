@@ -162,11 +162,11 @@ pub enum Error {
     Internal(&'static str),
 }
 
-/// The way out, where the system has one for every file.
-fn remedy(source: &std::io::Error) -> &'static str {
+/// The way out of what the system said, where that has one whatever the file; else nothing.
+pub fn remedy(source: &std::io::Error) -> &'static str {
     match source.raw_os_error() {
-        // EMFILE: a store takes two handles a file, one of them for O_DIRECT.
-        Some(24) => "; raise the limit of open files (ulimit -n)",
+        // A store takes two handles a file, one of them for O_DIRECT.
+        Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n)",
         _ => "",
     }
 }
@@ -231,6 +231,13 @@ pub fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_many_open_files_have_a_way_out() {
+        let said = |errno| Error::io("opening", "x", std::io::Error::from_raw_os_error(errno)).to_string();
+        assert!(said(libc::EMFILE).ends_with("(os error 24); raise the limit of open files (ulimit -n)"));
+        assert!(said(libc::EACCES).ends_with("(os error 13)"));
+    }
 
     #[test]
     fn what_a_file_says_stays_one_short_line() {

@@ -1,7 +1,7 @@
 //! Files as the engines read them: past the page cache where the file system allows it.
 
 use super::{ALIGN, Read, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, remedy};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
 use rustix::io::{Errno, pread};
 use std::collections::BTreeMap;
@@ -76,7 +76,10 @@ fn reopen(file: &File) -> Result<File, String> {
         _ => {}
     }
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let refused = |e: Errno| format!("direct I/O is refused ({})", std::io::Error::from(e));
+    let refused = |e: Errno| {
+        let source = std::io::Error::from(e);
+        format!("direct I/O is refused ({source}{})", remedy(&source))
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
     let direct = rustix::fs::open(name, flags, Mode::empty()).map(File::from).map_err(refused)?;
     match known {
