@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -317,11 +318,9 @@ def test_a_program_that_nobody_reads_to_the_end(tmp_path: Path, program: str, ch
     body = source.replace("        main()\n", f"        print('x' * {characters})\n")
     assert body != source
     (tmp_path / "program.py").write_text(body)
-    with subprocess.Popen(
-        [sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        assert child.stderr is not None
-        child.stdout.close()
-        assert child.stderr.read() == b""
-        assert child.wait(30) == 141
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, tmp_path / "program.py"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
