@@ -32,6 +32,8 @@ class Worker:
 
     def ask(self, what: str, **more: Any) -> dict[str, Any]:
         """The answer, and as `others` the cores that other work kept busy. Raises `WorkerError`."""
+        if self._child.poll() is not None:
+            raise WorkerError(self._end())
         self._count_idle()
         begun, busy, own = time.monotonic(), _busy_seconds(), self._processor_seconds()
         assert self._child.stdin is not None
