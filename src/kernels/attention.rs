@@ -18,7 +18,7 @@
 mod tests;
 mod tile;
 
-pub(super) use tile::{Row, SPAN, Tile, mix, score, soften};
+pub(super) use tile::{Row, SPAN, Tile, largest, mix, score, soften};
 
 use super::Isa;
 use super::x86::attention as on;

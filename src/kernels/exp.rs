@@ -1,5 +1,5 @@
-//! The exponential of softmax: no branches and no fused products, so that a loop over it fills registers of any width
-//! and gives the same bits in all of them.
+//! The exponential of softmax: no branches, so that a loop over it fills registers of any width, and fused multiply-adds
+//! where it says so, so that it gives the same bits in all of them.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@
 const LEAST: f32 = -104.0;
 /// 1.5 * 2^23: adding it rounds to a whole number, which the lowest bits then hold.
 const ROUND: f32 = 12_582_912.0;
-/// ln 2 in two parts; the products of the first with whole numbers up to 150 are exact.
+/// ln 2 in two parts.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
@@ -17,14 +17,14 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = if x < LEAST { LEAST } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut series = 1.0 / 5040.0;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    let mut series = 1.0f32 / 5040.0;
     for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
-        series = series * r + factor;
+        series = series.mul_add(r, factor);
     }
-    let power = 1.0 + (r + r * r * series);
+    let power = 1.0 + (r * r).mul_add(series, r);
     // In two steps: 2^-150 itself is no f32.
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = n >> 1;

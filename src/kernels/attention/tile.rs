@@ -124,56 +124,60 @@ fn add_products(sums: &mut [f32; LANES], a: &[f32; LANES], b: &[f32; LANES]) {
 }
 
 /// Scores to weights, with what was summed so far brought to the new maximum. A NaN score makes sum and outputs NaN.
+/// `largest` gives the largest of a number and a span's scores, of which those that are NaN are passed over.
 #[inline(always)]
-pub fn soften(tile: &mut Tile) {
+pub fn soften(tile: &mut Tile, largest: impl Fn(f32, &[f32; SPAN]) -> f32) {
     let Tile { width, rows, weights, out, .. } = tile;
     for ((row, weights), out) in rows.iter_mut().zip(weights).zip(out.chunks_exact_mut(*width)) {
         if row.seen > 0 {
             weights[row.seen..].fill(f32::NEG_INFINITY);
-            let decay = row.take(weights);
-            if decay != 1.0 {
-                for out in out {
-                    *out *= decay;
-                }
+            let max = largest(row.max, weights);
+            if max != row.max {
+                row.rescale(max, out);
             }
+            row.weigh(weights);
         }
     }
 }
 
 impl Row {
-    /// One span's scores, which become weights; returns the factor on earlier sums.
+    /// Goes on with another maximum.
     #[inline(always)]
-    fn take(&mut self, scores: &mut [f32; SPAN]) -> f32 {
-        let max = largest(self.max, scores);
+    fn rescale(&mut self, max: f32, out: &mut [f32]) {
         let decay = exp(self.max - max);
         self.max = max;
         for sum in &mut self.sums {
             *sum *= decay;
         }
+        for out in out {
+            *out *= decay;
+        }
+    }
+
+    /// One span's scores, which become weights.
+    #[inline(always)]
+    fn weigh(&mut self, scores: &mut [f32; SPAN]) {
+        let mut sums = self.sums;
         for scores in scores.as_chunks_mut::<LANES>().0 {
-            for (score, sum) in scores.iter_mut().zip(&mut self.sums) {
-                *score = exp(*score - max);
+            for (score, sum) in scores.iter_mut().zip(&mut sums) {
+                *score = exp(*score - self.max);
                 *sum += *score;
             }
         }
-        decay
+        self.sums = sums;
     }
 }
 
-/// The largest of numbers, of which those that are none are passed over. It does not depend on the order.
+/// For [`soften`]; the order does not matter.
 #[inline(always)]
-fn largest(least: f32, scores: &[f32; SPAN]) -> f32 {
+pub fn largest(least: f32, scores: &[f32; SPAN]) -> f32 {
     let mut lanes = [least; LANES];
     for scores in scores.as_chunks::<LANES>().0 {
         for (lane, score) in lanes.iter_mut().zip(scores) {
             *lane = if score > lane { *score } else { *lane };
         }
     }
-    let mut max = least;
-    for lane in lanes {
-        max = if lane > max { lane } else { max };
-    }
-    max
+    lanes.iter().fold(least, |max, lane| if *lane > max { *lane } else { max })
 }
 
 /// Adds a span's weighted V rows `[.., width]` to the outputs.

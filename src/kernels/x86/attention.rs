@@ -21,18 +21,12 @@ mod avx2 {
     }
     #[target_feature(enable = "avx2,fma")]
     pub fn soften(tile: &mut Tile) {
-        portable::soften(tile);
+        portable::soften(tile, portable::largest);
     }
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
         portable::mix(tile, wide(tile, v, then, scratch));
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
-fn soften512(tile: &mut Tile) {
-    portable::soften(tile);
 }
 
 /// The rows of a span in single precision, `[.., width]`: themselves, or widened into `scratch`.
@@ -86,8 +80,8 @@ pub fn soften(isa: Isa, tile: &mut Tile) {
         Kind::Avx2 => unsafe { avx2::soften(tile) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { soften512(tile) },
-        _ => portable::soften(tile),
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { heads::soften(tile) },
+        _ => portable::soften(tile, portable::largest),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention's two passes over a span with AVX-512: sixteen sums at a time stay in registers. A few query rows widen
 //! half precision as they load it; more of them have it widened once.
 
-use super::super::attention::{Row, SPAN, Tile};
+use super::super::attention::{self as portable, Row, SPAN, Tile};
 use super::super::lanes::LANES;
 use super::attention::{distance, wide};
 use super::load::{bytes32, floats, prefetch, store};
@@ -35,6 +35,19 @@ pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
             scores(tile, k.as_chunks().0, |part| floats(part));
         }
     }
+}
+
+/// See [`super::super::attention::soften`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
+pub fn soften(tile: &mut Tile) {
+    portable::soften(tile, |least, scores| {
+        let mut lanes = _mm512_set1_ps(least);
+        for scores in scores.as_chunks().0 {
+            // The second operand, if the first is NaN.
+            lanes = _mm512_max_ps(floats(scores), lanes);
+        }
+        _mm512_reduce_max_ps(lanes)
+    });
 }
 
 /// See [`super::super::attention::mix`].
@@ -100,23 +113,25 @@ fn scores<T>(tile: &mut Tile, k: &[T], load: impl Fn(&T) -> __m512 + Copy) {
 fn dots<T, const R: usize, const H: usize>(
     q: &[[f32; LANES]],
     k: &[T],
-    load: impl Fn(&T) -> __m512,
+    load: impl Fn(&T) -> __m512 + Copy,
     scale: f32,
     scores: &mut [[f32; SPAN]],
 ) {
     let chunks = q.len() / H;
-    let q: [_; H] = std::array::from_fn(|h| &q[h * chunks..][..chunks]);
+    let last = k.len().saturating_sub(chunks);
     for top in (0..k.len() / chunks).step_by(R) {
-        // Behind the last row it is read again; nobody reads those scores.
-        let k: [_; R] = std::array::from_fn(|r| &k[((top + r) * chunks).min(k.len() - chunks)..][..chunks]);
+        let mut at = [0; R];
+        for (r, at) in at.iter_mut().enumerate() {
+            // Behind the last row it is read again; nobody reads those scores.
+            *at = ((top + r) * chunks).min(last);
+        }
         let mut sums = [[_mm512_setzero_ps(); R]; H];
-        for c in 0..chunks {
-            let q: [__m512; H] = std::array::from_fn(|h| floats(&q[h][c]));
-            for r in 0..R {
-                let k = load(&k[r][c]);
-                for h in 0..H {
-                    sums[h][r] = _mm512_fmadd_ps(q[h], k, sums[h][r]);
-                }
+        let mut c = 0;
+        while c < chunks {
+            c += match chunks - c {
+                4.. => products::<T, 4, R, H>(&mut sums, (q, k), c, &at, load),
+                2.. => products::<T, 2, R, H>(&mut sums, (q, k), c, &at, load),
+                _ => products::<T, 1, R, H>(&mut sums, (q, k), c, &at, load),
             }
         }
         let mut folded = [0.0; LANES];
@@ -126,6 +141,46 @@ fn dots<T, const R: usize, const H: usize>(
             scores[top..top + R].copy_from_slice(folded);
         }
     }
+}
+
+/// Adds the products of registers `c..c + P` of every row, K rows beginning `at`; returns `P`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn products<T, const P: usize, const R: usize, const H: usize>(
+    sums: &mut [[__m512; R]; H],
+    (q, k): (&[[f32; LANES]], &[T]),
+    c: usize,
+    at: &[usize; R],
+    load: impl Fn(&T) -> __m512,
+) -> usize {
+    let chunks = q.len() / H;
+    let mut queries: [&[_]; H] = [&[]; H];
+    for (h, queries) in queries.iter_mut().enumerate() {
+        *queries = &q[h * chunks + c..][..P];
+    }
+    let mut rows: [&[T]; R] = [&[]; R];
+    for (rows, at) in rows.iter_mut().zip(at) {
+        *rows = &k[at + c..][..P];
+    }
+    // Two registers of each query at a time: with the sums they are 24, and are not loaded again for every row.
+    for p in (0..P).step_by(2) {
+        let pair = 0..2.min(P - p);
+        let mut q = [[_mm512_setzero_ps(); 2]; H];
+        for (q, queries) in q.iter_mut().zip(queries) {
+            for i in pair.clone() {
+                q[i] = floats(&queries[p + i]);
+            }
+        }
+        for (r, rows) in rows.iter().enumerate() {
+            for i in pair.clone() {
+                let k = load(&rows[p + i]);
+                for (sums, q) in sums.iter_mut().zip(q) {
+                    sums[r] = _mm512_fmadd_ps(q[i], k, sums[r]);
+                }
+            }
+        }
+    }
+    P
 }
 
 /// Where [`fold`] leaves the sum of each register.
@@ -228,16 +283,23 @@ fn add<T, const C: usize, const H: usize>(
     out: &mut [[f32; LANES]],
     left: usize,
 ) -> usize {
-    let (chunks, seen) = (out.len() / H, weights[0].len());
-    let weights: [&[f32]; H] = std::array::from_fn(|h| &weights[h][..seen]);
-    let mut sums: [[__m512; C]; H] =
-        std::array::from_fn(|h| std::array::from_fn(|c| floats(&out[h * chunks + left + c])));
-    for (r, v) in v.chunks_exact(chunks).take(seen).enumerate() {
-        let v: [__m512; C] = std::array::from_fn(|c| load(&v[left..left + C][c]));
-        for h in 0..H {
-            let weight = _mm512_set1_ps(weights[h][r]);
-            for c in 0..C {
-                sums[h][c] = _mm512_fmadd_ps(weight, v[c], sums[h][c]);
+    let chunks = out.len() / H;
+    let mut sums = [[_mm512_setzero_ps(); C]; H];
+    for (h, sums) in sums.iter_mut().enumerate() {
+        for (sum, out) in sums.iter_mut().zip(&out[h * chunks + left..][..C]) {
+            *sum = floats(out);
+        }
+    }
+    for (r, v) in v.chunks_exact(chunks).take(weights[0].len()).enumerate() {
+        let v = &v[left..left + C];
+        let mut registers = [_mm512_setzero_ps(); C];
+        for (register, v) in registers.iter_mut().zip(v) {
+            *register = load(v);
+        }
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            let weight = _mm512_set1_ps(weights[r]);
+            for (sum, v) in sums.iter_mut().zip(registers) {
+                *sum = _mm512_fmadd_ps(weight, v, *sum);
             }
         }
     }
