@@ -97,42 +97,61 @@ fn scores<T>(tile: &mut Tile, k: &[T], load: impl Fn(&T) -> __m512 + Copy) {
         let (rows, q) = (&rows[first..first + count], &q[first * chunks..(first + count) * chunks]);
         let weights = &mut weights[first..first + count];
         let seen = rows.iter().map(|row| row.seen).max().unwrap_or(0);
-        let k = &k[..seen * chunks];
-        match count {
-            4 => dots::<T, 4, 4>(q, k, load, *scale, weights),
-            2 => dots::<T, 8, 2>(q, k, load, *scale, weights),
-            _ => dots::<T, 16, 1>(q, k, load, *scale, weights),
+        if seen > 0 {
+            let k = &k[..seen * chunks];
+            match chunks.trailing_zeros() {
+                0 => dots::<T, 1>(q, k, load, *scale, weights),
+                1 => dots::<T, 2>(q, k, load, *scale, weights),
+                2 => dots::<T, 4>(q, k, load, *scale, weights),
+                _ => dots::<T, 8>(q, k, load, *scale, weights),
+            }
         }
         first += count;
     }
 }
 
-/// Scaled dots of `H` query rows with K rows, `R` (with `R * H` = 16) at a time.
+/// Scaled dots of four, two or one query rows with K rows, which are cut into parts of `P` registers.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn dots<T, const R: usize, const H: usize>(
+fn dots<T, const P: usize>(
     q: &[[f32; LANES]],
     k: &[T],
     load: impl Fn(&T) -> __m512 + Copy,
     scale: f32,
     scores: &mut [[f32; SPAN]],
 ) {
-    let chunks = q.len() / H;
-    let last = k.len().saturating_sub(chunks);
-    for top in (0..k.len() / chunks).step_by(R) {
-        let mut at = [0; R];
-        for (r, at) in at.iter_mut().enumerate() {
-            // Behind the last row it is read again; nobody reads those scores.
-            *at = ((top + r) * chunks).min(last);
-        }
+    let (q, k) = (q.as_chunks().0, k.as_chunks().0);
+    match scores.len() {
+        4 => dots_of::<T, P, 4, 4>(q, k, load, scale, scores),
+        2 => dots_of::<T, P, 8, 2>(q, k, load, scale, scores),
+        _ => dots_of::<T, P, 16, 1>(q, k, load, scale, scores),
+    }
+}
+
+/// Dots of `H` query rows with `R` K rows (with `R * H` = 16) at a time.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn dots_of<T, const P: usize, const R: usize, const H: usize>(
+    q: &[[[f32; LANES]; P]],
+    k: &[[T; P]],
+    load: impl Fn(&T) -> __m512 + Copy,
+    scale: f32,
+    scores: &mut [[f32; SPAN]],
+) {
+    let parts = q.len() / H;
+    for top in (0..k.len() / parts).step_by(R) {
         let mut sums = [[_mm512_setzero_ps(); R]; H];
-        let mut c = 0;
-        while c < chunks {
-            c += match chunks - c {
-                4.. => products::<T, 4, R, H>(&mut sums, (q, k), c, &at, load),
-                2.. => products::<T, 2, R, H>(&mut sums, (q, k), c, &at, load),
-                _ => products::<T, 1, R, H>(&mut sums, (q, k), c, &at, load),
+        for part in 0..parts {
+            let mut queries = [&q[part]; H];
+            for (h, queries) in queries.iter_mut().enumerate() {
+                *queries = &q[h * parts + part];
             }
+            let mut rows = [&k[part]; R];
+            for (r, rows) in rows.iter_mut().enumerate() {
+                // Behind the last row it is read again; nobody reads those scores.
+                *rows = &k[((top + r) * parts + part).min(k.len() - parts + part)];
+            }
+            products(&mut sums, queries, rows, load);
         }
         let mut folded = [0.0; LANES];
         let sums = std::array::from_fn(|i| sums[FOLDED[i] / R][FOLDED[i] % R]);
@@ -143,26 +162,16 @@ fn dots<T, const R: usize, const H: usize>(
     }
 }
 
-/// Adds the products of registers `c..c + P` of every row, K rows beginning `at`; returns `P`.
+/// Adds the products of parts of all rows. Two registers of each query at a time: with the sums they are 24, and are
+/// not loaded again for every row.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn products<T, const P: usize, const R: usize, const H: usize>(
     sums: &mut [[__m512; R]; H],
-    (q, k): (&[[f32; LANES]], &[T]),
-    c: usize,
-    at: &[usize; R],
+    queries: [&[[f32; LANES]; P]; H],
+    rows: [&[T; P]; R],
     load: impl Fn(&T) -> __m512,
-) -> usize {
-    let chunks = q.len() / H;
-    let mut queries: [&[_]; H] = [&[]; H];
-    for (h, queries) in queries.iter_mut().enumerate() {
-        *queries = &q[h * chunks + c..][..P];
-    }
-    let mut rows: [&[T]; R] = [&[]; R];
-    for (rows, at) in rows.iter_mut().zip(at) {
-        *rows = &k[at + c..][..P];
-    }
-    // Two registers of each query at a time: with the sums they are 24, and are not loaded again for every row.
+) {
     for p in (0..P).step_by(2) {
         let pair = 0..2.min(P - p);
         let mut q = [[_mm512_setzero_ps(); 2]; H];
@@ -180,7 +189,6 @@ fn products<T, const P: usize, const R: usize, const H: usize>(
             }
         }
     }
-    P
 }
 
 /// Where [`fold`] leaves the sum of each register.
