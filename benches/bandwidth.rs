@@ -78,7 +78,7 @@ fn noise(bytes: &mut [u8]) {
 fn rows<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Vec<Row<'a>> {
     let mut all = vec![pass(isa, weights, pool)];
     for level in [Level::L4, Level::L8, Level::L16] {
-        for count in [1, 8, 32] {
+        for count in [1, 8, 32, 256] {
             let rows = weights.rows(level);
             if level != Level::L16 {
                 all.push(dots(isa, rows.clone(), pool, count, true));

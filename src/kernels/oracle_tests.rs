@@ -49,9 +49,10 @@ fn cases() -> impl Strategy<Value = Case> {
     });
     let level = prop_oneof![Just(Level::L4), Just(Level::L8), Just(Level::L16)];
     let width = prop_oneof![2 => 1usize..200, 2 => 900usize..1200, 1 => 1usize..2600];
+    let records = prop_oneof![4 => 0usize..22, 1 => 22usize..70];
     let count = prop_oneof![3 => 1usize..4, 1 => 1usize..34];
     let around = (prop_oneof![Just(0usize), 1usize..200], prop_oneof![Just(0usize), 1usize..200]);
-    (coding, level, width, 0usize..22, count, around, any::<u64>(), prop::bool::weighted(0.2)).prop_map(
+    (coding, level, width, records, count, around, any::<u64>(), prop::bool::weighted(0.2)).prop_map(
         |(coding, level, width, records, count, around, seed, damaged)| Case {
             coding,
             level,

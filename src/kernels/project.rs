@@ -4,7 +4,7 @@
 //! exact integer, scaled by one product (affine: a second product and a sum); group g's term goes to lane g modulo 16,
 //! by rising g, and the lanes are folded by [`fold16`].
 
-use super::lanes::{LANES, dot, fold16};
+use super::lanes::{LANES, fold16};
 use super::{Isa, x86};
 use crate::config::{Coding, Form};
 use crate::quant::{Int8, Record, Rows, Scale, codes_u8, scale, values};
@@ -16,8 +16,11 @@ use rayon::prelude::*;
 pub struct Inputs {
     /// Rows.
     pub count: usize,
-    /// `[N][padded]`, zeros behind the width.
-    pub(super) padded: Vec<f32>,
+    /// `[runs][N][64 * blocks of the run]`, zeros behind the width: columns of one run lie close together, where whole
+    /// columns, a power of two apart, would push each other out of the caches.
+    runs: Vec<f32>,
+    /// Blocks of a column.
+    blocks: usize,
     /// The same, quantised, for levels 4 and 8.
     pub(super) int8: Option<Int8>,
 }
@@ -26,13 +29,47 @@ impl Inputs {
     /// Pads rows of `width` values to whole blocks; `int8` quantises them as well.
     pub fn new(isa: Isa, rows: &[f32], width: usize, int8: bool) -> Inputs {
         let blocks = width.div_ceil(BLOCK);
-        let mut padded = vec![0.0; rows.len() / width * blocks * BLOCK];
-        for (to, from) in padded.chunks_exact_mut(blocks * BLOCK).zip(rows.chunks_exact(width)) {
-            to[..width].copy_from_slice(from);
-        }
-        let int8 = int8.then(|| x86::quantise(isa, &padded, blocks));
-        Inputs { count: rows.len() / width, padded, int8 }
+        let int8 = int8.then(|| x86::quantise(isa, &padded(rows, width), blocks));
+        Inputs { count: rows.len() / width, runs: in_runs(rows, width), blocks, int8 }
     }
+
+    /// The blocks of the only column.
+    #[inline(always)]
+    pub(super) fn column(&self) -> &[[[f32; LANES]; BLOCK / LANES]] {
+        self.runs.as_chunks().0.as_chunks().0
+    }
+
+    /// The activations of a run of blocks, `[N][64 * blocks of the run]`.
+    #[inline(always)]
+    pub(super) fn run(&self, run: usize) -> &[f32] {
+        let all = run * RUN * BLOCK * self.count;
+        &self.runs[all..][..RUN.min(self.blocks - run * RUN) * BLOCK * self.count]
+    }
+}
+
+/// Rows with zeros up to whole blocks.
+fn padded(rows: &[f32], width: usize) -> Vec<f32> {
+    let length = width.div_ceil(BLOCK) * BLOCK;
+    let mut padded = vec![0.0; rows.len() / width * length];
+    for (to, from) in padded.chunks_exact_mut(length).zip(rows.chunks_exact(width)) {
+        to[..width].copy_from_slice(from);
+    }
+    padded
+}
+
+/// The same as `[runs][N][64 * blocks of the run]`.
+fn in_runs(rows: &[f32], width: usize) -> Vec<f32> {
+    let length = width.div_ceil(BLOCK) * BLOCK;
+    let mut runs = Vec::with_capacity(rows.len() / width * length);
+    for from in (0..length).step_by(RUN * BLOCK) {
+        let to = length.min(from + RUN * BLOCK);
+        for row in rows.chunks_exact(width) {
+            let end = runs.len() + to - from;
+            runs.extend_from_slice(&row[from..width.min(to)]);
+            runs.resize(end, 0.0);
+        }
+    }
+    runs
 }
 
 /// What one thread needs for its rows.
@@ -40,10 +77,14 @@ impl Inputs {
 pub struct RowWork<'a> {
     pub(super) rows: &'a Rows<'a>,
     pub(super) inputs: &'a Inputs,
-    weights: Vec<f32>,
+    /// What a path decodes into.
+    pub(super) weights: Vec<f32>,
     /// `[16][N]`: as many records as a path takes at a time.
     pub(super) lanes: Vec<[f32; LANES]>,
 }
+
+/// Blocks of a run: as many scales as a register holds; decoded, those of a task's records take 64 KiB.
+pub(super) const RUN: usize = 16;
 
 /// Half a block.
 const HALF: usize = BLOCK / 2;
@@ -90,9 +131,22 @@ fn row_f32(work: &mut RowWork, record: &Record, out: &mut [f32]) {
     for (block, weights) in work.weights.chunks_exact_mut(BLOCK).enumerate() {
         values(coding, *level, record, block, weights);
     }
-    for (out, x) in out.iter_mut().zip(work.inputs.padded.chunks_exact(work.weights.len())) {
-        *out = dot(&work.weights, x);
+    for (n, out) in out.iter_mut().enumerate() {
+        *out = dot(&work.weights, work.inputs, n);
     }
+}
+
+/// `lanes::dot` of weights with column `n`, run by run.
+#[inline(always)]
+fn dot(weights: &[f32], inputs: &Inputs, n: usize) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (run, weights) in weights.chunks(RUN * BLOCK).enumerate() {
+        let x = &inputs.run(run)[n * weights.len()..][..weights.len()];
+        for (w, x) in weights.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0) {
+            lanes = std::array::from_fn(|i| lanes[i] + w[i] * x[i]);
+        }
+    }
+    fold16(lanes)
 }
 
 #[inline(always)]

@@ -1,14 +1,14 @@
 //! Blocks of 64 weights decoded into four registers with AVX-512: `quant::values`, sixteen at a time.
 
-use super::load::{bytes16, bytes32, prefetch, store};
+use super::super::project::RUN;
+use super::ahead::{Far, ahead};
+use super::load::{bytes as bytes64, bytes16, bytes32, store};
 use super::scales::{bias, scales};
+use super::tile::Block;
 use crate::config::{Coding, Form};
 use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;
-
-/// Blocks whose scales are converted at a time.
-pub const RUN: usize = 16;
 
 /// 64 weights in order.
 pub type Values = [__m512; 4];
@@ -26,7 +26,7 @@ pub struct Blocks<'a> {
     /// Bytes of base, mid, low.
     base: &'a [[u8; 32]],
     mid: &'a [[u8; 32]],
-    low: &'a [[[u8; 16]; 4]],
+    low: &'a [[u8; 64]],
     step: [f32; RUN],
     lo: [f32; RUN],
 }
@@ -60,25 +60,13 @@ impl<const BITS: u32, const AFFINE: bool> Decoder<BITS, AFFINE> {
         let mut blocks = Blocks {
             base: &record.codes[0].as_chunks().0[range.clone()],
             mid: if BITS > 4 { &record.codes[1].as_chunks().0[range.clone()] } else { &[] },
-            low: if BITS > 8 { &record.codes[2].as_chunks().0.as_chunks().0[range] } else { &[] },
+            low: if BITS > 8 { &record.codes[2].as_chunks().0[range] } else { &[] },
             step: [0.0; RUN],
             lo: [0.0; RUN],
         };
         store(&mut blocks.step, scales.step);
         store(&mut blocks.lo, scales.lo);
         blocks
-    }
-
-    /// Asks for the lines of blocks `first..first + count` of the record that lies `records` behind.
-    #[inline(always)]
-    pub fn ahead(&self, rows: &Rows, record: &Record, first: usize, count: usize, records: usize) {
-        const LINE: usize = 64;
-        for (plane, bytes) in [32, 32, 64].into_iter().enumerate().take(self.level.plane_count()) {
-            let far = first * bytes + records * rows.columns[plane].stride;
-            (0..count * bytes).step_by(LINE).for_each(|at| prefetch(record.codes[plane], far + at));
-        }
-        let bytes = if AFFINE { 4 } else { 2 };
-        prefetch(record.scales, first * bytes + records * rows.columns[0].stride);
     }
 
     /// Block `i` of `blocks`.
@@ -108,14 +96,38 @@ impl<const BITS: u32, const AFFINE: bool> Decoder<BITS, AFFINE> {
             }
             return values;
         }
-        let mut codes = bytes(&blocks.base[i], &blocks.mid[i]);
-        if BITS == 16 {
-            append(&mut codes, &blocks.low[i]);
+        let middles = match BITS {
+            8 => bytes(&blocks.base[i], &blocks.mid[i]).map(|code| middles(code, self.bias)),
+            _ => words::<AFFINE>(&blocks.base[i], &blocks.mid[i], &blocks.low[i], self.bias),
+        };
+        middles.map(|middle| last(scaled(middle, step, lo)))
+    }
+}
+
+/// Blocks of a record from `first` on into memory, of a coding that [`takes`] takes.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn decode(rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
+    match (rows.level, rows.coding.form) {
+        (Level::L4, Form::Affine) => write::<4, true>(rows, record, first, next, to),
+        (Level::L4, Form::Symmetric) => write::<4, false>(rows, record, first, next, to),
+        (Level::L8, Form::Affine) => write::<8, true>(rows, record, first, next, to),
+        (Level::L8, Form::Symmetric) => write::<8, false>(rows, record, first, next, to),
+        (Level::L16, Form::Affine) => write::<16, true>(rows, record, first, next, to),
+        (Level::L16, Form::Symmetric) => write::<16, false>(rows, record, first, next, to),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn write<const BITS: u32, const AFFINE: bool>(rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
+    let decoder = Decoder::<BITS, AFFINE>::new(rows);
+    for (run, to) in to.chunks_mut(RUN).enumerate() {
+        let first = first + run * RUN;
+        let blocks = decoder.blocks(record, first, to.len());
+        for (block, to) in to.iter_mut().enumerate() {
+            ahead(rows.level, record, first + block, next);
+            to.iter_mut().zip(decoder.values(&blocks, block)).for_each(|(to, value)| store(to, value));
         }
-        for (value, code) in values.iter_mut().zip(codes) {
-            *value = last(scaled(middles(code, self.bias), step, lo));
-        }
-        values
     }
 }
 
@@ -164,11 +176,44 @@ fn bytes(base: &[u8; 32], mid: &[u8; 32]) -> Codes {
     ]
 }
 
-/// Codes of 8 bits become those of 16.
+/// `2 * code + bias` of codes of 16 bits. A code becomes the lower half of a float whose upper half says 2^24, where
+/// neighbours are 2 apart: no widening, no conversion, and what is left is exact.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn append(codes: &mut Codes, low: &[[u8; 16]; 4]) {
-    for (code, low) in codes.iter_mut().zip(low) {
-        *code = _mm512_or_si512(_mm512_slli_epi32::<8>(*code), _mm512_cvtepu8_epi32(bytes16(low)));
+fn words<const AFFINE: bool>(base: &[u8; 32], mid: &[u8; 32], low: &[u8; 64], bias: __m512) -> Values {
+    const EXPONENT: i16 = 0x4b80;
+    // Unpacking goes by quarters of a register: each takes every fourth four of the weights.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let low = _mm512_permutexvar_epi32(order, bytes64(low));
+    let high = _mm512_permutexvar_epi32(order, upper(bytes32(base), bytes32(mid)));
+    let words = [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)];
+    let exponent = _mm512_set1_epi16(EXPONENT);
+    let floats = |words| [_mm512_unpacklo_epi16(words, exponent), _mm512_unpackhi_epi16(words, exponent)];
+    let [[a, b], [c, d]] = words.map(floats);
+    [a, b, c, d].map(|float| offset::<AFFINE>(_mm512_castsi512_ps(float), bias))
+}
+
+/// `float - 2^24 + bias`: of the two biases only the affine form's, 0 or 1, makes one exact difference of it.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn offset<const AFFINE: bool>(float: __m512, bias: __m512) -> __m512 {
+    let power = _mm512_set1_ps(16_777_216.0);
+    if AFFINE {
+        return _mm512_sub_ps(float, _mm512_sub_ps(power, bias));
     }
+    _mm512_add_ps(_mm512_sub_ps(float, power), bias)
+}
+
+/// Upper bytes of 64 codes in order.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn upper(base: __m256i, mid: __m256i) -> __m512i {
+    // Bits of the second operand where the first has ones, else of the third.
+    const SELECT: i32 = 0xca;
+    let (none, four) = (_mm256_setzero_si256(), _mm256_set1_epi16(4));
+    let left = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(four), none);
+    let right = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(none), four);
+    let base = _mm512_sllv_epi16(_mm512_broadcast_i64x4(base), left);
+    let mid = _mm512_srlv_epi16(_mm512_broadcast_i64x4(mid), right);
+    _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi8(0x0f), mid, base)
 }

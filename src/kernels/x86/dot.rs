@@ -1,29 +1,28 @@
-//! f32 dots with AVX-512: weights decoded into registers, four records at a time so that their sums do not wait for
-//! each other, in the order of `lanes::dot`.
+//! f32 dots of one column with AVX-512: weights decoded into registers, in the order of `lanes::dot`. One record at a
+//! time: four planes of one record stream from memory, sixteen of four do not.
 
 use super::super::lanes::{LANES, fold16};
-use super::super::project::RowWork;
-use super::block::{self, Blocks, Decoder, RUN, Values};
+use super::super::project::{RUN, RowWork};
+use super::ahead::{self, Far};
+use super::block::{self, Decoder, Values};
 use super::load::{floats, store};
+use super::tile::Block;
 use crate::config::Form;
-use crate::quant::{Record, Rows};
-use crate::types::{BLOCK, Level};
+use crate::quant::Record;
+use crate::types::Level;
 use std::arch::x86_64::*;
 
-/// Registers of a block.
-const PARTS: usize = BLOCK / LANES;
+/// Records between what is computed and what is asked for: 17 KB at 16 bits and d = 4096.
+const AHEAD: usize = 2;
 
-/// Records that share a pass over the activations.
-const RECORDS: usize = 4;
-
-/// Whether this path computes the rows of `work`: f32 with a group per block.
+/// Whether this path computes the rows of `work`: f32 with one column and a group per block.
 pub fn takes(work: &RowWork) -> bool {
-    work.int8().is_none() && block::takes(&work.rows.coding)
+    work.int8().is_none() && work.inputs.count == 1 && block::takes(&work.rows.coding)
 }
 
-/// Records `first..` of [`takes`] work; `out` is `[records][N]`.
+/// Records `first..` of [`takes`] work.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn task(work: &mut RowWork, first: usize, out: &mut [f32]) {
+pub fn task(work: &RowWork, first: usize, out: &mut [f32]) {
     match (work.rows.level, work.rows.coding.form) {
         (Level::L4, Form::Affine) => records::<4, true>(work, first, out),
         (Level::L4, Form::Symmetric) => records::<4, false>(work, first, out),
@@ -35,64 +34,44 @@ pub fn task(work: &mut RowWork, first: usize, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn records<const BITS: u32, const AFFINE: bool>(work: &mut RowWork, first: usize, out: &mut [f32]) {
+fn records<const BITS: u32, const AFFINE: bool>(work: &RowWork, first: usize, out: &mut [f32]) {
     let decoder = Decoder::<BITS, AFFINE>::new(work.rows);
-    let count = work.inputs.count;
-    let fours = out.len() / (RECORDS * count) * RECORDS;
-    let (whole, rest) = out.split_at_mut(fours * count);
-    for (four, out) in whole.chunks_exact_mut(RECORDS * count).enumerate() {
-        some::<BITS, AFFINE, RECORDS>(&decoder, work, first + RECORDS * four, out);
-    }
-    for (r, out) in rest.chunks_exact_mut(count).enumerate() {
-        some::<BITS, AFFINE, 1>(&decoder, work, first + fours + r, out);
+    let next = ahead::records(work.rows, AHEAD);
+    for (r, out) in out.iter_mut().enumerate() {
+        *out = one(&decoder, work, &work.rows.record(first + r), next);
     }
 }
 
-/// `R` records from `first` on; `out` is `[R][N]`.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn some<const BITS: u32, const AFFINE: bool, const R: usize>(
-    decoder: &Decoder<BITS, AFFINE>,
-    work: &mut RowWork,
-    first: usize,
-    out: &mut [f32],
-) {
-    let (rows, count): (&Rows, usize) = (work.rows, work.inputs.count);
-    let records: [Record; R] = std::array::from_fn(|r| rows.record(first + r));
-    let x = work.inputs.padded.as_chunks::<LANES>().0;
-    let parts = rows.blocks() * PARTS;
-    let sums = &mut work.lanes.as_chunks_mut::<R>().0[..count];
-    sums.fill([[0.0; LANES]; R]);
-    for first in (0..rows.blocks()).step_by(RUN) {
-        let run = RUN.min(rows.blocks() - first);
-        let blocks: [Blocks; R] = std::array::from_fn(|r| decoder.blocks(&records[r], first, run));
-        records.iter().for_each(|record| decoder.ahead(rows, record, first, run, R));
-        for block in 0..run {
-            let mut values = [[_mm512_setzero_ps(); PARTS]; R];
-            values.iter_mut().zip(&blocks).for_each(|(values, blocks)| *values = decoder.values(blocks, block));
-            let at = (first + block) * PARTS;
-            for (sums, x) in sums.iter_mut().zip(x.chunks_exact(parts)) {
-                if let Some(x) = x[at..].first_chunk() {
-                    add(sums, &values, x);
-                }
-            }
-        }
-    }
-    for (n, sums) in sums.iter().enumerate() {
-        for (r, sum) in sums.iter().enumerate() {
-            out[r * count + n] = fold16(*sum);
-        }
-    }
-}
-
-/// `sums[r][lane] += values[r] * x`, by rising index.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn add<const R: usize>(sums: &mut [[f32; LANES]; R], values: &[Values; R], x: &[[f32; LANES]; PARTS]) {
-    for (sum, values) in sums.iter_mut().zip(values) {
-        let mut lanes = floats(sum);
-        for (value, x) in values.iter().zip(x) {
-            lanes = _mm512_add_ps(lanes, _mm512_mul_ps(*value, floats(x)));
+fn one<const BITS: u32, const AFFINE: bool>(
+    decoder: &Decoder<BITS, AFFINE>,
+    work: &RowWork,
+    record: &Record,
+    next: Far,
+) -> f32 {
+    let mut sum = _mm512_setzero_ps();
+    for (run, x) in work.inputs.column().chunks(RUN).enumerate() {
+        let first = run * RUN;
+        let blocks = decoder.blocks(record, first, x.len());
+        ahead::scales(work.rows, record, first, next);
+        for (block, x) in x.iter().enumerate() {
+            ahead::ahead(work.rows.level, record, first + block, next);
+            sum = add(sum, &decoder.values(&blocks, block), x);
         }
-        store(sum, lanes);
     }
+    let mut lanes = [0.0; LANES];
+    store(&mut lanes, sum);
+    fold16(lanes)
+}
+
+/// `sum[lane] += values . x`, by rising index.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn add(sum: __m512, values: &Values, x: &Block) -> __m512 {
+    let mut sum = sum;
+    for (value, x) in values.iter().zip(x) {
+        sum = _mm512_add_ps(sum, _mm512_mul_ps(*value, floats(x)));
+    }
+    sum
 }

@@ -6,10 +6,12 @@
 #[cfg(target_arch = "x86_64")]
 mod accumulate;
 #[cfg(target_arch = "x86_64")]
-mod accumulate_avx2;
+mod ahead;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod block_avx2;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 #[cfg(target_arch = "x86_64")]
@@ -22,6 +24,12 @@ mod int8_avx2;
 mod load;
 #[cfg(target_arch = "x86_64")]
 mod scales;
+#[cfg(target_arch = "x86_64")]
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use super::accumulate::{self as portable_sums, TileWork};
 use super::isa::{Isa, Kind};
@@ -66,6 +74,9 @@ pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32])
         Kind::Avx2 if int8::takes(work) => unsafe { int8_avx2::task(work, first, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 if work.int8().is_none() => unsafe { wide::dots_avx2(work, first, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => unsafe { avx2::project_task(work, first, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
@@ -78,6 +89,9 @@ pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32])
         Kind::Avx512 | Kind::Avx512Vnni if dot::takes(work) => unsafe { dot::task(work, first, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni if work.int8().is_none() => unsafe { wide::dots_avx512(work, first, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::project_task(work, first, out) },
         _ => portable_dots::task(work, first, out),
     }
@@ -88,13 +102,13 @@ pub fn accumulate_tile(isa: Isa, work: &TileWork, chunk: &mut [f32]) {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { accumulate_avx2::tile(work, chunk) },
+        Kind::Avx2 => unsafe { wide::sums_avx2(work, chunk) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni if accumulate::takes(work) => unsafe { accumulate::tile(work, chunk) },
-        // SAFETY: as above; detection asks for AVX2 wherever it asks for AVX-512.
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { accumulate_avx2::tile(work, chunk) },
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { wide::sums_avx512(work, chunk) },
         _ => portable_sums::tile(work, chunk),
     }
 }

@@ -1,0 +1,42 @@
+//! Asking for codes before they are wanted, a block's lines at every block: asked for many lines at once, the processor
+//! waits for places to keep the requests in.
+
+use super::load::prefetch;
+use crate::quant::{Record, Rows};
+use crate::types::{Level, Plane};
+
+/// How far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
+pub type Far = [usize; 3];
+
+/// The same blocks `records` on.
+pub fn records(rows: &Rows, records: usize) -> Far {
+    std::array::from_fn(|plane| rows.columns.get(plane).map_or(0, |column| records * column.stride))
+}
+
+/// Blocks of the same record `blocks` on.
+pub fn blocks(blocks: usize) -> Far {
+    Plane::ALL.map(|plane| blocks * plane.block_bytes())
+}
+
+/// From `near` to before it by `back`.
+pub fn less(near: Far, back: Far) -> Far {
+    std::array::from_fn(|plane| near[plane].wrapping_sub(back[plane]))
+}
+
+/// Asks for the lines of the block that lies `far` behind block `block`.
+#[inline(always)]
+pub fn ahead(level: Level, record: &Record, block: usize, far: Far) {
+    const LINE: usize = 64;
+    for plane in level.planes() {
+        let bytes = plane.block_bytes();
+        if (block * bytes).is_multiple_of(LINE) {
+            prefetch(record.codes[*plane as usize], (block * bytes).wrapping_add(far[*plane as usize]));
+        }
+    }
+}
+
+/// Asks for the scales of the sixteen blocks from `block` on, of the record `far` behind: a line, or parts of two.
+#[inline(always)]
+pub fn scales(rows: &Rows, record: &Record, block: usize, far: Far) {
+    prefetch(record.scales, block * rows.coding.form.scale_bytes() + far[0]);
+}
