@@ -93,7 +93,7 @@ fn pass<'a>(isa: Isa, pool: &'a ThreadPool, words: &'a [u64]) -> Row<'a> {
 }
 
 fn arithmetic(isa: Isa, pool: &ThreadPool) -> Row<'_> {
-    const ROUNDS: usize = 3_000_000;
+    const ROUNDS: usize = 1_000_000;
     let amount = pool.current_num_threads() * ROUNDS * peak::ROUND;
     let run = move || {
         pool.broadcast(|_| peak::multiply_add(isa, ROUNDS));

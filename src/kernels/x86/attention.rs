@@ -5,9 +5,9 @@ use super::super::attention::{self as portable, Tile};
 use super::super::isa::{Isa, Kind};
 use super::super::widen::widened;
 #[cfg(target_arch = "x86_64")]
-use super::heads;
-#[cfg(target_arch = "x86_64")]
 use super::load::{bytes32, prefetch, store8};
+#[cfg(target_arch = "x86_64")]
+use super::{heads, heads_avx2};
 use crate::types::KvRows;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -17,7 +17,7 @@ mod avx2 {
     use super::*;
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-        portable::score(tile, wide(tile, k, then, scratch));
+        heads_avx2::score(tile, wide(tile, k, then, scratch));
     }
     #[target_feature(enable = "avx2,fma")]
     pub fn soften(tile: &mut Tile) {

@@ -55,6 +55,14 @@ pub fn store8(to: &mut [f32; 8], from: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), from) }
 }
 
+/// Writes 4 floats.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store4(to: &mut [f32; 4], from: __m128) {
+    // SAFETY: a unique reference to as many bytes as are written.
+    unsafe { _mm_storeu_ps(to.as_mut_ptr(), from) }
+}
+
 /// Asks for the cache line `ahead` bytes behind the start of `at`; beyond our memory nothing happens.
 #[inline(always)]
 pub fn prefetch(at: &[u8], ahead: usize) {

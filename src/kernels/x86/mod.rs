@@ -17,6 +17,8 @@ mod dot;
 #[cfg(target_arch = "x86_64")]
 mod heads;
 #[cfg(target_arch = "x86_64")]
+mod heads_avx2;
+#[cfg(target_arch = "x86_64")]
 mod int8;
 #[cfg(target_arch = "x86_64")]
 mod int8_avx2;
@@ -39,7 +41,7 @@ use super::{peak, stream};
 use crate::quant::Int8;
 
 macro_rules! widened {
-    ($module:ident, $features:literal) => {
+    ($module:ident, $features:literal, $chains:literal) => {
         #[cfg(target_arch = "x86_64")]
         mod $module {
             use super::*;
@@ -57,14 +59,14 @@ macro_rules! widened {
             }
             #[target_feature(enable = $features)]
             pub fn multiply_add(rounds: usize) -> [f32; LANES] {
-                peak::chains(rounds)
+                peak::chains::<$chains>(rounds)
             }
         }
     };
 }
 
-widened!(avx2, "avx2,fma");
-widened!(avx512, "avx2,avx512f,avx512bw,avx512vl");
+widened!(avx2, "avx2,fma", 6);
+widened!(avx512, "avx2,avx512f,avx512bw,avx512vl", 10);
 
 /// Records `first..` of a projection on `isa`; `out` is `[records][N]`.
 pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32]) {
@@ -139,7 +141,7 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
     }
 }
 
-/// Multiply-adds alone on `isa`.
+/// Rounds of multiply-adds alone on `isa`; each is [`peak::CHAINS`] of sixteen, whatever the registers take.
 pub fn multiply_add(isa: Isa, rounds: usize) -> [f32; LANES] {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
@@ -148,6 +150,6 @@ pub fn multiply_add(isa: Isa, rounds: usize) -> [f32; LANES] {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::multiply_add(rounds) },
-        _ => peak::chains(rounds),
+        _ => peak::chains::<6>(rounds),
     }
 }
