@@ -9,7 +9,7 @@ use crate::types::KvRows;
 use std::arch::x86_64::*;
 
 /// Query rows up to which rows are taken as they lie in memory: half precision is widened at every use.
-const FEW: usize = 4;
+const FEW: usize = 8;
 
 /// See [`super::super::attention::score`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
