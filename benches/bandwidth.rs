@@ -1,10 +1,11 @@
-//! The plane kernels in GB/s of stored bytes (1e9), beside a plain pass over memory in the same rounds: medians of
-//! interleaved samples from sets that no cache holds, d = 4096, one and two threads, and the share of the pass that each
-//! kernel reaches. `cargo bench --bench bandwidth [-- --quick] [PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
+//! The plane kernels in GB/s of stored bytes (1e9) and in multiply-adds, beside a plain pass over memory in the same
+//! rounds: medians of interleaved samples from sets that no cache holds, d = 4096, one and two threads, and the share of
+//! the pass that each kernel reaches. `cargo bench --bench bandwidth [-- --quick] [PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use m2cache_rs::config::{Coding, Form};
 use m2cache_rs::kernels::accumulate::Accumulator;
+use m2cache_rs::kernels::panel::Panel;
 use m2cache_rs::kernels::project::{Inputs, project};
 use m2cache_rs::kernels::{Isa, stream};
 use m2cache_rs::mem::{Arena, ReadLease, SlotId};
@@ -31,6 +32,8 @@ struct Weights {
 struct Row<'a> {
     name: String,
     bytes: usize,
+    /// Multiply-adds of a part.
+    products: usize,
     parts: usize,
     run: Box<dyn FnMut(usize) + Send + 'a>,
 }
@@ -79,12 +82,10 @@ fn rows<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Vec<Row<'a>
     let mut all = vec![pass(isa, weights, pool)];
     for level in [Level::L4, Level::L8, Level::L16] {
         for count in [1, 8, 32, 256] {
-            let rows = weights.rows(level);
-            if level != Level::L16 {
-                all.push(dots(isa, rows.clone(), pool, count, true));
+            for int8 in [true, false].into_iter().skip(usize::from(level == Level::L16)) {
+                all.push(dots(isa, weights.rows(level), pool, count, int8));
+                all.push(sums(isa, weights.rows(level), pool, count, int8));
             }
-            all.push(dots(isa, rows.clone(), pool, count, false));
-            all.push(sums(isa, rows, pool, count));
         }
     }
     all
@@ -97,7 +98,7 @@ fn pass<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Row<'a> {
         let words = &words[part * bytes / 8..][..bytes / 8];
         black_box(pool.install(|| stream::read(isa, words)));
     };
-    Row { name: "read".into(), bytes, parts: 8 * words.len() / bytes, run: Box::new(run) }
+    Row { name: "read".into(), bytes, products: 0, parts: 8 * words.len() / bytes, run: Box::new(run) }
 }
 
 /// A row that works through the chunks of every part.
@@ -110,26 +111,30 @@ fn row<'a>(
 ) -> Row<'a> {
     let name = format!("{name} level {} N {count}", rows.level.bits());
     let (bytes, parts) = (PART * record_bytes(&rows.coding, rows.level), rows.count / PART);
+    // Many columns take long enough with a single chunk.
+    let records = if count > 32 { CHUNK } else { PART };
+    let bytes = bytes / (PART / records);
     let run = move |part: usize| {
-        let first = (part * PART..(part + 1) * PART).step_by(CHUNK);
+        let first = (part * PART..part * PART + records).step_by(CHUNK);
         pool.install(|| first.for_each(|first| chunk(&rows.slice(first, first + CHUNK))));
     };
-    Row { name, bytes, parts, run: Box::new(run) }
+    Row { name, bytes, products: records * WIDTH * count, parts, run: Box::new(run) }
 }
 
 fn dots<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
     let x: Vec<f32> = (0..count * WIDTH).map(|i| (i as f32 * 0.7).sin()).collect();
     let inputs = Inputs::new(isa, &x, WIDTH, int8);
-    let mut out = vec![0.0; CHUNK * count];
+    let mut out = Panel::new(CHUNK, count);
     row(if int8 { "dot int8" } else { "dot f32" }, pool, rows, count, move |rows| {
         project(isa, rows, &inputs, black_box(&mut out));
     })
 }
 
-fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize) -> Row<'a> {
+fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
     let factors: Vec<f32> = (0..count * CHUNK).map(|i| (i as f32 * 0.3).sin()).collect();
-    let mut sum = Accumulator::new(count, WIDTH, None);
-    row("accumulate", pool, rows, count, move |rows| {
+    let factors = Panel::of_rows(&factors, CHUNK, 0..CHUNK);
+    let mut sum = Accumulator::new(count, WIDTH, None, int8);
+    row(if int8 { "sum int8" } else { "sum f32" }, pool, rows, count, move |rows| {
         sum.add(isa, rows, &factors);
         sum.close_chunk();
     })
@@ -162,9 +167,10 @@ fn main() {
         let rates = medians(&mut rows, samples);
         for (row, rate) in rows.iter().zip(&rates) {
             println!(
-                "{threads} threads  {:28} {rate:6.1} GB/s  {:3.0} % of reading",
+                "{threads} threads  {:24} {rate:6.1} GB/s  {:3.0} % of reading  {:6.1} G multiply-adds/s",
                 row.name,
-                100.0 * rate / rates[0]
+                100.0 * rate / rates[0],
+                rate * row.products as f64 / row.bytes as f64,
             );
         }
     }

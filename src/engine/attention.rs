@@ -1,10 +1,11 @@
 //! The attention branch over a range of KV-head groups (`o`'s chunks; docs/design.md, 5b).
 
-use super::{Branch, Engine, add_bias, check_chunks, transposed};
+use super::{Act, Branch, Engine, check_chunks};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::Accumulator;
 pub use crate::kernels::attention::Tokens;
 use crate::kernels::attention::{Heads, attend};
+use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
 use crate::kernels::rope::Rotation;
 use crate::kv::{HeadView, KvCache, SequenceId};
@@ -85,16 +86,17 @@ impl Engine {
     fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
         let mut out = vec![0.0; rows.len() * inputs.count];
-        let mut rest = out.as_mut_slice();
         for (first, count, cut) in steps(&rows, arch.records(matrix)) {
             let leased = weights.lease(Some(layer), &[matrix], options.levels.attn, first, count)?;
             let part = leased.rows(matrix)?.slice(cut.start, cut.end);
-            let (now, later) = rest.split_at_mut(cut.len() * inputs.count);
-            pool.install(|| project(*isa, &part, inputs, now));
-            rest = later;
+            let mut panel = Panel::new(part.count, inputs.count);
+            pool.install(|| project(*isa, &part, inputs, &mut panel));
+            if let Some(bias) = layers[layer].bias(matrix) {
+                panel.add_bias(&bias[first + cut.start..first + cut.end]);
+            }
+            panel.put_rows(&mut out, rows.len(), first + cut.start - rows.start);
         }
-        add_bias(&mut out, layers[layer].bias(matrix), rows.start, inputs.count);
-        Ok(transposed(&out, inputs.count))
+        Ok(out)
     }
 
     /// The output projection of mixed values `[N, range * group * head_dim]`: a chunk per KV-head group.
@@ -109,16 +111,15 @@ impl Engine {
         let chunk = self.group() * self.arch.head_dim;
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
         let rows = range.start * chunk..range.end * chunk;
-        let factors = transposed(mixed, rows.len());
-        let mut sum = Accumulator::new(count, arch.hidden, layers[layer].bias(Matrix::O));
+        let mut sum = Accumulator::new(count, arch.hidden, layers[layer].bias(Matrix::O), options.act == Act::Int8);
         let mut partials = Vec::new();
         for (first, records, cut) in steps(&rows, arch.records(Matrix::O)) {
             let leased = weights.lease(Some(layer), &[Matrix::O], options.levels.attn, first, records)?;
             let part = leased.rows(Matrix::O)?;
             for piece in pieces(first + cut.start..first + cut.end, chunk) {
                 let slice = part.slice(piece.start - first, piece.end - first);
-                let at = piece.start - rows.start;
-                pool.install(|| sum.add(*isa, &slice, &factors[at * count..(at + piece.len()) * count]));
+                let factors = Panel::of_rows(mixed, rows.len(), piece.start - rows.start..piece.end - rows.start);
+                pool.install(|| sum.add(*isa, &slice, &factors));
                 match (piece.end.is_multiple_of(chunk), partial) {
                     (true, true) => partials.extend(sum.take_chunk()),
                     (true, false) => sum.close_chunk(),

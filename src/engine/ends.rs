@@ -1,7 +1,8 @@
 //! Where tokens become rows and rows become logits.
 
-use super::{Engine, transposed};
+use super::Engine;
 use crate::error::{Error, Result};
+use crate::kernels::panel::Panel;
 use crate::kernels::project::project;
 use crate::quant::values;
 use crate::types::{BLOCK, CHUNK, Matrix};
@@ -53,11 +54,14 @@ impl Engine {
         let inputs = self.normed(x, &self.norm_final, level);
         let Engine { arch, isa, pool, weights, .. } = self;
         let mut out = vec![0.0; arch.vocab * count];
-        for (chunk, part) in out.chunks_mut(CHUNK * count).enumerate() {
-            let leased = weights.lease(None, &[arch.head_matrix()], level, chunk * CHUNK, part.len() / count)?;
+        for first in (0..arch.vocab).step_by(CHUNK) {
+            let records = CHUNK.min(arch.vocab - first);
+            let leased = weights.lease(None, &[arch.head_matrix()], level, first, records)?;
             let rows = leased.rows(arch.head_matrix())?;
-            pool.install(|| project(*isa, &rows, &inputs, part));
+            let mut panel = Panel::new(records, count);
+            pool.install(|| project(*isa, &rows, &inputs, &mut panel));
+            panel.put_rows(&mut out, arch.vocab, first);
         }
-        Ok(if count == 1 { out } else { transposed(&out, count) })
+        Ok(out)
     }
 }

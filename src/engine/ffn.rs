@@ -1,10 +1,11 @@
 //! The feed-forward branch: chunk by chunk, so that any cache that holds one chunk is enough.
 
-use super::{Branch, Engine, add_bias, check_chunks};
+use super::{Act, Branch, Engine, check_chunks};
 use crate::error::Result;
 use crate::kernels::Isa;
 use crate::kernels::accumulate::Accumulator;
 use crate::kernels::activation::{apply, combine};
+use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
 use crate::quant::Rows;
 use crate::types::{CHUNK, Matrix};
@@ -24,7 +25,8 @@ impl Engine {
         let level = self.options.levels.ffn;
         let vectors = self.layer(layer)?;
         let inputs = self.normed(x, &vectors.norm_ffn, level);
-        let mut sum = Accumulator::new(count, self.arch.hidden, vectors.bias(Matrix::Down));
+        let mut sum =
+            Accumulator::new(count, self.arch.hidden, vectors.bias(Matrix::Down), self.options.act == Act::Int8);
         let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
         let mut partials = Vec::new();
         for chunk in range {
@@ -43,18 +45,19 @@ impl Engine {
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
         let leased = weights.lease(Some(layer), arch.ffn_matrices(), options.levels.ffn, first, records)?;
         let (isa, vectors) = (*isa, &layers[layer]);
-        let biased = |matrix: Matrix| -> Result<Vec<f32>> {
-            let rows = leased.rows(matrix)?;
-            let mut out = projected(isa, &rows, inputs);
-            add_bias(&mut out, vectors.bias(matrix), first, inputs.count);
+        let biased = |matrix: Matrix| -> Result<Panel> {
+            let mut out = projected(isa, &leased.rows(matrix)?, inputs);
+            if let Some(bias) = vectors.bias(matrix) {
+                out.add_bias(&bias[first..first + records]);
+            }
             Ok(out)
         };
         // One hand-over to the pool for the chunk: each costs ten microseconds, a third of what a chunk takes.
         pool.install(|| {
             let mut h = biased(if arch.gated { Matrix::Gate } else { Matrix::Up })?;
             match arch.gated {
-                true => combine(arch.activation, &mut h, &biased(Matrix::Up)?),
-                false => apply(arch.activation, &mut h),
+                true => combine(isa, arch.activation, h.values_mut(), biased(Matrix::Up)?.values_mut()),
+                false => apply(isa, arch.activation, h.values_mut()),
             }
             sum.add(isa, &leased.rows(Matrix::Down)?, &h);
             Ok(())
@@ -62,9 +65,8 @@ impl Engine {
     }
 }
 
-/// `[records][N]`.
-fn projected(isa: Isa, rows: &Rows, inputs: &Inputs) -> Vec<f32> {
-    let mut out = vec![0.0; rows.count * inputs.count];
+fn projected(isa: Isa, rows: &Rows, inputs: &Inputs) -> Panel {
+    let mut out = Panel::new(rows.count, inputs.count);
     project(isa, rows, inputs, &mut out);
     out
 }

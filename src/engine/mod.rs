@@ -221,23 +221,3 @@ fn check_chunks(chunks: Option<Range<usize>>, count: usize, what: &str) -> Resul
         false => Err(Error::usage(format!("{what} {}..{} of {count}", range.start, range.end))),
     }
 }
-
-/// Adds a bias to projections `[records][N]`.
-fn add_bias(out: &mut [f32], bias: Option<&[f32]>, first: usize, count: usize) {
-    let Some(bias) = bias else { return };
-    for (row, bias) in out.chunks_exact_mut(count).zip(&bias[first..]) {
-        row.iter_mut().for_each(|y| *y += bias);
-    }
-}
-
-/// `[rows][columns]` to `[columns][rows]`.
-fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
-    let rows = x.len() / columns;
-    let mut out = vec![0.0; x.len()];
-    for (r, row) in x.chunks_exact(columns).enumerate() {
-        for (c, value) in row.iter().enumerate() {
-            out[c * rows + r] = *value;
-        }
-    }
-    out
-}

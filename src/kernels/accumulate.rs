@@ -1,13 +1,17 @@
 //! Accumulations of records: o and down, `y[n] += h[n][j] * record_j`.
 //!
-//! **Order.** Records are summed by rising id into their chunk's own f32 vector; closed chunks are added to the result by
-//! rising chunk (docs/design.md, 6). Work is cut along the model dimension, where elements do not meet, so threads
-//! change no bit.
+//! **Order.** In f32 records are summed by rising id into their chunk's own vector. With int8 activations, at levels 4 and
+//! 8, a call adds its records (at most 256) as exact integers times one scale a group ([`super::exact`]). Closed chunks
+//! are added to the result by rising chunk (docs/design.md, 6). Work is cut along the model dimension, where elements do
+//! not meet, so threads change no bit.
 
+use super::exact::ExactWork;
+use super::factors::Factors;
 use super::lanes::axpy;
+use super::panel::Panel;
 use super::{Isa, x86};
 use crate::quant::{Rows, values};
-use crate::types::BLOCK;
+use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
 /// Tiles along the model dimension for each thread: more than one, so that a thread that was held up is helped.
@@ -18,6 +22,8 @@ const TILES: usize = 2;
 pub struct Accumulator {
     count: usize,
     width: usize,
+    /// Whether levels 4 and 8 are summed in integers.
+    int8: bool,
     /// The open chunk.
     chunk: Vec<f32>,
     /// Closed chunks, folded.
@@ -36,28 +42,45 @@ pub struct TileWork<'a> {
 }
 
 impl Accumulator {
-    /// Rows of `width` elements that begin at zero, or at `start` (a bias) each.
-    pub fn new(count: usize, width: usize, start: Option<&[f32]>) -> Accumulator {
+    /// Rows of `width` elements that begin at zero, or at `start` (a bias) each; `int8` sums levels 4 and 8 in integers.
+    pub fn new(count: usize, width: usize, start: Option<&[f32]>, int8: bool) -> Accumulator {
         let mut sum = vec![0.0; width.div_ceil(BLOCK) * count * BLOCK];
         if let Some(start) = start {
             for (rows, part) in sum.chunks_exact_mut(count * BLOCK).zip(start.chunks(BLOCK)) {
                 rows.chunks_exact_mut(BLOCK).for_each(|row| row[..part.len()].copy_from_slice(part));
             }
         }
-        Accumulator { count, width, chunk: vec![0.0; sum.len()], sum }
+        Accumulator { count, width, int8, chunk: vec![0.0; sum.len()], sum }
     }
 
     /// Adds `factors[j][n] * rows[j]` to the open chunk, on the current rayon pool.
     ///
     /// # Panics
-    /// If `factors` is not `[records][N]`.
-    pub fn add(&mut self, isa: Isa, rows: &Rows, factors: &[f32]) {
-        let count = self.count;
-        assert_eq!(factors.len(), rows.count * count, "factors that do not fit rows and outputs");
-        let blocks = rows.blocks().div_ceil(TILES * rayon::current_num_threads());
-        self.chunk.par_chunks_mut(blocks * count * BLOCK).enumerate().for_each(|(tile, chunk)| {
-            x86::accumulate_tile(isa, &TileWork { rows, factors, count, first: tile * blocks }, chunk);
-        });
+    /// If `factors` is not for these rows and columns, or for more than 256 records.
+    pub fn add(&mut self, isa: Isa, rows: &Rows, factors: &Panel) {
+        let fits = factors.records() == rows.count && factors.count() == self.count;
+        assert!(fits, "factors that do not fit rows and outputs");
+        match self.int8 && rows.level != Level::L16 {
+            true => {
+                let factors = &Factors::new(factors);
+                self.tiles(rows.blocks(), |first, chunk| {
+                    x86::accumulate_exact(isa, &ExactWork { rows, factors, first }, chunk);
+                });
+            }
+            false => {
+                let (count, factors) = (self.count, &by_record(factors));
+                self.tiles(rows.blocks(), |first, chunk| {
+                    x86::accumulate_tile(isa, &TileWork { rows, factors, count, first }, chunk);
+                });
+            }
+        }
+    }
+
+    /// Runs `add` for tiles of the open chunk, with their first block.
+    fn tiles(&mut self, blocks: usize, add: impl Fn(usize, &mut [f32]) + Sync) {
+        let blocks = blocks.div_ceil(TILES * rayon::current_num_threads());
+        let size = blocks * self.count * BLOCK;
+        self.chunk.par_chunks_mut(size).enumerate().for_each(|(tile, chunk)| add(tile * blocks, chunk));
     }
 
     /// Folds the open chunk into the result and begins the next.
@@ -86,6 +109,15 @@ impl Accumulator {
         }
         out
     }
+}
+
+/// `[records][N]`.
+fn by_record(panel: &Panel) -> Vec<f32> {
+    let mut rows = vec![0.0; panel.records() * panel.count()];
+    for n in 0..panel.count() {
+        rows.iter_mut().skip(n).step_by(panel.count()).zip(panel.column(n)).for_each(|(to, from)| *to = from);
+    }
+    rows
 }
 
 /// All records into one tile's chunk, `[blocks][N][64]`.

@@ -1,31 +1,49 @@
 //! FFN activations by the float32 formulas of PyTorch and transformers.
 //!
-//! Exponentials come from `libm`, not from the system's mathematical library, so the bits are the same on every
-//! machine. A NaN stays a NaN in all of them.
+//! Exponentials are those of softmax ([`super::exp`]), tanh and erf come from `libm`, not from the system's mathematical
+//! library, so the bits are the same on every machine. A NaN stays a NaN in all of them.
 
-#![forbid(unsafe_code)]
-
+use super::exp::exp;
+use super::{Isa, x86};
 use crate::config::Activation;
+use rayon::prelude::*;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
-/// Replaces every element `x` by `activation(x)`.
-pub fn apply(activation: Activation, x: &mut [f32]) {
-    let act = function(activation);
-    x.iter_mut().for_each(|x| *x = act(*x));
+/// Numbers of a task: some microseconds.
+const TASK: usize = 4096;
+
+/// Replaces every element `x` by `activation(x)`, on the current rayon pool.
+pub fn apply(isa: Isa, activation: Activation, x: &mut [f32]) {
+    x.par_chunks_mut(TASK).for_each(|x| x86::activate(isa, activation, x));
 }
 
-/// The gated combination of an FFN: `gate[i] = activation(gate[i]) * up[i]`.
+/// The gated combination of an FFN: `gate[i] = activation(gate[i]) * up[i]`, on the current rayon pool.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn combine(activation: Activation, gate: &mut [f32], up: &[f32]) {
+pub fn combine(isa: Isa, activation: Activation, gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "gate and up of different lengths");
-    let act = function(activation);
-    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = act(*gate) * up);
+    gate.par_chunks_mut(TASK).zip(up.par_chunks(TASK)).for_each(|(gate, up)| {
+        x86::activate(isa, activation, gate);
+        gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
+    });
+}
+
+/// The portable body: a loop of its own for each function, so that it can fill registers.
+#[inline(always)]
+pub(super) fn activate(activation: Activation, x: &mut [f32]) {
+    match activation {
+        Activation::Silu => x.iter_mut().for_each(|x| *x = silu(*x)),
+        Activation::QuickGelu => x.iter_mut().for_each(|x| *x = quick_gelu(*x)),
+        other => {
+            let act = function(other);
+            x.iter_mut().for_each(|x| *x = act(*x));
+        }
+    }
 }
 
 /// The scalar function of an activation.
-pub fn function(activation: Activation) -> fn(f32) -> f32 {
+fn function(activation: Activation) -> fn(f32) -> f32 {
     match activation {
         Activation::Silu => silu,
         Activation::Relu => relu,
@@ -38,8 +56,9 @@ pub fn function(activation: Activation) -> fn(f32) -> f32 {
 }
 
 /// `x * sigmoid(x)`, as PyTorch rounds it: one quotient.
+#[inline(always)]
 fn silu(x: f32) -> f32 {
-    x / (1.0 + libm::expf(-x))
+    x / (1.0 + exp(-x))
 }
 
 // Not `f32::max`, which would turn a NaN into 0 and hide it.
@@ -68,8 +87,9 @@ fn gelu_tanh(x: f32) -> f32 {
 }
 
 /// The sigmoid approximation of the same section: `x * sigmoid(1.702 x)`, the sigmoid rounded first.
+#[inline(always)]
 fn quick_gelu(x: f32) -> f32 {
-    x * (1.0 / (1.0 + libm::expf(-1.702 * x)))
+    x * (1.0 / (1.0 + exp(-1.702 * x)))
 }
 
 #[cfg(test)]
@@ -121,8 +141,8 @@ mod tests {
             let (gate, up): (Vec<f32>, Vec<f32>) = row.into_iter().unzip();
             for activation in ALL {
                 let (mut both, mut one) = (gate.clone(), gate.clone());
-                combine(activation, &mut both, &up);
-                apply(activation, &mut one);
+                combine(Isa::detect(), activation, &mut both, &up);
+                apply(Isa::PORTABLE, activation, &mut one);
                 one.iter_mut().zip(&up).for_each(|(h, u)| *h *= u);
                 prop_assert_eq!(&both, &one);
             }

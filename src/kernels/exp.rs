@@ -1,22 +1,25 @@
-//! The exponential of softmax: no branches, so that a loop over it fills registers of any width, and fused multiply-adds
-//! where it says so, so that it gives the same bits in all of them.
+//! The exponential of softmax and sigmoids: no branches, so that a loop over it fills registers of any width, and fused
+//! multiply-adds where it says so, so that it gives the same bits in all of them.
 
 #![forbid(unsafe_code)]
 
 /// Below this, e^x is less than half of the least f32.
 const LEAST: f32 = -104.0;
+/// From here on, e^x is beyond f32: 2^128 and more.
+const MOST: f32 = 89.0;
 /// 1.5 * 2^23: adding it rounds to a whole number, which the lowest bits then hold.
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
-/// e^x for x <= 0 (or NaN), within 1.5 units in the last place; 0 for what f32 cannot hold.
+/// e^x within 1.5 units in the last place; 0 or infinity for what f32 cannot hold.
 ///
 /// e^x = 2^n e^r with |r| <= ln 2 / 2, and e^r by its Taylor series to r^7 (the rest is below 2^-27).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = if x < LEAST { LEAST } else { x };
+    let x = if x > MOST { MOST } else { x };
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
@@ -43,7 +46,7 @@ mod tests {
     #[test]
     fn near_the_exact_value_everywhere() {
         let mut worst = 0.0f64;
-        for bits in (0x8000_0000u32..0xff80_0000).step_by(1009) {
+        for bits in (0x8000_0000u32..0xff80_0000).step_by(1009).chain((0..0x42b1_7218).step_by(1009)) {
             let x = f32::from_bits(bits);
             let exact = f64::from(x).exp();
             let unit = f64::from((exact as f32).max(f32::MIN_POSITIVE)) * f64::from(f32::EPSILON);
@@ -56,6 +59,7 @@ mod tests {
     fn the_ends_are_exact() {
         assert_eq!((exp(0.0), exp(-0.0), exp(f32::NEG_INFINITY), exp(f32::MIN)), (1.0, 1.0, 0.0, 0.0));
         assert!(exp(f32::NAN).is_nan());
+        assert_eq!((exp(88.8), exp(1e9), exp(f32::INFINITY)), (f32::INFINITY, f32::INFINITY, f32::INFINITY));
         assert!(exp(-103.0) > 0.0);
     }
 }

@@ -4,12 +4,15 @@
 pub mod accumulate;
 pub mod activation;
 pub mod attention;
+mod exact;
 mod exp;
+mod factors;
 mod isa;
 pub mod lanes;
 pub mod norm;
 #[cfg(test)]
 mod oracle_tests;
+pub mod panel;
 pub mod peak;
 pub mod project;
 pub mod rope;

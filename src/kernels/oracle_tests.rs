@@ -4,9 +4,10 @@
 
 use super::Isa;
 use super::accumulate::Accumulator;
+use super::panel::Panel;
 use super::project::{Inputs, project};
 use crate::config::{Coding, Form};
-use crate::quant::{Column, Rows};
+use crate::quant::{Column, Int8, Rows};
 use crate::types::{Level, Plane};
 use half::f16;
 use proptest::prelude::*;
@@ -49,7 +50,7 @@ fn cases() -> impl Strategy<Value = Case> {
     });
     let level = prop_oneof![Just(Level::L4), Just(Level::L8), Just(Level::L16)];
     let width = prop_oneof![2 => 1usize..200, 2 => 900usize..1200, 1 => 1usize..2600];
-    let records = prop_oneof![4 => 0usize..22, 1 => 22usize..70];
+    let records = prop_oneof![4 => 0usize..22, 1 => 22usize..70, 1 => Just(256usize)];
     let count = prop_oneof![3 => 1usize..4, 1 => 1usize..34];
     let around = (prop_oneof![Just(0usize), 1usize..200], prop_oneof![Just(0usize), 1usize..200]);
     (coding, level, width, records, count, around, any::<u64>(), prop::bool::weighted(0.2)).prop_map(
@@ -143,16 +144,17 @@ impl Case {
 
     fn dots(&self, isa: Isa, rows: &Rows, int8: bool) -> Vec<u32> {
         let inputs = Inputs::new(isa, &self.numbers(self.count * self.width), self.width, int8);
-        let mut out = vec![0.0; self.records * self.count];
+        let mut out = Panel::new(self.records, self.count);
         POOL.install(|| project(isa, rows, &inputs, &mut out));
-        bits(out)
+        bits((0..self.count).flat_map(|n| out.column(n)).collect())
     }
 
     /// Two chunks, so that sums that begin at something are met as well.
-    fn sums(&self, isa: Isa, rows: &Rows) -> Vec<u32> {
-        let factors = self.numbers(self.records * self.count);
+    fn sums(&self, isa: Isa, rows: &Rows, int8: bool) -> Vec<u32> {
+        let factors = self.numbers(self.records.max(1) * self.count);
+        let factors = Panel::of_rows(&factors, self.records.max(1), 0..self.records);
         let start = self.numbers(self.width);
-        let mut sum = Accumulator::new(self.count, self.width, Some(&start));
+        let mut sum = Accumulator::new(self.count, self.width, Some(&start), int8);
         for _ in 0..2 {
             POOL.install(|| sum.add(isa, rows, &factors));
             POOL.install(|| sum.add(isa, rows, &factors));
@@ -179,12 +181,12 @@ proptest! {
     }
 
     #[test]
-    fn accumulations_are_the_portable_ones(case in cases()) {
+    fn accumulations_are_the_portable_ones(case in cases(), int8 in any::<bool>()) {
         let planes = case.planes();
         let rows = case.rows(&planes);
-        let want = case.sums(Isa::PORTABLE, &rows);
+        let want = case.sums(Isa::PORTABLE, &rows, int8);
         for isa in SETS.iter() {
-            prop_assert_eq!(&case.sums(*isa, &rows), &want, "{}", isa.name());
+            prop_assert_eq!(&case.sums(*isa, &rows, int8), &want, "{}", isa.name());
         }
     }
 
@@ -194,20 +196,24 @@ proptest! {
         let want = super::x86::quantise(Isa::PORTABLE, &x, case.width.div_ceil(64));
         for isa in SETS.iter() {
             let have = super::x86::quantise(*isa, &x, case.width.div_ceil(64));
-            prop_assert_eq!((&have.codes, &have.sums), (&want.codes, &want.sums), "{}", isa.name());
-            prop_assert_eq!(bits(have.scales.concat()), bits(want.scales.concat()), "{}", isa.name());
+            prop_assert_eq!(&have.codes, &want.codes, "{}", isa.name());
+            let numbers = |x: &Int8| bits([x.scales.concat(), x.sums.concat()].concat());
+            prop_assert_eq!(numbers(&have), numbers(&want), "{}", isa.name());
         }
     }
 }
 
-/// The largest dots of codes and activations there are: every byte product saturates what is too narrow for it.
+/// The largest codes, activations and factors there are: every product saturates what is too narrow for it.
 #[test]
 fn the_largest_codes_overflow_nothing() {
-    for (form, level) in
-        [Form::Affine, Form::Symmetric].into_iter().zip([Level::L4, Level::L8]).chain([(Form::Affine, Level::L8)])
-    {
+    for (form, level, count) in [
+        (Form::Affine, Level::L4, 1),
+        (Form::Symmetric, Level::L8, 2),
+        (Form::Affine, Level::L8, 1),
+        (Form::Affine, Level::L8, 9),
+    ] {
         let coding = Coding { form, group: 64, cells: [1, 1, 1] };
-        let (width, records, count) = (1100, 3, 2);
+        let (width, records) = (1100, 256);
         let case = Case { coding, level, width, records, count, around: (0, 0), seed: 0, damaged: false };
         let mut planes: Vec<Vec<u8>> = level.planes().iter().map(|p| vec![0xff; records * case.stride(*p)]).collect();
         let scales = coding.scale_bytes(width);
@@ -218,12 +224,24 @@ fn the_largest_codes_overflow_nothing() {
         let rows = case.rows(&planes);
         let x: Vec<f32> = (0..count * width).map(|i| if i % 64 < 60 { -1.0 } else { 1.0 }).collect();
         let dots = |isa: Isa| {
-            let mut out = vec![0.0; records * count];
+            let mut out = Panel::new(records, count);
             POOL.install(|| project(isa, &rows, &Inputs::new(isa, &x, width, true), &mut out));
-            bits(out)
+            out
         };
+        let sums = |isa: Isa| {
+            let mut sum = Accumulator::new(count, width, None, true);
+            let factors = Panel::of_rows(&vec![-1.0; records * count], records, 0..records);
+            POOL.install(|| sum.add(isa, &rows, &factors));
+            sum.close_chunk();
+            sum.finish()
+        };
+        // Every weight is lo + (code + 1/2) * cell with code 2^bits - 1.
+        let largest = if form == Form::Affine { 2.0 } else { 1.0 }
+            - 0.5f32.powi(level.bits() as i32 + i32::from(form == Form::Affine));
         for isa in SETS.iter() {
             assert_eq!(dots(*isa), dots(Isa::PORTABLE), "{}", isa.name());
+            assert_eq!(sums(*isa), sums(Isa::PORTABLE), "{}", isa.name());
+            assert!(sums(*isa).iter().all(|sum| (sum / (-256.0 * largest) - 1.0).abs() < 1e-5), "{}", isa.name());
         }
     }
 }

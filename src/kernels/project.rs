@@ -1,13 +1,14 @@
 //! Dots of records with activations: q, k, v, gate, up, head. Each weight is decoded once for all N columns.
 //!
 //! **Order.** In f32: the order of [`super::lanes::dot`] over the zero-padded record. In int8: every group's dot is an
-//! exact integer, scaled by one product (affine: a second product and a sum); group g's term goes to lane g modulo 16,
-//! by rising g, and the lanes are folded by [`fold16`].
+//! exact integer. Group g adds to lane g modulo 16, by rising g, in two fused multiply-adds:
+//! `lane += cell * (dot * scale)`, then `lane += origin * (sum * scale)`. The lanes are folded by [`fold16`].
 
 use super::lanes::{LANES, fold16};
+use super::panel::Panel;
 use super::{Isa, x86};
-use crate::config::{Coding, Form};
-use crate::quant::{Int8, Record, Rows, Scale, codes_u8, scale, values};
+use crate::config::Coding;
+use crate::quant::{Cells, Eight, Int8, Record, Rows, cells, codes_u8, values};
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
@@ -23,14 +24,17 @@ pub struct Inputs {
     blocks: usize,
     /// The same, quantised, for levels 4 and 8.
     pub(super) int8: Option<Int8>,
+    /// The quantised ones by eights, where there are several.
+    pub(super) eights: Vec<Eight>,
 }
 
 impl Inputs {
     /// Pads rows of `width` values to whole blocks; `int8` quantises them as well.
     pub fn new(isa: Isa, rows: &[f32], width: usize, int8: bool) -> Inputs {
         let blocks = width.div_ceil(BLOCK);
-        let int8 = int8.then(|| x86::quantise(isa, &padded(rows, width), blocks));
-        Inputs { count: rows.len() / width, runs: in_runs(rows, width), blocks, int8 }
+        let (count, int8) = (rows.len() / width, int8.then(|| x86::quantise(isa, &padded(rows, width), blocks)));
+        let eights = int8.as_ref().filter(|_| count > 1).map_or(vec![], |x| x.by_eight(blocks));
+        Inputs { count, runs: in_runs(rows, width), blocks, int8, eights }
     }
 
     /// The blocks of the only column.
@@ -79,7 +83,7 @@ pub struct RowWork<'a> {
     pub(super) inputs: &'a Inputs,
     /// What a path decodes into.
     pub(super) weights: Vec<f32>,
-    /// `[16][N]`: as many records as a path takes at a time.
+    /// Sums in the making, as many as a path takes at a time.
     pub(super) lanes: Vec<[f32; LANES]>,
 }
 
@@ -89,20 +93,26 @@ pub(super) const RUN: usize = 16;
 /// Half a block.
 const HALF: usize = BLOCK / 2;
 
-/// Records of a task: enough to pay for its dispatch (37 KB at 4 bits and d = 4096), few enough to balance.
-pub(super) const TASK: usize = 16;
+/// Records of a task with one column: enough to pay for its dispatch (37 KB at 4 bits and d = 4096), few enough to
+/// balance.
+pub(super) const TASK: usize = LANES;
+
+/// Records of a task with several columns: two registers' worth for every pass over the activations.
+const WIDE_TASK: usize = 2 * LANES;
 
 /// `out[r][n] = rows[r] . inputs[n]`, on the current rayon pool. Level 16 is f32; levels 4 and 8 are int8 where the
 /// inputs were quantised, else f32 over the decoded weights.
 ///
 /// # Panics
-/// If `out` is not `[rows][N]`.
-pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut [f32]) {
-    assert_eq!(out.len(), rows.count * inputs.count, "outputs that do not fit rows and inputs");
-    let work = || RowWork { rows, inputs, weights: vec![], lanes: vec![[0.0; LANES]; TASK * inputs.count] };
-    out.par_chunks_mut(TASK * inputs.count.max(1))
+/// If `out` is not for these rows and inputs.
+pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut Panel) {
+    assert!(out.records() == rows.count && out.count() == inputs.count, "outputs that do not fit rows and inputs");
+    let work = || RowWork { rows, inputs, weights: vec![], lanes: vec![] };
+    let records = if inputs.count == 1 { TASK } else { WIDE_TASK };
+    out.tiles_mut()
+        .par_chunks_mut((records / LANES * inputs.count).max(1))
         .enumerate()
-        .for_each_init(work, |work, (task, out)| x86::project_task(isa, work, task * TASK, out));
+        .for_each_init(work, |work, (task, out)| x86::project_task(isa, work, task * records, out));
 }
 
 impl RowWork<'_> {
@@ -112,27 +122,37 @@ impl RowWork<'_> {
     }
 }
 
-/// Records `first..` against all inputs: `out` is `[records][N]`.
+/// The records from `first` on that fill a tile `[N][16]` of the output.
+pub(super) fn in_tile(rows: &Rows, first: usize) -> usize {
+    LANES.min(rows.count - first)
+}
+
+/// Records `first..` against all inputs: `out` is `[tiles][N][16]`.
 #[inline(always)]
-pub(super) fn task(work: &mut RowWork, first: usize, out: &mut [f32]) {
-    for (r, out) in out.chunks_exact_mut(work.inputs.count).enumerate() {
-        let record = work.rows.record(first + r);
-        match &work.inputs.int8 {
-            Some(int8) if work.rows.level != Level::L16 => row_int8(work.rows, &record, int8, &mut work.lanes, out),
-            _ => row_f32(work, &record, out),
+pub(super) fn task(work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
+    for (tile, out) in out.chunks_exact_mut(work.inputs.count).enumerate() {
+        let first = first + tile * LANES;
+        for r in 0..in_tile(work.rows, first) {
+            let record = work.rows.record(first + r);
+            match &work.inputs.int8 {
+                Some(int8) if work.rows.level != Level::L16 => {
+                    row_int8(work.rows, &record, int8, &mut work.lanes, r, out)
+                }
+                _ => row_f32(work, &record, r, out),
+            }
         }
     }
 }
 
 #[inline(always)]
-fn row_f32(work: &mut RowWork, record: &Record, out: &mut [f32]) {
+fn row_f32(work: &mut RowWork, record: &Record, r: usize, out: &mut [[f32; LANES]]) {
     let Rows { coding, level, .. } = work.rows;
     work.weights.resize(work.rows.blocks() * BLOCK, 0.0);
     for (block, weights) in work.weights.chunks_exact_mut(BLOCK).enumerate() {
         values(coding, *level, record, block, weights);
     }
     for (n, out) in out.iter_mut().enumerate() {
-        *out = dot(&work.weights, work.inputs, n);
+        out[r] = dot(&work.weights, work.inputs, n);
     }
 }
 
@@ -150,20 +170,21 @@ fn dot(weights: &[f32], inputs: &Inputs, n: usize) -> f32 {
 }
 
 #[inline(always)]
-fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], out: &mut [f32]) {
-    lanes.fill([0.0; LANES]);
+fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut Vec<[f32; LANES]>, r: usize, out: &mut [[f32; LANES]]) {
+    lanes.clear();
+    lanes.resize(out.len(), [0.0; LANES]);
     for block in 0..rows.blocks() {
         let codes = codes_u8(rows.level, record, block);
-        let scale = |half: usize| {
-            scale(&rows.coding, rows.level, record.scales, (block * BLOCK + half * HALF) / rows.coding.group)
+        let of_half = |half: usize| {
+            cells(&rows.coding, rows.level, record.scales, (block * BLOCK + half * HALF) / rows.coding.group)
         };
-        let scales = [scale(0), scale(1)];
-        for (n, lanes) in lanes[..out.len()].iter_mut().enumerate() {
-            add_block(&rows.coding, block, &scales, &codes, x, n, lanes);
+        let both = [of_half(0), of_half(1)];
+        for (n, lanes) in lanes.iter_mut().enumerate() {
+            add_block(&rows.coding, block, &both, &codes, x, n, lanes);
         }
     }
     for (out, lanes) in out.iter_mut().zip(lanes) {
-        *out = fold16(*lanes);
+        out[r] = fold16(*lanes);
     }
 }
 
@@ -172,7 +193,7 @@ fn row_int8(rows: &Rows, record: &Record, x: &Int8, lanes: &mut [[f32; LANES]], 
 fn add_block(
     coding: &Coding,
     block: usize,
-    scales: &[Scale; 2],
+    cells: &[Cells; 2],
     codes: &[[u8; HALF]; 2],
     x: &Int8,
     n: usize,
@@ -180,26 +201,23 @@ fn add_block(
 ) {
     let halves = [x.half(n, block, 0), x.half(n, block, 1)];
     let dots = [dot_u8(&codes[0], halves[0]), dot_u8(&codes[1], halves[1])];
-    let size = x.scale(n, block);
+    let scale = x.scale(n, block);
     if coding.group == BLOCK {
-        let sum = x.sum(n, block);
-        lanes[block % LANES] += term(coding.form, &scales[0], dots[0] + dots[1], sum, size);
+        add_term(&mut lanes[block % LANES], &cells[0], (dots[0] + dots[1]) as f32 * scale, x.sum(n, block));
         return;
     }
     for half in [0, 1] {
         let sum = halves[half].iter().map(|x| i32::from(*x)).sum::<i32>();
-        lanes[(2 * block + half) % LANES] += term(coding.form, &scales[half], dots[half], sum, size);
+        let lane = &mut lanes[(2 * block + half) % LANES];
+        add_term(lane, &cells[half], dots[half] as f32 * scale, sum as f32 * scale);
     }
 }
 
-/// What one group adds, from the exact dot of its codes and the exact sum of its activations.
+/// Adds one group, from the exact dot of its codes and the exact sum of its activations, both times their scale.
 #[inline(always)]
-fn term(form: Form, s: &Scale, dot: i32, sum: i32, size: f32) -> f32 {
-    let exact = (2 * dot + s.bias * sum) as f32;
-    match form {
-        Form::Symmetric => exact * (s.step * size),
-        Form::Affine => (exact * s.step + sum as f32 * s.lo) * size,
-    }
+fn add_term(lane: &mut f32, cells: &Cells, dot: f32, sum: f32) {
+    *lane = cells.width.mul_add(dot, *lane);
+    *lane = cells.origin.mul_add(sum, *lane);
 }
 
 /// Exact in i32: at most 32 * 255 * 127.

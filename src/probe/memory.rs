@@ -5,6 +5,7 @@ use super::scratch::Noise;
 use crate::config::{Coding, Form};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::Accumulator;
+use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
 use crate::kernels::{Isa, stream};
 use crate::mem::{Arena, ReadLease, SlotId};
@@ -113,12 +114,12 @@ impl Memory {
 
 fn dot(isa: Isa, level: Level) -> Box<dyn FnMut(&Rows) + Send> {
     let x: Vec<f32> = (0..WIDTH).map(|i| (i as f32).sin()).collect();
-    let (inputs, mut out) = (Inputs::new(isa, &x, WIDTH, level != Level::L16), vec![0.0; CHUNK]);
+    let (inputs, mut out) = (Inputs::new(isa, &x, WIDTH, level != Level::L16), Panel::new(CHUNK, 1));
     Box::new(move |rows| project(isa, rows, &inputs, black_box(&mut out)))
 }
 
 fn accumulate(isa: Isa) -> Box<dyn FnMut(&Rows) + Send> {
-    let (factors, mut sum) = (vec![0.5; CHUNK], Accumulator::new(1, WIDTH, None));
+    let (factors, mut sum) = (Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK), Accumulator::new(1, WIDTH, None, true));
     Box::new(move |rows| {
         sum.add(isa, rows, black_box(&factors));
         sum.close_chunk();

@@ -33,6 +33,22 @@ pub fn scale(coding: &Coding, level: Level, scales: &[u8], group: usize) -> Scal
     }
 }
 
+/// A group's cells at a level: code c stands for `origin + c * width`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cells {
+    /// Size of a cell.
+    pub width: f32,
+    /// What code 0 decodes to.
+    pub origin: f32,
+}
+
+/// The cells of group `group` of a record, for the integer kernels.
+#[inline(always)]
+pub fn cells(coding: &Coding, level: Level, scales: &[u8], group: usize) -> Cells {
+    let s = scale(coding, level, scales, group);
+    Cells { width: s.step + s.step, origin: s.lo + s.bias as f32 * s.step }
+}
+
 /// 2^-n, exactly.
 #[inline(always)]
 fn inverse_power(n: u32) -> f32 {

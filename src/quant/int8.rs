@@ -23,8 +23,8 @@ pub struct Int8 {
     pub codes: Vec<[[i8; BLOCK]; TILE]>,
     /// `[N][tiles]`.
     pub scales: Vec<[f32; TILE]>,
-    /// `[N][tiles]`: sums of the codes.
-    pub sums: Vec<[i32; TILE]>,
+    /// `[N][tiles]`: sums of the codes, times the scale.
+    pub sums: Vec<[f32; TILE]>,
 }
 
 impl Int8 {
@@ -36,7 +36,7 @@ impl Int8 {
         let tiles = blocks.div_ceil(TILE);
         let count = rows.len() / (blocks * BLOCK) * tiles;
         let (codes, scales) = (vec![[[0; BLOCK]; TILE]; count], vec![[0.0; TILE]; count]);
-        let mut x = Int8 { tiles, codes, scales, sums: vec![[0; TILE]; count] };
+        let mut x = Int8 { tiles, codes, scales, sums: vec![[0.0; TILE]; count] };
         for (n, row) in rows.chunks_exact(blocks * BLOCK).enumerate() {
             for (block, group) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                 x.put(n * tiles + block / TILE, block % TILE, group);
@@ -49,7 +49,7 @@ impl Int8 {
     fn put(&mut self, tile: usize, block: usize, group: &[f32; BLOCK]) {
         let (codes, scale) = quantise_group(group);
         self.scales[tile][block] = scale;
-        self.sums[tile][block] = codes.iter().map(|c| i32::from(*c)).sum();
+        self.sums[tile][block] = codes.iter().map(|c| i32::from(*c)).sum::<i32>() as f32 * scale;
         for half in [0, 1] {
             let to = &mut self.codes[tile][block / 2 * 2 + half][block % 2 * HALF..][..HALF];
             to.copy_from_slice(&codes[half * HALF..][..HALF]);
@@ -69,10 +69,44 @@ impl Int8 {
         self.scales[n * self.tiles + block / TILE][block % TILE]
     }
 
-    /// Sum of the codes of block `block` of row `n`.
+    /// Sum of the codes of block `block` of row `n`, times its scale.
     #[inline(always)]
-    pub fn sum(&self, n: usize, block: usize) -> i32 {
+    pub fn sum(&self, n: usize, block: usize) -> f32 {
         self.sums[n * self.tiles + block / TILE][block % TILE]
+    }
+}
+
+/// One block of eight rows, step by step: what a product of many columns reads in one go.
+#[derive(Clone, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Eight {
+    /// Step k holds codes 4 k.. of every row.
+    pub quads: [[[i8; 4]; 8]; BLOCK / 4],
+    /// Scales of the rows.
+    pub scales: [f32; 8],
+    /// Sums of the codes, times the scale.
+    pub sums: [f32; 8],
+}
+
+impl Int8 {
+    /// The rows by eights, `[N / 8][blocks]`, zeros where the last eight has no row.
+    pub fn by_eight(&self, blocks: usize) -> Vec<Eight> {
+        let count = self.codes.len() / self.tiles;
+        let rows = |part: usize| 8 * part..count.min(8 * part + 8);
+        let parts = (0..count.div_ceil(8)).flat_map(|part| (0..blocks).map(move |block| (part, block)));
+        parts.map(|(part, block)| self.eight(rows(part), block)).collect()
+    }
+
+    fn eight(&self, rows: std::ops::Range<usize>, block: usize) -> Eight {
+        let mut eight = Eight { quads: [[[0; 4]; 8]; BLOCK / 4], scales: [0.0; 8], sums: [0.0; 8] };
+        for (i, n) in rows.enumerate() {
+            (eight.scales[i], eight.sums[i]) = (self.scale(n, block), self.sum(n, block));
+            for half in [0, 1] {
+                let quads = eight.quads[half * HALF / 4..].iter_mut();
+                quads.zip(self.half(n, block, half).as_chunks().0).for_each(|(to, from)| to[i] = *from);
+            }
+        }
+        eight
     }
 }
 

@@ -9,7 +9,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Scale, codes_u8, codes_u16, scale, values};
+pub use decode::{Cells, Scale, cells, codes_u8, codes_u16, scale, values};
 pub use encode::{GroupError, encode_record};
-pub use int8::{Int8, TILE};
+pub use int8::{Eight, Int8, TILE};
 pub use record::{Column, Record, Rows};

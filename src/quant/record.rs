@@ -60,6 +60,22 @@ impl<'a> Rows<'a> {
         record
     }
 
+    /// The scales of record `r` of the run.
+    #[inline(always)]
+    pub fn scales(&self, r: usize) -> &'a [u8] {
+        let base = &self.columns[0];
+        let at = r * base.stride + base.offset + self.blocks() * Plane::Base.block_bytes();
+        &base.bytes[at..at + self.coding.scale_bytes(self.width)]
+    }
+
+    /// The codes of record `r` of the run in one plane.
+    #[inline(always)]
+    pub fn codes(&self, plane: Plane, r: usize) -> &'a [u8] {
+        let column = &self.columns[plane as usize];
+        let at = r * column.stride + column.offset;
+        &column.bytes[at..at + self.blocks() * plane.block_bytes()]
+    }
+
     /// Records `from..to` of the run.
     pub fn slice(&self, from: usize, to: usize) -> Rows<'a> {
         let columns =

@@ -11,7 +11,7 @@ from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.models.spec import Architecture
 from numpy.typing import NDArray
 
-from tests.reference.sums import Sums
+from tests.reference.sums import Sums, exp
 
 Array = NDArray[np.float32]
 F32 = np.float32
@@ -60,9 +60,8 @@ def attention(
 
     share = arch.heads // arch.kv_heads
     q, k = rotate(heads("q"), turn), np.repeat(kept(rotate(heads("k"), turn), kv), share, axis=0)
-    scores = weights.sums.products(q, k) * F32(arch.attention_scale)
-    seen = softmax(weights.sums, np.where(np.tri(len(x), dtype=bool), scores, F32(-np.inf)))
-    mixed = weights.sums.mix(seen, np.repeat(kept(heads("v"), kv), share, axis=0)).transpose(1, 0, 2)
+    v = np.repeat(kept(heads("v"), kv), share, axis=0)
+    mixed = weights.sums.attend(q, k, v, F32(arch.attention_scale)).transpose(1, 0, 2)
     flat = np.ascontiguousarray(mixed).reshape(len(x), -1)
     return weights.accumulate(f"{layer}.o", flat, share * arch.head_dim, bias(arch, weights, layer, "o"))
 
@@ -100,36 +99,6 @@ def rotation(arch: Architecture, tokens: int, length: int) -> tuple[Array, Array
 def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
     (cos, sin), (a, b) = turn, np.split(x, 2, axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-def softmax(sums: Sums, scores: Array) -> Array:
-    powers = exp_of_softmax(scores - scores.max(axis=-1, keepdims=True))
-    return powers / sums.total(powers)
-
-
-def exp_of_softmax(x: Array) -> Array:
-    """The kernel's e^x for x <= 0 in its own operations (a Rust test holds them to the exact value)."""
-    round_off, high, low = F32(1.5 * 2**23), F32(0.6933594), F32(-2.1219444e-4)
-    x = np.where(x < -104, F32(-104), x)
-    shifted = x * F32(math.log2(math.e)) + round_off
-    n = shifted - round_off
-    r = (x - n * high) - n * low
-    series = F32(1 / 5040)
-    for factor in (F32(1 / 720), F32(1 / 120), F32(1 / 24), F32(1 / 6), F32(0.5)):
-        series = series * r + factor
-    whole = shifted.view(np.int32) - round_off.view(np.int32)
-    half = whole >> 1
-    return (F32(1) + (r + r * r * series)) * power_of_two(half) * power_of_two(whole - half)
-
-
-def power_of_two(n: NDArray[np.int32]) -> Array:
-    return ((n + 127) << 23).view(F32)
-
-
-def exp(x: Array) -> Array:
-    """Rounded once: numpy's float32 exponential differs between machines."""
-    with np.errstate(over="ignore", under="ignore"):
-        return np.exp(x.astype(np.float64)).astype(F32)
 
 
 def gelu_tanh(x: Array) -> Array:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.reference.sums import LANES, fold
+from tests.reference.sums import LANES, fma, fold
 
 F16, F32, F64 = np.float16, np.float32, np.float64
 BLOCK = 64  # weights per activation group; records are padded to a multiple of it
+STEP = 256  # records that share the scales of an exact sum, at most
+TOP = F32(32512)  # the largest factor of an exact sum
 Array = NDArray[Any]
 
 
@@ -93,28 +96,66 @@ def quantise(x: Array) -> tuple[Array, Array]:
     return np.where((finite & ~still)[..., None], whole, 0).astype(F64), scale.astype(F32)
 
 
+def cells(coded: Coded, bits: int) -> tuple[Array, Array]:
+    """Size of a cell at a level and what code 0 decodes to, float32 [R, G] each."""
+    low, span = coded.low.astype(F32), coded.span.astype(F32)
+    if coded.form == "symmetric":
+        step = span * F32(2.0**-bits)
+        return step + step, F32(1 - 2**bits) * step
+    step = span * F32(2.0 ** -(bits + 1))
+    return step + step, low + step
+
+
 def dot(coded: Coded, bits: int, x: Array) -> Array:
     """x [N, width] times every record by int8 activations, float32 [N, R]: integers are exact inside a group.
 
-    Group g's term goes to lane g modulo 16, by rising g; the lanes are folded (`sums.fold`).
+    Group g is added to lane g modulo 16, by rising g; the lanes are folded (`sums.fold`).
     """
     whole, scale = quantise(x)
     records, groups, group = coded.codes.shape
     whole = whole.reshape(len(x), groups, group)
     scale = np.repeat(scale, groups // scale.shape[1], axis=1)
-    low, span = coded.low.astype(F32), coded.span.astype(F32)
+    width, origin = cells(coded, bits)
     used = min(LANES, 1 << (groups - 1).bit_length())  # the tree over lanes of zeros changes nothing
     lanes = np.zeros((len(x), records, used), F32)
     for g in range(groups):
-        units = 2 * whole[:, g] @ at_level(coded.codes[:, g], bits).astype(F64).T
-        ones, sx = whole[:, g].sum(1, keepdims=True), scale[:, g : g + 1]
-        if coded.form == "symmetric":
-            term = (units + (1 - 2**bits) * ones).astype(F32) * (span[:, g] * F32(2.0**-bits) * sx)
-        else:
-            step = span[:, g] * F32(2.0 ** -(bits + 1))
-            term = sx * (step * (units + ones).astype(F32) + low[:, g] * ones.astype(F32))
-        lanes[..., g % LANES] += term
+        units = (whole[:, g] @ at_level(coded.codes[:, g], bits).astype(F64).T).astype(F32)
+        ones, sx = whole[:, g].sum(1, keepdims=True).astype(F32), scale[:, g : g + 1]
+        lane = lanes[..., g % LANES]
+        lane[:] = fma(width[:, g], units * sx, lane)
+        lane[:] = fma(origin[:, g], ones * sx, lane)
     return fold(lanes)
+
+
+def accumulate(coded: Coded, bits: int, x: Array, chunk: int, start: Array) -> Array:
+    """`start` plus x [N, R] times the records, float32 [N, width]: chunks apart, in steps of at most 256 records."""
+    result = np.broadcast_to(start, (len(x), coded.width)).astype(F32)
+    for begin in range(0, x.shape[1], chunk):
+        end = min(begin + chunk, x.shape[1])
+        cuts = [begin, *range(begin // STEP * STEP + STEP, end, STEP), end]
+        part = np.zeros_like(result)
+        for first, last in itertools.pairwise(cuts):
+            part += _exact(coded, bits, x[:, first:last], slice(first, last))
+        result = result + part
+    return result
+
+
+def _exact(coded: Coded, bits: int, h: Array, records: slice) -> Array:
+    """h [N, J] times J records with factors of 16 bits: exact integers, one scale a column and group."""
+    width, origin = (of_all[records] for of_all in cells(coded, bits))
+    codes = at_level(coded.codes[records], bits).astype(F64)
+    largest = np.abs(h).max(1, keepdims=True)
+    units = h * np.where(largest < F32(1e-30), F32(0), F32(1) / np.maximum(largest, F32(1e-30)))
+    most = np.abs(width).max(0)
+    shares = np.where(most > 0, width * (TOP / np.where(most > 0, most, F32(1))), F32(0))
+    result = np.empty((len(h), *codes.shape[1:]), F32)
+    for g in range(codes.shape[1]):
+        offset = np.zeros((len(h), 1), F32)
+        for j in range(len(codes)):
+            offset = fma(h[:, j : j + 1], origin[j, g], offset)
+        dots = (np.rint(units * shares[:, g]).astype(F64) @ codes[:, g]).astype(F32)
+        result[:, g] = fma(largest * (most[g] / TOP), dots, offset)
+    return result.reshape(len(h), -1)[:, : coded.width]
 
 
 def _grouped(values: Array, group: int) -> tuple[Array, Array]:

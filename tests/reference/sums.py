@@ -7,6 +7,7 @@ references that differ in their order alone are a mean KL of 1.4e-5 apart.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 F32 = np.float32
 LANES = 16
+SPAN = 64  # positions between two looks at the largest score
 
 
 class Sums(Protocol):
@@ -26,11 +28,8 @@ class Sums(Protocol):
     def squares(self, a: Array) -> Array:
         """Dots of the rows of a with themselves: [..., N, 1]."""
 
-    def total(self, w: Array) -> Array:
-        """Sums of the rows of w: [..., N, 1]."""
-
-    def mix(self, w: Array, c: Array) -> Array:
-        """Sums of the rows of c weighted by w: [..., N, d]."""
+    def attend(self, q: Array, k: Array, v: Array, scale: np.float32) -> Array:
+        """Causal attention of every row of q over the rows of k and v up to its own: all [heads, N, d]."""
 
     def chunked(self, w: Array, c: Array, chunk: int, start: Array) -> Array:
         """`start` plus the mixes of runs of `chunk` rows of c."""
@@ -45,11 +44,10 @@ class Fast:
     def squares(self, a: Array) -> Array:
         return np.sum(a * a, axis=-1, keepdims=True)
 
-    def total(self, w: Array) -> Array:
-        return w.sum(axis=-1, keepdims=True)
-
-    def mix(self, w: Array, c: Array) -> Array:
-        return w @ c
+    def attend(self, q: Array, k: Array, v: Array, scale: np.float32) -> Array:
+        scores = np.where(np.tri(q.shape[1], dtype=bool), self.products(q, k) * scale, F32(-np.inf))
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return (powers / powers.sum(axis=-1, keepdims=True)) @ v
 
     def chunked(self, w: Array, c: Array, chunk: int, start: Array) -> Array:
         return start + w @ c
@@ -69,8 +67,25 @@ class Ordered:
             ..., None
         ]
 
-    def total(self, w: Array) -> Array:
-        return np.add.accumulate(w, axis=-1)[..., -1:]
+    def attend(self, q: Array, k: Array, v: Array, scale: np.float32) -> Array:
+        """Span by span of 64 positions, with a running maximum; products and sums fused."""
+        heads, count, d = q.shape
+        most = np.full((heads, count, 1), np.finfo(F32).min)
+        lanes, out = np.zeros((heads, count, LANES), F32), np.zeros((heads, count, d), F32)
+        for first in range(0, count, SPAN):
+            rows, span = slice(first, count), slice(first, first + SPAN)
+            scores = _fused_products(q[:, rows], k[:, span]) * scale
+            scores = np.where(np.tri(*scores.shape[1:], dtype=bool), scores, F32(-np.inf))
+            before, most[:, rows] = most[:, rows].copy(), np.maximum(most[:, rows], scores.max(-1, keepdims=True))
+            decay = exp(before - most[:, rows])
+            weights = exp(scores - most[:, rows])
+            lanes[:, rows] *= decay
+            out[:, rows] *= decay
+            for i in range(weights.shape[-1]):
+                weight = weights[..., i, None]
+                lanes[:, rows, i % LANES] += weight[..., 0]
+                out[:, rows] = fma(weight, v[:, None, first + i], out[:, rows])
+        return out / fold(lanes)[..., None]
 
     def mix(self, w: Array, c: Array) -> Array:
         result = np.zeros((*w.shape[:-1], c.shape[-1]), F32)
@@ -83,6 +98,46 @@ class Ordered:
         for i in range(0, len(c), chunk):
             result = result + self.mix(w[:, i : i + chunk], c[i : i + chunk])
         return result
+
+
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c rounded once: where the double's error says that it lay between two, as the error points."""
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact
+    c = np.asarray(c, np.float64)
+    total = product + c
+    # Knuth's two-sum: what rounding to double lost.
+    shift = total - product
+    lost = (product - (total - shift)) + (c - shift)
+    nudged = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
+    odd = (total.view(np.int64) & 1).astype(bool)
+    return np.where((lost != 0) & ~odd & np.isfinite(total), nudged, total).astype(F32)
+
+
+def _fused_products(a: Array, b: Array) -> Array:
+    a, b = _padded(a)[..., :, None, :], _padded(b)[..., None, :, :]
+    lanes = np.zeros(LANES, F32)
+    for i in range(0, a.shape[-1], LANES):
+        lanes = fma(a[..., i : i + LANES], b[..., i : i + LANES], lanes)
+    return fold(lanes)
+
+
+def exp(x: Array) -> Array:
+    """The kernels' e^x in their own operations (a Rust test holds them to the exact value)."""
+    round_off, high, low = F32(1.5 * 2**23), F32(0.6933594), F32(-2.1219444e-4)
+    x = np.clip(x, F32(-104), F32(89))
+    shifted = fma(x, F32(math.log2(math.e)), round_off)
+    n = shifted - round_off
+    r = fma(n, -low, fma(n, -high, x))
+    series = np.asarray(F32(1 / 5040))
+    for factor in (F32(1 / 720), F32(1 / 120), F32(1 / 24), F32(1 / 6), F32(0.5)):
+        series = fma(series, r, factor)
+    whole = shifted.view(np.int32) - round_off.view(np.int32)
+    half = whole >> 1
+    return (F32(1) + fma(r * r, series, r)) * power_of_two(half) * power_of_two(whole - half)
+
+
+def power_of_two(n: NDArray[np.int32]) -> Array:
+    return ((n + 127) << 23).view(F32)
 
 
 def fold(lanes: Array) -> Array:

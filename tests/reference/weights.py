@@ -74,7 +74,10 @@ class Quantised(Plain):
         return self.sums.products(x, self.values(name, bits))
 
     def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
-        return self.sums.chunked(x, self.values(name, self.levels[self.part(name)]), chunk, start)
+        bits = self.levels[self.part(name)]
+        if self.int8 and bits < 16:
+            return numbers.accumulate(self.coded[name], bits, x, chunk, start)
+        return self.sums.chunked(x, self.values(name, bits), chunk, start)
 
     def values(self, name: str, bits: int) -> Array:
         if (name, bits) not in self.decoded:

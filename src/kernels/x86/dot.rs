@@ -2,7 +2,7 @@
 //! time: four planes of one record stream from memory, sixteen of four do not.
 
 use super::super::lanes::{LANES, fold16};
-use super::super::project::{RUN, RowWork};
+use super::super::project::{RUN, RowWork, in_tile};
 use super::ahead::{self, Far};
 use super::block::{self, Decoder, Values};
 use super::load::{floats, store};
@@ -20,16 +20,20 @@ pub fn takes(work: &RowWork) -> bool {
     work.int8().is_none() && work.inputs.count == 1 && block::takes(&work.rows.coding)
 }
 
-/// Records `first..` of [`takes`] work.
+/// Records `first..` of [`takes`] work; `out` is `[tiles][16]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn task(work: &RowWork, first: usize, out: &mut [f32]) {
-    match (work.rows.level, work.rows.coding.form) {
-        (Level::L4, Form::Affine) => records::<4, true>(work, first, out),
-        (Level::L4, Form::Symmetric) => records::<4, false>(work, first, out),
-        (Level::L8, Form::Affine) => records::<8, true>(work, first, out),
-        (Level::L8, Form::Symmetric) => records::<8, false>(work, first, out),
-        (Level::L16, Form::Affine) => records::<16, true>(work, first, out),
-        (Level::L16, Form::Symmetric) => records::<16, false>(work, first, out),
+pub fn task(work: &RowWork, first: usize, out: &mut [[f32; LANES]]) {
+    for (tile, out) in out.iter_mut().enumerate() {
+        let first = first + tile * LANES;
+        let out = &mut out[..in_tile(work.rows, first)];
+        match (work.rows.level, work.rows.coding.form) {
+            (Level::L4, Form::Affine) => records::<4, true>(work, first, out),
+            (Level::L4, Form::Symmetric) => records::<4, false>(work, first, out),
+            (Level::L8, Form::Affine) => records::<8, true>(work, first, out),
+            (Level::L8, Form::Symmetric) => records::<8, false>(work, first, out),
+            (Level::L16, Form::Affine) => records::<16, true>(work, first, out),
+            (Level::L16, Form::Symmetric) => records::<16, false>(work, first, out),
+        }
     }
 }
 

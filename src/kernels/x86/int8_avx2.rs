@@ -2,8 +2,8 @@
 //! whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most 4 * 15 * 127) fit.
 
 use super::super::lanes::{LANES, fold16};
-use super::super::project::RowWork;
-use super::load::{bytes32, floats8, ints8, signed32, store8};
+use super::super::project::{RowWork, in_tile};
+use super::load::{bytes32, floats8, signed32, store8};
 use super::scales::{bias, whole};
 use crate::config::Form;
 use crate::quant::{Int8, Record, Rows, TILE};
@@ -13,58 +13,66 @@ use std::arch::x86_64::*;
 /// Groups at a time: half a tile.
 const EIGHT: usize = TILE / 2;
 
-/// Scales of eight groups.
-struct Scales {
-    step: __m256,
-    lo: __m256,
+/// Cells of eight groups: code c stands for `origin + c * width`.
+struct Cells {
+    width: __m256,
+    origin: __m256,
 }
 
-/// Records `first..` of work that `int8::takes`; `out` is `[records][N]`.
-#[target_feature(enable = "avx2,f16c")]
-pub fn task(work: &mut RowWork, first: usize, out: &mut [f32]) {
+/// Records `first..` of work that `int8::takes`; `out` is `[tiles][N][16]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn task(work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
     let Some(x) = work.inputs.int8.as_ref() else { return };
-    let (rows, lanes) = (work.rows, work.lanes.as_mut_slice());
-    match (rows.level, rows.coding.form) {
-        (Level::L4, Form::Affine) => records::<false, true>(rows, x, lanes, first, out),
-        (Level::L4, Form::Symmetric) => records::<false, false>(rows, x, lanes, first, out),
-        (_, Form::Affine) => records::<true, true>(rows, x, lanes, first, out),
-        (_, Form::Symmetric) => records::<true, false>(rows, x, lanes, first, out),
-    }
-}
-
-#[target_feature(enable = "avx2,f16c")]
-fn records<const MID: bool, const AFFINE: bool>(
-    rows: &Rows,
-    x: &Int8,
-    lanes: &mut [[f32; LANES]],
-    first: usize,
-    out: &mut [f32],
-) {
-    let count = x.codes.len() / x.tiles;
-    let bias = _mm256_set1_epi32(bias(&rows.coding, rows.level));
-    for (r, out) in out.chunks_exact_mut(count).enumerate() {
-        let record = rows.record(first + r);
-        lanes[..count].fill([0.0; LANES]);
-        for first in (0..rows.blocks()).step_by(EIGHT) {
-            let scales = scales::<AFFINE>(rows.level, record.scales, first);
-            let (tile, part) = (first / TILE, first % TILE / EIGHT);
-            for (n, lanes) in lanes[..count].iter_mut().enumerate() {
-                let at = n * x.tiles + tile;
-                let (sums, sizes) = (&x.sums[at].as_chunks().0[part], &x.scales[at].as_chunks().0[part]);
-                let dots = dots::<MID>(&record, first, &x.codes[at]);
-                let terms = terms::<AFFINE>(dots, bias, ints8(sums), floats8(sizes), &scales);
-                let lanes = &mut lanes.as_chunks_mut().0[part];
-                store8(lanes, _mm256_add_ps(floats8(lanes), terms));
+    let rows = work.rows;
+    let lanes = &mut work.lanes;
+    lanes.resize(work.inputs.count, [0.0; LANES]);
+    for (tile, out) in out.chunks_exact_mut(work.inputs.count).enumerate() {
+        let first = first + tile * LANES;
+        for r in 0..in_tile(rows, first) {
+            match rows.level {
+                Level::L4 => record::<false>(rows, x, first + r, lanes.as_mut_slice()),
+                _ => record::<true>(rows, x, first + r, lanes.as_mut_slice()),
             }
+            out.iter_mut().zip(&*lanes).for_each(|(out, lanes)| out[r] = fold16(*lanes));
         }
-        out.iter_mut().zip(&*lanes).for_each(|(out, lanes)| *out = fold16(*lanes));
     }
 }
 
-/// Scales of groups `first..first + 8`, zeros behind the record's last.
+/// Record `r` into `lanes [N]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn record<const MID: bool>(rows: &Rows, x: &Int8, r: usize, lanes: &mut [[f32; LANES]]) {
+    let record = rows.record(r);
+    lanes.fill([0.0; LANES]);
+    for first in (0..rows.blocks()).step_by(EIGHT) {
+        let cells = cells(rows, record.scales, first);
+        let (tile, part) = (first / TILE, first % TILE / EIGHT);
+        for (n, lanes) in lanes.iter_mut().enumerate() {
+            let at = n * x.tiles + tile;
+            let (sums, scales) = (&x.sums[at].as_chunks().0[part], &x.scales[at].as_chunks().0[part]);
+            let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(dots::<MID>(&record, first, &x.codes[at])), floats8(scales));
+            let lanes = &mut lanes.as_chunks_mut().0[part];
+            let sum = _mm256_fmadd_ps(cells.width, dots, floats8(lanes));
+            store8(lanes, _mm256_fmadd_ps(cells.origin, floats8(sums), sum));
+        }
+    }
+}
+
+/// Cells of groups `first..first + 8`, zeros behind the record's last.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn scales<const AFFINE: bool>(level: Level, scales: &[u8], first: usize) -> Scales {
+#[target_feature(enable = "avx2,fma,f16c")]
+fn cells(rows: &Rows, of_record: &[u8], first: usize) -> Cells {
+    let (step, lo) = match rows.coding.form {
+        Form::Affine => scales::<true>(rows.level, of_record, first),
+        Form::Symmetric => scales::<false>(rows.level, of_record, first),
+    };
+    let bias = _mm256_set1_ps(bias(&rows.coding, rows.level) as f32);
+    Cells { width: _mm256_add_ps(step, step), origin: _mm256_add_ps(lo, _mm256_mul_ps(bias, step)) }
+}
+
+/// Size and lower end of groups `first..first + 8`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales<const AFFINE: bool>(level: Level, scales: &[u8], first: usize) -> (__m256, __m256) {
     let power = |n: u32| _mm256_set1_ps(f32::from_bits((127 - n) << 23));
     let mut spare = None;
     if AFFINE {
@@ -74,15 +82,15 @@ fn scales<const AFFINE: bool>(level: Level, scales: &[u8], first: usize) -> Scal
         let both = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(lo, range));
         let range = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(both));
         let lo = _mm256_cvtph_ps(_mm256_castsi256_si128(both));
-        return Scales { step: _mm256_mul_ps(range, power(level.bits() + 1)), lo };
+        return (_mm256_mul_ps(range, power(level.bits() + 1)), lo);
     }
     let sizes = _mm256_castsi256_si128(bytes32(whole(&scales[2 * first..], &mut spare)));
-    Scales { step: _mm256_mul_ps(_mm256_cvtph_ps(sizes), power(level.bits())), lo: _mm256_setzero_ps() }
+    (_mm256_mul_ps(_mm256_cvtph_ps(sizes), power(level.bits())), _mm256_setzero_ps())
 }
 
 /// Exact dots of blocks `first..first + 8` with their activations in a tile, zeros behind the record's last block.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn dots<const MID: bool>(record: &Record, first: usize, x: &[[i8; BLOCK]; TILE]) -> __m256i {
     let base = &record.codes[0].as_chunks().0[first..];
     let mid = if MID { &record.codes[1].as_chunks().0[first..] } else { &[] };
@@ -104,7 +112,7 @@ fn dots<const MID: bool>(record: &Record, first: usize, x: &[[i8; BLOCK]; TILE])
 
 /// Sums of four products each of a plane's nibbles with activations.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn nibble_dots(plane: &[u8; 32], low: __m256i, high: __m256i) -> __m256i {
     let (plane, nibble) = (bytes32(plane), _mm256_set1_epi8(0x0f));
     let lower = _mm256_maddubs_epi16(_mm256_and_si256(plane, nibble), low);
@@ -114,25 +122,11 @@ fn nibble_dots(plane: &[u8; 32], low: __m256i, high: __m256i) -> __m256i {
 
 /// Sums of eight registers' lanes, in order.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn gather(all: &[__m256i; EIGHT]) -> __m256i {
     let two = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let four = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     let low = four(two(all[0], all[1]), two(all[2], all[3]));
     let high = four(two(all[4], all[5]), two(all[6], all[7]));
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
-}
-
-/// What eight groups add: `project::term` in every lane.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn terms<const AFFINE: bool>(dots: __m256i, bias: __m256i, sums: __m256i, sizes: __m256, s: &Scales) -> __m256 {
-    let exact = _mm256_add_epi32(_mm256_add_epi32(dots, dots), _mm256_mullo_epi32(sums, bias));
-    let exact = _mm256_cvtepi32_ps(exact);
-    if AFFINE {
-        let offset = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), s.lo);
-        _mm256_mul_ps(_mm256_add_ps(_mm256_mul_ps(exact, s.step), offset), sizes)
-    } else {
-        _mm256_mul_ps(exact, _mm256_mul_ps(s.step, sizes))
-    }
 }

@@ -20,8 +20,6 @@ loads! { "avx2"
     bytes32([u8; 32]) -> __m256i = _mm256_loadu_si256;
     /// 32 activations.
     signed32([i8; 32]) -> __m256i = _mm256_loadu_si256;
-    /// 8 integers.
-    ints8([i32; 8]) -> __m256i = _mm256_loadu_si256;
     /// 8 floats.
     floats8([f32; 8]) -> __m256 = _mm256_loadu_ps;
 }
@@ -45,6 +43,30 @@ loads! { "avx2,avx512f,avx512bw,avx512vl"
 pub fn store(to: &mut [f32; 16], from: __m512) {
     // SAFETY: a unique reference to as many bytes as are written.
     unsafe { _mm512_storeu_ps(to.as_mut_ptr(), from) }
+}
+
+/// Writes 16 integers.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn store_ints(to: &mut [i32; 16], from: __m512i) {
+    // SAFETY: a unique reference to as many bytes as are written.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), from) }
+}
+
+/// Writes 64 bytes.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn store_bytes(to: &mut [u8; 64], from: __m512i) {
+    // SAFETY: a unique reference to as many bytes as are written.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), from) }
+}
+
+/// Writes 16 words.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn store_words(to: &mut [i16; 16], from: __m256i) {
+    // SAFETY: a unique reference to as many bytes as are written.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
 }
 
 /// Writes 8 floats.

@@ -9,11 +9,15 @@ mod accumulate;
 mod ahead;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
+mod batch;
+#[cfg(target_arch = "x86_64")]
 mod block;
 #[cfg(target_arch = "x86_64")]
 mod block_avx2;
 #[cfg(target_arch = "x86_64")]
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod exact;
 #[cfg(target_arch = "x86_64")]
 mod heads;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +29,10 @@ mod int8_avx2;
 #[cfg(target_arch = "x86_64")]
 mod load;
 #[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod product;
+#[cfg(target_arch = "x86_64")]
 mod scales;
 #[cfg(target_arch = "x86_64")]
 mod simd;
@@ -34,10 +42,13 @@ mod tile;
 mod wide;
 
 use super::accumulate::{self as portable_sums, TileWork};
+use super::activation;
+use super::exact::{self as portable_exact, ExactWork};
 use super::isa::{Isa, Kind};
 use super::lanes::LANES;
 use super::project::{self as portable_dots, RowWork};
 use super::{peak, stream};
+use crate::config::Activation;
 use crate::quant::Int8;
 
 macro_rules! widened {
@@ -46,12 +57,20 @@ macro_rules! widened {
         mod $module {
             use super::*;
             #[target_feature(enable = $features)]
-            pub fn project_task(work: &mut RowWork, first: usize, out: &mut [f32]) {
+            pub fn project_task(work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
                 portable_dots::task(work, first, out);
+            }
+            #[target_feature(enable = $features)]
+            pub fn accumulate_exact(work: &ExactWork, chunk: &mut [f32]) {
+                portable_exact::tile(work, chunk);
             }
             #[target_feature(enable = $features)]
             pub fn quantise(rows: &[f32], blocks: usize) -> Int8 {
                 Int8::quantise(rows, blocks)
+            }
+            #[target_feature(enable = $features)]
+            pub fn activate(activation: Activation, x: &mut [f32]) {
+                activation::activate(activation, x);
             }
             #[target_feature(enable = $features)]
             pub fn read(words: &[u64]) -> u64 {
@@ -66,10 +85,10 @@ macro_rules! widened {
 }
 
 widened!(avx2, "avx2,fma", 6);
-widened!(avx512, "avx2,avx512f,avx512bw,avx512vl", 10);
+widened!(avx512, "avx2,fma,avx512f,avx512bw,avx512vl", 10);
 
-/// Records `first..` of a projection on `isa`; `out` is `[records][N]`.
-pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32]) {
+/// Records `first..` of a projection on `isa`; `out` is `[tiles][N][16]`.
+pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
     match isa.kind() {
         // SAFETY: an `Isa` of this kind exists only where detection found its features.
         #[cfg(target_arch = "x86_64")]
@@ -82,7 +101,10 @@ pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [f32])
         Kind::Avx2 => unsafe { avx2::project_task(work, first, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Vnni if int8::takes(work) => unsafe { int8::task(work, first, out) },
+        Kind::Avx512Vnni if int8::takes(work) && work.inputs.count == 1 => unsafe { int8::task(work, first, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512Vnni if int8::takes(work) => unsafe { batch::task(work, first, out) },
         // SAFETY: as above; detection asks for AVX2 wherever it asks for AVX-512.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 if int8::takes(work) => unsafe { int8_avx2::task(work, first, out) },
@@ -115,6 +137,22 @@ pub fn accumulate_tile(isa: Isa, work: &TileWork, chunk: &mut [f32]) {
     }
 }
 
+/// One tile of an accumulation in exact integers on `isa`.
+pub fn accumulate_exact(isa: Isa, work: &ExactWork, chunk: &mut [f32]) {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::accumulate_exact(work, chunk) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512Vnni if exact::takes(work) => unsafe { exact::tile(work, chunk) },
+        // SAFETY: as above; the other set with VNNI has these features too.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::accumulate_exact(work, chunk) },
+        _ => portable_exact::tile(work, chunk),
+    }
+}
+
 /// Activations as int8 on `isa`.
 pub fn quantise(isa: Isa, rows: &[f32], blocks: usize) -> Int8 {
     match isa.kind() {
@@ -125,6 +163,19 @@ pub fn quantise(isa: Isa, rows: &[f32], blocks: usize) -> Int8 {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::quantise(rows, blocks) },
         _ => Int8::quantise(rows, blocks),
+    }
+}
+
+/// An activation function on `isa`.
+pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
+    match isa.kind() {
+        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::activate(activation, x) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Avx512Vnni => unsafe { avx512::activate(activation, x) },
+        _ => activation::activate(activation, x),
     }
 }
 

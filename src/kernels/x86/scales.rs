@@ -12,6 +12,22 @@ pub struct Scales {
     pub lo: __m512,
 }
 
+/// Cells of sixteen groups: code c stands for `origin + c * width`; zeros behind a record's last.
+#[derive(Clone, Copy)]
+pub struct Cells {
+    pub width: __m512,
+    pub origin: __m512,
+}
+
+/// Groups `first..first + 16` of a record's cells.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn cells(coding: &Coding, level: Level, of_record: &[u8], first: usize) -> Cells {
+    let Scales { step, lo } = scales(coding.form, level, of_record, first);
+    let bias = _mm512_set1_ps(bias(coding, level) as f32);
+    Cells { width: _mm512_add_ps(step, step), origin: _mm512_add_ps(lo, _mm512_mul_ps(bias, step)) }
+}
+
 /// Groups `first..first + 16` of a record's scales, for codes of `level`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]

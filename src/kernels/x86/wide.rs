@@ -2,8 +2,8 @@
 //! cache holds, and multiplied by tiles of records and columns.
 
 use super::super::accumulate::TileWork;
-use super::super::lanes::fold16;
-use super::super::project::{RUN, RowWork, TASK};
+use super::super::lanes::{LANES, fold16};
+use super::super::project::{RUN, RowWork, TASK, in_tile};
 use super::ahead::{self, less};
 use super::simd::{Avx2, Avx512, Simd};
 use super::tile::{self, Block, Lane, Matrix, PARTS};
@@ -23,13 +23,13 @@ const RUNS: RangeInclusive<usize> = 4..=16;
 
 /// Records `first..` with AVX-512.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn dots_avx512(work: &mut RowWork, first: usize, out: &mut [f32]) {
+pub fn dots_avx512(work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
     dots::<_, 4, 4>(Avx512::new(), work, first, out);
 }
 
 /// Records `first..` with AVX2.
 #[target_feature(enable = "avx2")]
-pub fn dots_avx2(work: &mut RowWork, first: usize, out: &mut [f32]) {
+pub fn dots_avx2(work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
     dots::<_, 2, 2>(Avx2::new(), work, first, out);
 }
 
@@ -45,19 +45,27 @@ pub fn sums_avx2(work: &TileWork, chunk: &mut [f32]) {
     sums::<_, 2, 2>(Avx2::new(), work, chunk);
 }
 
-/// Records `first..`, at most a task, by tiles of `R` records and `C` columns; `out` is `[records][N]`.
+/// Records `first..` by tiles of `R` records and `C` columns; `out` is `[tiles][N][16]`.
 #[inline(always)]
-fn dots<S: Simd, const R: usize, const C: usize>(simd: S, work: &mut RowWork, first: usize, out: &mut [f32]) {
-    const { assert!(TASK.is_multiple_of(R)) };
-    let (count, blocks) = (work.inputs.count, work.rows.blocks());
-    let records = out.len() / count;
+fn dots<S: Simd, const R: usize, const C: usize>(simd: S, work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
+    work.lanes.resize(work.inputs.count * TASK, [0.0; LANES]);
+    for (tile, out) in out.chunks_exact_mut(work.inputs.count).enumerate() {
+        task::<S, R, C>(simd, work, first + tile * TASK, out);
+    }
+}
+
+/// Records `first..` that fill a tile; `out` is `[N][16]`.
+#[inline(always)]
+fn task<S: Simd, const R: usize, const C: usize>(simd: S, work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
+    const { assert!(TASK.is_multiple_of(R) && TASK == LANES) };
+    let (blocks, records) = (work.rows.blocks(), in_tile(work.rows, first));
     for start in (0..blocks).step_by(RUN) {
         let run = start..blocks.min(start + RUN);
         decode(simd, work, first..first + records, run.clone());
         multiply::<S, R, C>(simd, work, records, run);
     }
-    for (r, out) in out.chunks_exact_mut(count).enumerate() {
-        out.iter_mut().zip(work.lanes[r..].iter().step_by(TASK)).for_each(|(out, lanes)| *out = fold16(*lanes));
+    for (out, lanes) in out.iter_mut().zip(work.lanes.as_chunks::<TASK>().0) {
+        out.iter_mut().zip(lanes).take(records).for_each(|(out, lanes)| *out = fold16(*lanes));
     }
 }
 

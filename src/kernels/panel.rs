@@ -1,0 +1,107 @@
+//! Numbers per record and column: what a projection gives and an accumulation takes. Sixteen records lie side by side,
+//! as a register holds them.
+
+#![forbid(unsafe_code)]
+
+use super::lanes::LANES;
+use std::ops::Range;
+
+/// `[tiles][N][16]`: tile t holds records 16 t and following; zeros behind the last record unless a caller put more there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Panel {
+    records: usize,
+    count: usize,
+    tiles: Vec<[f32; LANES]>,
+}
+
+impl Panel {
+    /// Zeros for `records` and `count` columns.
+    pub fn new(records: usize, count: usize) -> Panel {
+        Panel { records, count, tiles: vec![[0.0; LANES]; records.div_ceil(LANES) * count] }
+    }
+
+    /// Columns `range` of rows `[N][width]`, as the records of a panel.
+    pub fn of_rows(rows: &[f32], width: usize, range: Range<usize>) -> Panel {
+        let mut panel = Panel::new(range.len(), rows.len() / width);
+        for (n, row) in rows.chunks_exact(width).enumerate() {
+            for (tile, part) in row[range.clone()].chunks(LANES).enumerate() {
+                panel.tiles[tile * panel.count + n][..part.len()].copy_from_slice(part);
+            }
+        }
+        panel
+    }
+
+    /// Writes the panel into rows `[N][width]` from column `first` on.
+    pub fn put_rows(&self, rows: &mut [f32], width: usize, first: usize) {
+        for (n, row) in rows.chunks_exact_mut(width).enumerate() {
+            let row = &mut row[first..first + self.records];
+            for (tile, part) in row.chunks_mut(LANES).enumerate() {
+                part.copy_from_slice(&self.tiles[tile * self.count + n][..part.len()]);
+            }
+        }
+    }
+
+    /// Records.
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Columns, N.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// All numbers in the order they lie in.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.tiles.as_flattened_mut()
+    }
+
+    /// `[tiles][N]`.
+    pub fn tiles(&self) -> &[[f32; LANES]] {
+        &self.tiles
+    }
+
+    /// `[tiles][N]`.
+    pub fn tiles_mut(&mut self) -> &mut [[f32; LANES]] {
+        &mut self.tiles
+    }
+
+    /// The numbers of column `n`, by record.
+    pub fn column(&self, n: usize) -> impl Iterator<Item = f32> + '_ {
+        self.tiles.iter().skip(n).step_by(self.count.max(1)).flatten().take(self.records).copied()
+    }
+
+    /// Adds `bias[r]` to record `r` in every column.
+    pub fn add_bias(&mut self, bias: &[f32]) {
+        for (tiles, bias) in self.tiles.chunks_exact_mut(self.count.max(1)).zip(bias.chunks(LANES)) {
+            for tile in tiles {
+                tile.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rows_survive_the_way_through_a_panel(width in 1usize..70, count in 1usize..5, cut in 0usize..70, len in 0usize..70) {
+            let rows: Vec<f32> = (0..width * count).map(|i| i as f32 + 1.0).collect();
+            let (first, len) = (cut.min(width), len.min(width - cut.min(width)));
+            let mut panel = Panel::of_rows(&rows, width, first..first + len);
+            let mut back = vec![0.0; rows.len()];
+            panel.put_rows(&mut back, width, first);
+            for n in 0..count {
+                let row = &rows[n * width..][..width];
+                prop_assert_eq!(&panel.column(n).collect::<Vec<_>>(), &row[first..first + len]);
+                let zeroed = (0..width).map(|i| if (first..first + len).contains(&i) { row[i] } else { 0.0 });
+                prop_assert_eq!(&back[n * width..][..width], &zeroed.collect::<Vec<_>>());
+            }
+            panel.add_bias(&vec![0.5; len]);
+            prop_assert!(panel.column(0).zip(&rows[first..]).all(|(have, row)| have == row + 0.5));
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
+//! Sixteen groups at a time: the cells of all records first, then their codes.
+
+use super::super::exact::ExactWork;
+use super::super::factors::TOP;
+use super::super::lanes::LANES;
+use super::load::{floats, ints, prefetch, store, store_bytes, store_ints, store_words};
+use super::pack::{Codes, Pair, by_weight, in_order, of_blocks};
+use super::product::{Packed, add_words, product};
+use super::scales::cells;
+use crate::quant::Rows;
+use crate::types::{BLOCK, CHUNK, Level, Plane};
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+
+/// Blocks at a time: as many as there are lanes for their cells.
+const RUN: usize = LANES;
+
+/// Pairs of records in a chunk.
+const PAIRS: usize = CHUNK / 2;
+
+/// Pairs of records that share a visit to the sums of one column.
+const VISIT: usize = 4;
+
+/// Records between a scale that is asked for and the one that is read.
+const AHEAD: usize = 16;
+
+/// Columns of a pass: their 24 sums and four registers of codes fit the register file.
+const COLUMNS: usize = 6;
+
+/// What a thread keeps between tiles. Lines of the cache, since a register that straddles two costs twice.
+#[repr(C, align(64))]
+struct Scratch {
+    /// Cells of a run's groups and what code 0 decodes to, by record.
+    widths: [[f32; LANES]; CHUNK],
+    origins: [[f32; LANES]; CHUNK],
+    /// Factors of one column and the run's groups, by pair of records: the first in the lower word.
+    factors: [[i32; LANES]; PAIRS],
+    /// Sums of a run's pairs of blocks for one column.
+    sums: [[[i32; LANES]; 8]; RUN / 2],
+    /// Codes of two blocks.
+    packed: [[Packed<4>; PAIRS]; 2],
+    /// Factors of some columns for one group.
+    columns: [[[i16; 2]; PAIRS]; COLUMNS],
+    /// What codes of 0 add: `[N]` of a run's groups.
+    offsets: Vec<[f32; LANES]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
+        widths: [[0.0; LANES]; CHUNK],
+        origins: [[0.0; LANES]; CHUNK],
+        factors: [[0; LANES]; PAIRS],
+        sums: [[[0; LANES]; 8]; RUN / 2],
+        packed: [[[[0; 64]; 4]; PAIRS]; 2],
+        columns: [[[0; 2]; PAIRS]; COLUMNS],
+        offsets: vec![],
+    }));
+}
+
+/// Whether this path computes `work`: a group per block.
+pub fn takes(work: &ExactWork) -> bool {
+    work.rows.coding.group == BLOCK
+}
+
+/// All records into one tile's chunk, `[blocks][N][64]`, of [`takes`] work.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        for (run, sums) in chunk.as_chunks_mut::<BLOCK>().0.chunks_mut(RUN * work.factors.count).enumerate() {
+            let first = work.first + run * RUN;
+            match (work.factors.count, work.rows.level) {
+                (1, Level::L4) => one::<false>(work, first, sums, scratch),
+                (1, _) => one::<true>(work, first, sums, scratch),
+                (_, Level::L4) => many::<false>(work, first, sums, scratch),
+                _ => many::<true>(work, first, sums, scratch),
+            }
+        }
+    });
+}
+
+/// One column: blocks `first..` of all records into `sums [blocks][64]`.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let rows = work.rows;
+    let most = read_cells(rows, first, scratch);
+    let (top, mut offset) = (_mm512_set1_ps(TOP), _mm512_setzero_ps());
+    for (raw, origins) in work.factors.raw(0)[..rows.count].iter().zip(&scratch.origins) {
+        offset = _mm512_fmadd_ps(_mm512_set1_ps(*raw), floats(origins), offset);
+    }
+    put_factors(work.factors.units(0), _mm512_div_ps(top, most), rows.count, scratch);
+    let twos = &mut scratch.sums[..sums.len().div_ceil(2)];
+    twos.as_flattened_mut().fill([0; LANES]);
+    for visit in (0..rows.count.div_ceil(2)).step_by(VISIT) {
+        add_visit::<MID>(rows, first, visit, &scratch.factors, twos);
+    }
+    let scale = _mm512_mul_ps(_mm512_set1_ps(work.factors.largest(0)), _mm512_div_ps(most, top));
+    let (scale, offset) = (lanes(scale), lanes(offset));
+    for (two, (sums, dots)) in sums.chunks_mut(2).zip(&scratch.sums).enumerate() {
+        for (i, (sums, dots)) in sums.iter_mut().zip(of_blocks(&load(dots))).enumerate() {
+            add_scaled(sums, &dots, scale[2 * two + i], offset[2 * two + i]);
+        }
+    }
+}
+
+/// The factors of one column, pair by pair.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn put_factors(units: &[f32; CHUNK], share: __m512, records: usize, scratch: &mut Scratch) {
+    let widths = &scratch.widths[..records];
+    for (pair, (factors, widths)) in scratch.factors.iter_mut().zip(widths.chunks(2)).enumerate() {
+        let mut both = [_mm512_setzero_si512(); 2];
+        for (i, (factor, width)) in both.iter_mut().zip(widths).enumerate() {
+            let share = _mm512_mul_ps(floats(width), share);
+            // What is no number becomes i32::MIN, whose lower word is the 0 it stands for.
+            *factor = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_set1_ps(units[2 * pair + i]), share));
+        }
+        let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, both[0], _mm512_slli_epi32::<16>(both[1]));
+        store_ints(factors, words);
+    }
+}
+
+/// Pairs of records `visit..`, at most [`VISIT`], into the sums of the pairs of blocks from `first` on.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_visit<const MID: bool>(
+    rows: &Rows,
+    first: usize,
+    visit: usize,
+    factors: &[[i32; LANES]; PAIRS],
+    sums: &mut [[[i32; LANES]; 8]],
+) {
+    let mut records = [[Codes::default(); 2]; VISIT];
+    for (r, codes) in records.as_flattened_mut().iter_mut().enumerate() {
+        *codes = record_codes::<MID>(rows, 2 * visit + r);
+    }
+    let pairs = VISIT.min(rows.count.div_ceil(2) - visit);
+    // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
+    let mut of_lanes = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    for (two, sums) in sums.iter_mut().enumerate() {
+        let block = first + 2 * two;
+        let mut registers = load(sums);
+        for (pair, factors) in records[..pairs].iter().zip(&factors[visit..]) {
+            pair.iter().for_each(|codes| ahead::<MID>(rows, codes, block));
+            let factors = _mm512_permutexvar_epi32(of_lanes, ints(factors));
+            let codes = by_weight::<MID>(pair, block);
+            for (registers, codes) in registers.iter_mut().zip(&codes) {
+                for (register, codes) in registers.iter_mut().zip(codes) {
+                    *register = add_words(*register, *codes, factors);
+                }
+            }
+        }
+        keep(sums, &registers);
+        of_lanes = _mm512_add_epi32(of_lanes, _mm512_set1_epi32(2));
+    }
+}
+
+/// The codes of record `r`, or of the last.
+#[inline(always)]
+fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> Codes<'a> {
+    let r = r.min(rows.count - 1);
+    [rows.codes(Plane::Base, r), if MID { rows.codes(Plane::Mid, r) } else { &[] }]
+}
+
+/// Asks for the same blocks of the record that the next visit will read.
+#[inline(always)]
+fn ahead<const MID: bool>(rows: &Rows, codes: &Codes, block: usize) {
+    for (codes, column) in codes.iter().zip(&rows.columns).take(1 + usize::from(MID)) {
+        prefetch(codes, block * BLOCK / 2 + 2 * VISIT * column.stride);
+    }
+}
+
+/// Several columns: blocks `first..` of all records into `sums [blocks][N][64]`.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let count = work.factors.count;
+    let most = lanes(read_cells(work.rows, first, scratch));
+    put_offsets(work, scratch);
+    for (two, sums) in sums.chunks_mut(2 * count).enumerate() {
+        pack::<MID>(work.rows, first + 2 * two, scratch);
+        for (i, sums) in sums.chunks_exact_mut(count).enumerate() {
+            group(work, 2 * two + i, most[2 * two + i], sums, scratch);
+        }
+    }
+}
+
+/// What codes of 0 add in every column.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn put_offsets(work: &ExactWork, scratch: &mut Scratch) {
+    const AT_ONCE: usize = 8;
+    let (count, records) = (work.factors.count, work.rows.count);
+    scratch.offsets.resize(count, [0.0; LANES]);
+    for (part, offsets) in scratch.offsets.chunks_mut(AT_ONCE).enumerate() {
+        let mut columns = [work.factors.raw(0); AT_ONCE];
+        for (n, column) in columns.iter_mut().enumerate() {
+            *column = work.factors.raw((part * AT_ONCE + n).min(count - 1));
+        }
+        let mut sums = [_mm512_setzero_ps(); AT_ONCE];
+        for (r, origins) in scratch.origins[..records].iter().enumerate() {
+            let origins = floats(origins);
+            for (sum, column) in sums.iter_mut().zip(&columns) {
+                *sum = _mm512_fmadd_ps(_mm512_set1_ps(column[r]), origins, *sum);
+            }
+        }
+        offsets.iter_mut().zip(sums).for_each(|(offsets, sum)| store(offsets, sum));
+    }
+}
+
+/// Packs the codes of blocks `block` and `block + 1` of all records; a last single record meets factors of 0.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn pack<const MID: bool>(rows: &Rows, block: usize, scratch: &mut Scratch) {
+    let [one, other] = &mut scratch.packed;
+    for (pair, (one, other)) in one.iter_mut().zip(other).enumerate().take(rows.count.div_ceil(2)) {
+        let pair = [record_codes::<MID>(rows, 2 * pair), record_codes::<MID>(rows, 2 * pair + 1)];
+        pair.iter().for_each(|codes| ahead::<MID>(rows, codes, block));
+        let [first, second] = of_blocks(&by_weight::<MID>(&pair, block));
+        one.iter_mut().zip(first).for_each(|(to, from)| store_bytes(to, from));
+        other.iter_mut().zip(second).for_each(|(to, from)| store_bytes(to, from));
+    }
+}
+
+/// Group `index` of a run for all columns: `sums` is `[N][64]`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn group(work: &ExactWork, index: usize, most: f32, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let mut shares = [0.0; CHUNK];
+    for (share, widths) in shares[..work.rows.count].iter_mut().zip(&scratch.widths) {
+        *share = widths[index] * (TOP / most);
+    }
+    let (pairs, unit) = (work.rows.count.div_ceil(2), most / TOP);
+    let mut first = 0;
+    while first < sums.len() {
+        let left = sums.len() - first;
+        for (n, column) in scratch.columns.iter_mut().enumerate().take(left) {
+            put_column(work.factors.units(first + n), &shares, column);
+        }
+        let packed = &scratch.packed[index % 2];
+        let finish = |n: usize, dots: &[__m512i; 4], sums: &mut [f32; BLOCK]| {
+            add_scaled(sums, dots, work.factors.largest(first + n) * unit, scratch.offsets[first + n][index]);
+        };
+        let sums = &mut sums[first..];
+        first += match left {
+            COLUMNS.. => columns::<COLUMNS>(packed, pairs, &scratch.columns, sums, finish),
+            3.. => columns::<3>(packed, pairs, &scratch.columns, sums, finish),
+            _ => columns::<1>(packed, pairs, &scratch.columns, sums, finish),
+        };
+    }
+}
+
+/// The first `N` columns' dots, each handed to `finish` with its sums; returns `N`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn columns<const N: usize>(
+    packed: &[Packed<4>; PAIRS],
+    pairs: usize,
+    columns: &[[[i16; 2]; PAIRS]; COLUMNS],
+    sums: &mut [[f32; BLOCK]],
+    finish: impl Fn(usize, &[__m512i; 4], &mut [f32; BLOCK]),
+) -> usize {
+    let pairs = pairs.min(PAIRS);
+    let column = |k: usize, n: usize| {
+        let [first, second] = columns[n][k];
+        i32::from(first) & 0xffff | i32::from(second) << 16
+    };
+    let dots = product::<4, N>(packed, pairs, column, |sum, codes, factors| add_words(sum, codes, factors));
+    for (n, (sums, dots)) in sums.iter_mut().zip(&dots).enumerate() {
+        finish(n, dots, sums);
+    }
+    N
+}
+
+/// The factors of one column and group.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn put_column(units: &[f32; CHUNK], shares: &[f32; CHUNK], column: &mut [[i16; 2]; PAIRS]) {
+    let (units, shares) = (units.as_chunks().0, shares.as_chunks().0);
+    let words = column.as_flattened_mut().as_chunks_mut().0;
+    for ((units, shares), words) in units.iter().zip(shares).zip(words) {
+        let factors = _mm512_cvtps_epi32(_mm512_mul_ps(floats(units), floats(shares)));
+        store_words(words, _mm512_cvtepi32_epi16(factors));
+    }
+}
+
+/// Reads the cells of groups `first..` of all records and returns the largest of every group.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn read_cells(rows: &Rows, first: usize, scratch: &mut Scratch) -> __m512 {
+    let mut most = _mm512_setzero_si512();
+    let far = first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride;
+    for (r, (widths, origins)) in scratch.widths.iter_mut().zip(&mut scratch.origins).enumerate().take(rows.count) {
+        let scales = rows.scales(r);
+        prefetch(scales, far);
+        let cells = cells(&rows.coding, rows.level, scales, first);
+        store(widths, cells.width);
+        store(origins, cells.origin);
+        // As bits, what is no number is the largest.
+        let size = _mm512_and_si512(_mm512_castps_si512(cells.width), _mm512_set1_epi32(0x7fff_ffff));
+        most = _mm512_max_epu32(most, size);
+    }
+    _mm512_castsi512_ps(most)
+}
+
+/// `sums += fma(scale, dots, offset)`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn add_scaled(sums: &mut [f32; BLOCK], dots: &[__m512i; 4], scale: f32, offset: f32) {
+    let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
+    for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(in_order(dots)) {
+        let term = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots), offset);
+        store(sums, _mm512_add_ps(floats(sums), term));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn lanes(x: __m512) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    store(&mut out, x);
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn load(sums: &[[i32; LANES]; 8]) -> Pair {
+    let mut registers = [[_mm512_setzero_si512(); 4]; 2];
+    registers.as_flattened_mut().iter_mut().zip(sums).for_each(|(register, sums)| *register = ints(sums));
+    registers
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn keep(sums: &mut [[i32; LANES]; 8], registers: &Pair) {
+    sums.iter_mut().zip(registers.as_flattened()).for_each(|(sums, register)| store_ints(sums, *register));
+}
