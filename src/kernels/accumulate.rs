@@ -7,7 +7,7 @@
 
 use super::exact::ExactWork;
 use super::factors::Factors;
-use super::lanes::axpy;
+use super::lanes::{LANES, axpy};
 use super::panel::Panel;
 use super::{Isa, x86};
 use crate::quant::{Rows, values};
@@ -113,9 +113,12 @@ impl Accumulator {
 
 /// `[records][N]`.
 fn by_record(panel: &Panel) -> Vec<f32> {
+    let count = panel.count().max(1);
     let mut rows = vec![0.0; panel.records() * panel.count()];
-    for n in 0..panel.count() {
-        rows.iter_mut().skip(n).step_by(panel.count()).zip(panel.column(n)).for_each(|(to, from)| *to = from);
+    for (rows, tiles) in rows.chunks_mut(LANES * count).zip(panel.tiles().chunks_exact(count)) {
+        for (r, row) in rows.chunks_exact_mut(count).enumerate() {
+            row.iter_mut().zip(tiles).for_each(|(to, tile)| *to = tile[r]);
+        }
     }
     rows
 }
