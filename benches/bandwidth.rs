@@ -135,7 +135,7 @@ fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: 
     let factors = Panel::of_rows(&factors, CHUNK, 0..CHUNK);
     let mut sum = Accumulator::new(count, WIDTH, None, int8);
     row(if int8 { "sum int8" } else { "sum f32" }, pool, rows, count, move |rows| {
-        sum.add(isa, rows, &factors);
+        sum.add(isa, rows.clone(), &factors);
         sum.close_chunk();
     })
 }

@@ -1,14 +1,16 @@
 //! The attention branch over a range of KV-head groups (`o`'s chunks; docs/design.md, 5b).
 
-use super::{Act, Branch, Engine, check_chunks};
+use super::weights::Leased;
+use super::{Act, Branch, Engine, check_chunks, together};
 use crate::error::{Error, Result};
-use crate::kernels::accumulate::Accumulator;
+use crate::kernels::accumulate::{Accumulator, Step};
 pub use crate::kernels::attention::Tokens;
 use crate::kernels::attention::{Heads, attend};
 use crate::kernels::panel::Panel;
-use crate::kernels::project::{Inputs, project};
+use crate::kernels::project::{Inputs, project_all};
 use crate::kernels::rope::Rotation;
 use crate::kv::{HeadView, KvCache, SequenceId};
+use crate::quant::Rows;
 use crate::types::{CHUNK, LayerId, Matrix};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -86,15 +88,22 @@ impl Engine {
     fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
         let mut out = vec![0.0; rows.len() * inputs.count];
-        for (first, count, cut) in steps(&rows, arch.records(matrix)) {
-            let leased = weights.lease(Some(layer), &[matrix], options.levels.attn, first, count)?;
-            let part = leased.rows(matrix)?.slice(cut.start, cut.end);
-            let mut panel = Panel::new(part.count, inputs.count);
-            pool.install(|| project(*isa, &part, inputs, &mut panel));
-            if let Some(bias) = layers[layer].bias(matrix) {
-                panel.add_bias(&bias[first + cut.start..first + cut.end]);
+        let mut first = rows.start / CHUNK * CHUNK;
+        let end = arch.records(matrix).min(rows.end.next_multiple_of(CHUNK));
+        while first < rows.end {
+            let most = together(inputs.count);
+            let leased = weights.lease_run(Some(layer), &[matrix], options.levels.attn, first..end, most)?;
+            let parts = cuts(&leased, matrix, first, &rows)?;
+            let mut panels: Vec<Panel> = parts.iter().map(|(_, part)| Panel::new(part.count, inputs.count)).collect();
+            let jobs = parts.iter().map(|(_, part)| part).zip(&mut panels);
+            pool.install(|| project_all(*isa, inputs, jobs));
+            for ((at, part), panel) in parts.iter().zip(&mut panels) {
+                if let Some(bias) = layers[layer].bias(matrix) {
+                    panel.add_bias(&bias[*at..at + part.count]);
+                }
+                panel.put_rows(&mut out, rows.len(), at - rows.start);
             }
-            panel.put_rows(&mut out, rows.len(), first + cut.start - rows.start);
+            first += leased.len() * CHUNK;
         }
         Ok(out)
     }
@@ -113,32 +122,50 @@ impl Engine {
         let rows = range.start * chunk..range.end * chunk;
         let mut sum = Accumulator::new(count, arch.hidden, layers[layer].bias(Matrix::O), options.act == Act::Int8);
         let mut partials = Vec::new();
-        for (first, records, cut) in steps(&rows, arch.records(Matrix::O)) {
-            let leased = weights.lease(Some(layer), &[Matrix::O], options.levels.attn, first, records)?;
-            let part = leased.rows(Matrix::O)?;
-            for piece in pieces(first + cut.start..first + cut.end, chunk) {
-                let slice = part.slice(piece.start - first, piece.end - first);
-                let factors = Panel::of_rows(mixed, rows.len(), piece.start - rows.start..piece.end - rows.start);
-                pool.install(|| sum.add(*isa, &slice, &factors));
-                match (piece.end.is_multiple_of(chunk), partial) {
-                    (true, true) => partials.extend(sum.take_chunk()),
-                    (true, false) => sum.close_chunk(),
-                    _ => {}
+        let mut first = rows.start / CHUNK * CHUNK;
+        let end = arch.records(Matrix::O).min(rows.end.next_multiple_of(CHUNK));
+        while first < rows.end {
+            // Partial sums are taken out one by one.
+            let most = if partial { 1 } else { together(count) };
+            let leased = weights.lease_run(Some(layer), &[Matrix::O], options.levels.attn, first..end, most)?;
+            let (parts, base, width) = (cuts(&leased, Matrix::O, first, &rows)?, rows.start, rows.len());
+            let work: Vec<(Rows, Panel, bool)> = parts
+                .iter()
+                .flat_map(|(at, part)| {
+                    let range = *at..at + part.count;
+                    pieces(range, chunk).map(move |piece| {
+                        let of_mixed = piece.start - base..piece.end - base;
+                        let factors = Panel::of_rows(mixed, width, of_mixed);
+                        (part.slice(piece.start - at, piece.end - at), factors, piece.end.is_multiple_of(chunk))
+                    })
+                })
+                .collect();
+            let steps =
+                work.iter().map(|(rows, factors, closes)| Step { rows: rows.clone(), factors, closes: *closes });
+            match partial {
+                false => pool.install(|| sum.add_all(*isa, steps.collect())),
+                true => {
+                    for step in steps {
+                        let closes = step.closes;
+                        pool.install(|| sum.add_all(*isa, vec![Step { closes: false, ..step }]));
+                        partials.extend(closes.then(|| sum.take_chunk()).into_iter().flatten());
+                    }
                 }
             }
+            first += leased.len() * CHUNK;
         }
         Ok(if partial { Branch::Partials(partials) } else { Branch::Whole(sum.finish()) })
     }
 }
 
-/// The blocks that hold `rows`: (first record, records, the part of them that is wanted).
-fn steps(rows: &Range<usize>, records: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
-    let (start, end) = (rows.start, rows.end);
-    (start / CHUNK..end.div_ceil(CHUNK)).map(move |block| {
-        let first = block * CHUNK;
-        let count = CHUNK.min(records - first);
-        (first, count, start.max(first) - first..end.min(first + count) - first)
-    })
+/// What leased chunks, from record `first` on, hold of `rows`: the first record of each part, and its records.
+fn cuts<'a>(leased: &'a [Leased], matrix: Matrix, first: usize, rows: &Range<usize>) -> Result<Vec<(usize, Rows<'a>)>> {
+    let cut = |(i, leased): (usize, &'a Leased)| {
+        let first = first + i * CHUNK;
+        let (from, to) = (rows.start.max(first), rows.end.min(first + leased.count()));
+        Ok((from, leased.rows(matrix)?.slice(from - first, to - first)))
+    };
+    leased.iter().enumerate().map(cut).collect()
 }
 
 /// `range` cut at multiples of `chunk`.

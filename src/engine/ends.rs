@@ -1,11 +1,11 @@
 //! Where tokens become rows and rows become logits.
 
-use super::Engine;
+use super::{Engine, together};
 use crate::error::{Error, Result};
 use crate::kernels::panel::Panel;
-use crate::kernels::project::project;
+use crate::kernels::project::project_all;
 use crate::quant::values;
-use crate::types::{BLOCK, CHUNK, Matrix};
+use crate::types::{BLOCK, Matrix};
 
 impl Engine {
     /// Embedding rows `[N, hidden]` of tokens.
@@ -54,13 +54,17 @@ impl Engine {
         let inputs = self.normed(x, &self.norm_final, level);
         let Engine { arch, isa, pool, weights, .. } = self;
         let mut out = vec![0.0; arch.vocab * count];
-        for first in (0..arch.vocab).step_by(CHUNK) {
-            let records = CHUNK.min(arch.vocab - first);
-            let leased = weights.lease(None, &[arch.head_matrix()], level, first, records)?;
-            let rows = leased.rows(arch.head_matrix())?;
-            let mut panel = Panel::new(records, count);
-            pool.install(|| project(*isa, &rows, &inputs, &mut panel));
-            panel.put_rows(&mut out, arch.vocab, first);
+        let mut first = 0;
+        while first < arch.vocab {
+            let matrix = arch.head_matrix();
+            let leased = weights.lease_run(None, &[matrix], level, first..arch.vocab, together(count))?;
+            let rows = leased.iter().map(|leased| leased.rows(matrix)).collect::<Result<Vec<_>>>()?;
+            let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.count, count)).collect();
+            pool.install(|| project_all(*isa, &inputs, rows.iter().zip(&mut panels)));
+            for panel in panels {
+                panel.put_rows(&mut out, arch.vocab, first);
+                first += panel.records();
+            }
         }
         Ok(out)
     }

@@ -29,6 +29,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weights::Weights;
 
+/// Rows of a call that are computed on a thread of the pool: those of a verification.
+const POOLED_ROWS: usize = 32;
+
 /// More threads than any machine has cores: a mistake.
 const MAX_THREADS: usize = 1024;
 
@@ -130,12 +133,12 @@ impl Engine {
         result
     }
 
-    /// Runs a part for rows of `values` elements in all. A single row's runs on a thread of the pool: entering the pool
-    /// costs some 20 us, which one row pays once a part instead of once or thrice a chunk (3.5 times the time of a
-    /// 256-wide model's arithmetic). Larger ones stay on the caller's thread: their buffers would come from, and stay
+    /// Runs a part for rows of `values` elements in all. Few rows run on a thread of the pool: entering the pool
+    /// costs some 20 us, which they pay once a part instead of once or thrice a chunk (3.5 times the time of a
+    /// 256-wide model's arithmetic). More stay on the caller's thread: their buffers would come from, and stay
     /// in, the allocator's arenas of whichever threads run them.
     fn pooled<T: Send>(&mut self, values: usize, part: impl FnOnce(&mut Engine) -> T + Send) -> T {
-        if values > self.arch.hidden {
+        if values > POOLED_ROWS * self.arch.hidden {
             return part(self);
         }
         let pool = self.pool.clone();
@@ -211,6 +214,13 @@ fn pool(threads: Option<usize>) -> Result<ThreadPool> {
     };
     let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
     built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
+}
+
+/// Chunks that are computed together at most: enough for a single column to make the threads' meetings small, fewer for
+/// many, whose results take room.
+fn together(columns: usize) -> usize {
+    const MOST: usize = 16;
+    (MOST / columns).max(1)
 }
 
 /// A range of chunks that lies within `count` and is not empty.

@@ -120,6 +120,27 @@ impl Weights {
         Ok(Leased { store: store.clone(), layer, level, count, sections: ids.into_iter().zip(held).collect() })
     }
 
+    /// Leases the chunk that begins at record `first` of `records`, and those behind it that are in the cache, `most` at
+    /// most: what is computed together costs the threads one meeting.
+    pub fn lease_run(
+        &mut self,
+        layer: Option<usize>,
+        matrices: &[Matrix],
+        level: Level,
+        records: Range<usize>,
+        most: usize,
+    ) -> Result<Vec<Leased>> {
+        let mut run = Vec::new();
+        for first in records.clone().step_by(CHUNK).take(most) {
+            let step = self.schedule.step(layer, matrices[0], first);
+            if !run.is_empty() && !step.is_some_and(|step| self.fetcher.holds(step)) {
+                break;
+            }
+            run.push(self.lease(layer, matrices, level, first, CHUNK.min(records.end - first))?);
+        }
+        Ok(run)
+    }
+
     /// Leases one row of the embedding.
     pub fn lease_row(&mut self, level: Level, row: usize) -> Result<Leased> {
         let Weights { store, verify, verified, schedule, fetcher, .. } = self;
@@ -180,6 +201,11 @@ fn check(store: &Store, verify: Verify, verified: &mut HashSet<BlockId>, want: &
 }
 
 impl Leased {
+    /// Records of the run.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// One matrix's records of the run.
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
         let columns = self.level.planes().iter().map(|plane| {

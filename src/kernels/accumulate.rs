@@ -57,35 +57,35 @@ impl Accumulator {
     ///
     /// # Panics
     /// If `factors` is not for these rows and columns, or for more than 256 records.
-    pub fn add(&mut self, isa: Isa, rows: &Rows, factors: &Panel) {
-        let fits = factors.records() == rows.count && factors.count() == self.count;
-        assert!(fits, "factors that do not fit rows and outputs");
-        match self.int8 && rows.level != Level::L16 {
-            true => {
-                let factors = &Factors::new(factors);
-                self.tiles(rows.blocks(), |first, chunk| {
-                    x86::accumulate_exact(isa, &ExactWork { rows, factors, first }, chunk);
-                });
-            }
-            false => {
-                let (count, factors) = (self.count, &by_record(factors));
-                self.tiles(rows.blocks(), |first, chunk| {
-                    x86::accumulate_tile(isa, &TileWork { rows, factors, count, first }, chunk);
-                });
-            }
-        }
+    pub fn add(&mut self, isa: Isa, rows: Rows, factors: &Panel) {
+        self.add_all(isa, vec![Step { rows, factors, closes: false }]);
     }
 
-    /// Runs `add` for tiles of the open chunk, with their first block.
-    fn tiles(&mut self, blocks: usize, add: impl Fn(usize, &mut [f32]) + Sync) {
+    /// The same for several runs of records, in order: the pool meets once for all of them.
+    ///
+    /// # Panics
+    /// As `add`.
+    pub fn add_all(&mut self, isa: Isa, steps: Vec<Step>) {
+        let fits = |step: &Step| step.factors.records() == step.rows.count && step.factors.count() == self.count;
+        assert!(steps.iter().all(fits), "factors that do not fit rows and outputs");
+        let Some(blocks) = steps.first().map(|step| step.rows.blocks()) else { return };
+        let ready: Vec<Ready> = steps.into_iter().map(|step| Ready::new(step, self.int8)).collect();
         let blocks = blocks.div_ceil(TILES * rayon::current_num_threads());
         let size = blocks * self.count * BLOCK;
-        self.chunk.par_chunks_mut(size).enumerate().for_each(|(tile, chunk)| add(tile * blocks, chunk));
+        let tiles = self.chunk.par_chunks_mut(size).zip(self.sum.par_chunks_mut(size));
+        tiles.enumerate().for_each(|(tile, (chunk, sum))| {
+            for step in &ready {
+                step.add(isa, self.count, tile * blocks, chunk);
+                if step.closes {
+                    fold(sum, chunk);
+                }
+            }
+        });
     }
 
     /// Folds the open chunk into the result and begins the next.
     pub fn close_chunk(&mut self) {
-        self.sum.iter_mut().zip(&mut self.chunk).for_each(|(sum, chunk)| *sum += std::mem::take(chunk));
+        fold(&mut self.sum, &mut self.chunk);
     }
 
     /// Takes the open chunk as `[N, width]` instead of folding it, and begins the next.
@@ -109,6 +109,54 @@ impl Accumulator {
         }
         out
     }
+}
+
+/// A run of records with its factors.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// At most 256 records.
+    pub rows: Rows<'a>,
+    /// One for every record and column.
+    pub factors: &'a Panel,
+    /// Whether its chunk ends with it.
+    pub closes: bool,
+}
+
+/// A step with its factors as its kernel takes them.
+struct Ready<'a> {
+    rows: Rows<'a>,
+    factors: Kind,
+    closes: bool,
+}
+
+enum Kind {
+    Exact(Factors),
+    /// `[records][N]`.
+    F32(Vec<f32>),
+}
+
+impl Ready<'_> {
+    fn new(step: Step, int8: bool) -> Ready {
+        let factors = match int8 && step.rows.level != Level::L16 {
+            true => Kind::Exact(Factors::new(step.factors)),
+            false => Kind::F32(by_record(step.factors)),
+        };
+        Ready { rows: step.rows, factors, closes: step.closes }
+    }
+
+    /// Adds the step to one tile of the open chunk, from block `first` on.
+    fn add(&self, isa: Isa, count: usize, first: usize, chunk: &mut [f32]) {
+        let rows = &self.rows;
+        match &self.factors {
+            Kind::Exact(factors) => x86::accumulate_exact(isa, &ExactWork { rows, factors, first }, chunk),
+            Kind::F32(factors) => x86::accumulate_tile(isa, &TileWork { rows, factors, count, first }, chunk),
+        }
+    }
+}
+
+/// `sum += chunk`, which begins anew.
+fn fold(sum: &mut [f32], chunk: &mut [f32]) {
+    sum.iter_mut().zip(chunk).for_each(|(sum, chunk)| *sum += std::mem::take(chunk));
 }
 
 /// `[records][N]`.

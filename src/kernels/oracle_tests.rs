@@ -156,8 +156,8 @@ impl Case {
         let start = self.numbers(self.width);
         let mut sum = Accumulator::new(self.count, self.width, Some(&start), int8);
         for _ in 0..2 {
-            POOL.install(|| sum.add(isa, rows, &factors));
-            POOL.install(|| sum.add(isa, rows, &factors));
+            POOL.install(|| sum.add(isa, rows.clone(), &factors));
+            POOL.install(|| sum.add(isa, rows.clone(), &factors));
             sum.close_chunk();
         }
         bits(sum.finish())
@@ -231,7 +231,7 @@ fn the_largest_codes_overflow_nothing() {
         let sums = |isa: Isa| {
             let mut sum = Accumulator::new(count, width, None, true);
             let factors = Panel::of_rows(&vec![-1.0; records * count], records, 0..records);
-            POOL.install(|| sum.add(isa, &rows, &factors));
+            POOL.install(|| sum.add(isa, rows.clone(), &factors));
             sum.close_chunk();
             sum.finish()
         };

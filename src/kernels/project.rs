@@ -106,13 +106,35 @@ const WIDE_TASK: usize = 2 * LANES;
 /// # Panics
 /// If `out` is not for these rows and inputs.
 pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut Panel) {
-    assert!(out.records() == rows.count && out.count() == inputs.count, "outputs that do not fit rows and inputs");
-    let work = || RowWork { rows, inputs, weights: vec![], lanes: vec![] };
+    project_all(isa, inputs, [(rows, out)]);
+}
+
+/// [`project`] of several runs of records at once: the pool meets once for all of them.
+///
+/// # Panics
+/// As `project`.
+pub fn project_all<'a>(isa: Isa, inputs: &Inputs, jobs: impl IntoIterator<Item = (&'a Rows<'a>, &'a mut Panel)>) {
     let records = if inputs.count == 1 { TASK } else { WIDE_TASK };
-    out.tiles_mut()
-        .par_chunks_mut((records / LANES * inputs.count).max(1))
-        .enumerate()
-        .for_each_init(work, |work, (task, out)| x86::project_task(isa, work, task * records, out));
+    let mut tasks = Vec::new();
+    for (rows, out) in jobs {
+        let fits = out.records() == rows.count && out.count() == inputs.count;
+        assert!(fits, "outputs that do not fit rows and inputs");
+        let parts = out.tiles_mut().chunks_mut((records / LANES * inputs.count).max(1));
+        tasks.extend(parts.enumerate().map(|(task, out)| (rows, task * records, out)));
+    }
+    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (rows, first, out)| {
+        let Scratch { weights, lanes } = std::mem::take(scratch);
+        let mut work = RowWork { rows, inputs, weights, lanes };
+        x86::project_task(isa, &mut work, first, out);
+        *scratch = Scratch { weights: work.weights, lanes: work.lanes };
+    });
+}
+
+/// What a thread keeps between tasks.
+#[derive(Default)]
+struct Scratch {
+    weights: Vec<f32>,
+    lanes: Vec<[f32; LANES]>,
 }
 
 impl RowWork<'_> {

@@ -100,7 +100,7 @@ impl Case {
         pool.install(|| {
             for part in [0..cut, cut..self.records].into_iter().filter(|part| !part.is_empty()) {
                 let panel = Panel::of_rows(&factors, self.records, part.clone());
-                sum.add(isa, &rows.slice(part.start, part.end), &panel);
+                sum.add(isa, rows.slice(part.start, part.end), &panel);
             }
         });
         sum.close_chunk();

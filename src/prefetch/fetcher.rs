@@ -124,7 +124,7 @@ impl Fetcher {
 
     /// Serves all wants of a step, in order, and begins to read for the steps that follow it.
     ///
-    /// What the ring holds of earlier steps must have been dropped.
+    /// What the ring holds of earlier steps must have been dropped, unless the tier [`Fetcher::holds`] this one.
     ///
     /// # Errors
     /// The reader's or `check`'s; nothing that failed is kept, and the fetcher stays usable.
@@ -267,6 +267,11 @@ impl Fetcher {
         let reads = begun.collect::<Result<_>>()?;
         self.queue.push_back(Ahead { step, bytes, reads });
         Ok(true)
+    }
+
+    /// Whether all that a step wants is in the tier.
+    pub fn holds(&self, step: usize) -> bool {
+        self.steps.wants(step).iter().all(|want| self.is_loaded(want))
     }
 
     fn missing(&self, step: usize) -> Vec<(usize, Want)> {

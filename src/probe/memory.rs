@@ -121,7 +121,7 @@ fn dot(isa: Isa, level: Level) -> Box<dyn FnMut(&Rows) + Send> {
 fn accumulate(isa: Isa) -> Box<dyn FnMut(&Rows) + Send> {
     let (factors, mut sum) = (Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK), Accumulator::new(1, WIDTH, None, true));
     Box::new(move |rows| {
-        sum.add(isa, rows, black_box(&factors));
+        sum.add(isa, rows.clone(), black_box(&factors));
         sum.close_chunk();
     })
 }
