@@ -164,23 +164,22 @@ def scratch_bytes(spec: Architecture, positions: int, threads: int, logit_rows: 
     activations = rows * _row_bytes(spec)
     logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
-    running = max(activations, logits) + threads * _thread_bytes(spec, positions, rows)
+    running = max(activations, logits) + threads * _thread_bytes(spec, rows)
     return running * 5 // 4 + small + _UNTOUCHED
 
 
 def _row_bytes(spec: Architecture) -> int:
     """One row: x, its branch, the normed and the coded inputs; then attention's or the FFN's own."""
     q, kv, hidden = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.hidden
-    shared = 4 * hidden * 2 + (4 + 4 + 2) * hidden
+    shared = 4 * hidden * 2 + (4 + 4 + 4 + 3) * hidden
     sums = 4 * hidden * 3
     mixing, output = 4 * (3 * q + 2 * kv), 4 * 2 * q + sums
-    return shared + max(mixing, output, sums + 4 * 3 * _CHUNK) + spec.kv_heads * 64
+    return shared + max(mixing, output, sums + 4 * 5 * _CHUNK) + spec.kv_heads * 64
 
 
-def _thread_bytes(spec: Architecture, positions: int, rows: int) -> int:
-    """One thread: a decoded record, sixteen lanes a row, the scores of a group of heads."""
-    group = spec.heads // spec.kv_heads
-    return _THREAD + 4 * (spec.hidden + 64) + 64 * rows + 4 * group * positions
+def _thread_bytes(spec: Architecture, rows: int) -> int:
+    """One thread: records unpacked for many columns, a step of exact sums, f32 lanes a row, a tile of queries."""
+    return _THREAD + 37 * (spec.hidden + 64) + (128 << 10) + 1024 * rows + (192 << 10)
 
 
 def _vector_bytes(spec: Architecture) -> int:
