@@ -27,6 +27,9 @@ $(VENV)/packages: constraints/test.txt
 	$(BIN)/python -m pip install -r $<
 	touch $@
 
+# Tests that compute logits, run again on narrower registers than the machine has.
+COMPUTING := $(addprefix tests/test_,parity.py chunks.py threads.py invisibility.py session.py generate_cli.py)
+
 # Editable: Python sources count at once, the Rust module is rebuilt when its sources changed.
 $(VENV)/core: $(VENV)/packages pyproject.toml Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	@scripts/prerequisites >/dev/null
@@ -44,6 +47,7 @@ demo: $(VENV)/core
 test: $(VENV)/core
 	cargo test $(LOCKED)
 	$(BIN)/python -m pytest
+	for set in portable avx2; do scripts/test-isa $(BIN)/python $$set $(COMPUTING); done
 	@echo 'not run here: tests/torch (make test-torch)'
 
 test-torch: $(VENV)/core

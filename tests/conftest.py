@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from m2cache_rs._core import isa
 
 from tests.reference.shared import shared_folder
 
@@ -13,6 +14,10 @@ pytest_plugins = ["tests.stores"]
 
 # A background job inherits an ignored SIGINT, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    return f"instruction set: {isa()[1]}, of {', '.join(isa()[0])}"
 
 
 @pytest.fixture(scope="session")

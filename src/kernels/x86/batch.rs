@@ -95,7 +95,7 @@ fn pack<const MID: bool>(rows: &Rows, first: usize, tile: usize, groups: &mut [G
 
 /// Asks for the lines of the same blocks in the next tile.
 #[inline(always)]
-fn ahead<const MID: bool>(rows: &Rows, records: &[Record; RECORDS], block: usize) {
+pub fn ahead<const MID: bool>(rows: &Rows, records: &[Record; RECORDS], block: usize) {
     if block.is_multiple_of(2) {
         for plane in 0..1 + usize::from(MID) {
             let far = block * BLOCK / 2 + RECORDS * rows.columns[plane].stride;

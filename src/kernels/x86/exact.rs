@@ -20,10 +20,10 @@ const RUN: usize = LANES;
 const PAIRS: usize = CHUNK / 2;
 
 /// Pairs of records that share a visit to the sums of one column.
-const VISIT: usize = 4;
+pub const VISIT: usize = 4;
 
 /// Records between a scale that is asked for and the one that is read.
-const AHEAD: usize = 16;
+pub const AHEAD: usize = 16;
 
 /// Columns of a pass: their 24 sums and four registers of codes fit the register file.
 const COLUMNS: usize = 6;
@@ -157,14 +157,14 @@ fn add_visit<const MID: bool>(
 
 /// The codes of record `r`, or of the last.
 #[inline(always)]
-fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> Codes<'a> {
+pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> Codes<'a> {
     let r = r.min(rows.count - 1);
     [rows.codes(Plane::Base, r), if MID { rows.codes(Plane::Mid, r) } else { &[] }]
 }
 
 /// Asks for the same blocks of the record that the next visit will read.
 #[inline(always)]
-fn ahead<const MID: bool>(rows: &Rows, codes: &Codes, block: usize) {
+pub fn ahead<const MID: bool>(rows: &Rows, codes: &Codes, block: usize) {
     for (codes, column) in codes.iter().zip(&rows.columns).take(1 + usize::from(MID)) {
         prefetch(codes, block * BLOCK / 2 + 2 * VISIT * column.stride);
     }

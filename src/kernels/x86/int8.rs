@@ -59,7 +59,7 @@ fn one<const MID: bool>(rows: &Rows, x: &Int8, r: usize) -> f32 {
 
 /// Asks for the same tile two records on: the lines of a record and a half are in flight while one is computed.
 #[inline(always)]
-fn ahead<const MID: bool>(rows: &Rows, record: &Record, tile: usize) {
+pub fn ahead<const MID: bool>(rows: &Rows, record: &Record, tile: usize) {
     const RECORDS: usize = 2;
     for plane in 0..1 + usize::from(MID) {
         let far = RECORDS * rows.columns[plane].stride;

@@ -1,8 +1,9 @@
-//! Int8 dots with AVX2: as `int8`, eight groups of a record at a time. Nibble planes are multiplied apart: products of
+//! Int8 dots of one column with AVX2: as `int8`, eight groups of a record at a time. Nibble planes are multiplied apart: products of
 //! whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most 4 * 15 * 127) fit.
 
 use super::super::lanes::{LANES, fold16};
 use super::super::project::{RowWork, in_tile};
+use super::int8::ahead;
 use super::load::{bytes32, floats8, signed32, store8};
 use super::scales::{bias, whole};
 use crate::config::Form;
@@ -14,53 +15,52 @@ use std::arch::x86_64::*;
 const EIGHT: usize = TILE / 2;
 
 /// Cells of eight groups: code c stands for `origin + c * width`.
-struct Cells {
-    width: __m256,
-    origin: __m256,
+pub struct Cells {
+    pub width: __m256,
+    pub origin: __m256,
 }
 
-/// Records `first..` of work that `int8::takes`; `out` is `[tiles][N][16]`.
+/// Records `first..` of work that `int8::takes`, with one column; `out` is `[tiles][16]`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn task(work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
+pub fn task(work: &RowWork, first: usize, out: &mut [[f32; LANES]]) {
     let Some(x) = work.inputs.int8.as_ref() else { return };
     let rows = work.rows;
-    let lanes = &mut work.lanes;
-    lanes.resize(work.inputs.count, [0.0; LANES]);
-    for (tile, out) in out.chunks_exact_mut(work.inputs.count).enumerate() {
+    for (tile, out) in out.iter_mut().enumerate() {
         let first = first + tile * LANES;
-        for r in 0..in_tile(rows, first) {
-            match rows.level {
-                Level::L4 => record::<false>(rows, x, first + r, lanes.as_mut_slice()),
-                _ => record::<true>(rows, x, first + r, lanes.as_mut_slice()),
-            }
-            out.iter_mut().zip(&*lanes).for_each(|(out, lanes)| out[r] = fold16(*lanes));
+        for (r, out) in out.iter_mut().enumerate().take(in_tile(rows, first)) {
+            *out = match rows.level {
+                Level::L4 => one::<false>(rows, x, first + r),
+                _ => one::<true>(rows, x, first + r),
+            };
         }
     }
 }
 
-/// Record `r` into `lanes [N]`.
+/// The dot of record `r`.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn record<const MID: bool>(rows: &Rows, x: &Int8, r: usize, lanes: &mut [[f32; LANES]]) {
+fn one<const MID: bool>(rows: &Rows, x: &Int8, r: usize) -> f32 {
     let record = rows.record(r);
-    lanes.fill([0.0; LANES]);
+    let mut lanes = [0.0; LANES];
     for first in (0..rows.blocks()).step_by(EIGHT) {
-        let cells = cells(rows, record.scales, first);
         let (tile, part) = (first / TILE, first % TILE / EIGHT);
-        for (n, lanes) in lanes.iter_mut().enumerate() {
-            let at = n * x.tiles + tile;
-            let (sums, scales) = (&x.sums[at].as_chunks().0[part], &x.scales[at].as_chunks().0[part]);
-            let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(dots::<MID>(&record, first, &x.codes[at])), floats8(scales));
-            let lanes = &mut lanes.as_chunks_mut().0[part];
-            let sum = _mm256_fmadd_ps(cells.width, dots, floats8(lanes));
-            store8(lanes, _mm256_fmadd_ps(cells.origin, floats8(sums), sum));
+        if part == 0 {
+            ahead::<MID>(rows, &record, tile);
         }
+        let cells = cells(rows, record.scales, first);
+        let (sums, scales) = (&x.sums[tile].as_chunks().0[part], &x.scales[tile].as_chunks().0[part]);
+        let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(dots::<MID>(&record, first, &x.codes[tile])), floats8(scales));
+        let lanes = &mut lanes.as_chunks_mut().0[part];
+        let sum = _mm256_fmadd_ps(cells.width, dots, floats8(lanes));
+        store8(lanes, _mm256_fmadd_ps(cells.origin, floats8(sums), sum));
     }
+    fold16(lanes)
 }
 
 /// Cells of groups `first..first + 8`, zeros behind the record's last.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn cells(rows: &Rows, of_record: &[u8], first: usize) -> Cells {
+pub fn cells(rows: &Rows, of_record: &[u8], first: usize) -> Cells {
     let (step, lo) = match rows.coding.form {
         Form::Affine => scales::<true>(rows.level, of_record, first),
         Form::Symmetric => scales::<false>(rows.level, of_record, first),

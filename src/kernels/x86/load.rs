@@ -20,6 +20,8 @@ loads! { "avx2"
     bytes32([u8; 32]) -> __m256i = _mm256_loadu_si256;
     /// 32 activations.
     signed32([i8; 32]) -> __m256i = _mm256_loadu_si256;
+    /// 8 integers.
+    ints8([i32; 8]) -> __m256i = _mm256_loadu_si256;
     /// 8 floats.
     floats8([f32; 8]) -> __m256 = _mm256_loadu_ps;
 }
@@ -65,6 +67,22 @@ pub fn store_bytes(to: &mut [u8; 64], from: __m512i) {
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn store_words(to: &mut [i16; 16], from: __m256i) {
+    // SAFETY: a unique reference to as many bytes as are written.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
+}
+
+/// Writes 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store_bytes32(to: &mut [u8; 32], from: __m256i) {
+    // SAFETY: a unique reference to as many bytes as are written.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
+}
+
+/// Writes 8 integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store_ints8(to: &mut [i32; 8], from: __m256i) {
     // SAFETY: a unique reference to as many bytes as are written.
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
 }

@@ -11,6 +11,8 @@ pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod batch;
 #[cfg(target_arch = "x86_64")]
+mod batch_avx2;
+#[cfg(target_arch = "x86_64")]
 mod block;
 #[cfg(target_arch = "x86_64")]
 mod block_avx2;
@@ -18,6 +20,8 @@ mod block_avx2;
 mod dot;
 #[cfg(target_arch = "x86_64")]
 mod exact;
+#[cfg(target_arch = "x86_64")]
+mod exact_avx2;
 #[cfg(target_arch = "x86_64")]
 mod heads;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +34,8 @@ mod int8_avx2;
 mod load;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx2;
 #[cfg(target_arch = "x86_64")]
 mod product;
 #[cfg(target_arch = "x86_64")]
@@ -90,9 +96,14 @@ widened!(avx512, "avx2,fma,avx512f,avx512bw,avx512vl", 10);
 /// Records `first..` of a projection on `isa`; `out` is `[tiles][N][16]`.
 pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [[f32; LANES]]) {
     match isa.kind() {
-        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        // SAFETY: an `Isa` of this kind exists only where detection found its features, AVX2 wherever AVX-512.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 if int8::takes(work) => unsafe { int8_avx2::task(work, first, out) },
+        Kind::Avx2 | Kind::Avx512 if int8::takes(work) && work.inputs.count == 1 => unsafe {
+            int8_avx2::task(work, first, out)
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 | Kind::Avx512 if int8::takes(work) => unsafe { batch_avx2::task(work, first, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 if work.int8().is_none() => unsafe { wide::dots_avx2(work, first, out) },
@@ -105,9 +116,6 @@ pub fn project_task(isa: Isa, work: &mut RowWork, first: usize, out: &mut [[f32;
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512Vnni if int8::takes(work) => unsafe { batch::task(work, first, out) },
-        // SAFETY: as above; detection asks for AVX2 wherever it asks for AVX-512.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 if int8::takes(work) => unsafe { int8_avx2::task(work, first, out) },
         // SAFETY: as above; the other set with VNNI has these features too.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 | Kind::Avx512Vnni if dot::takes(work) => unsafe { dot::task(work, first, out) },
@@ -140,7 +148,10 @@ pub fn accumulate_tile(isa: Isa, work: &TileWork, chunk: &mut [f32]) {
 /// One tile of an accumulation in exact integers on `isa`.
 pub fn accumulate_exact(isa: Isa, work: &ExactWork, chunk: &mut [f32]) {
     match isa.kind() {
-        // SAFETY: an `Isa` of this kind exists only where detection found its features.
+        // SAFETY: an `Isa` of this kind exists only where detection found its features, AVX2 wherever AVX-512.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 | Kind::Avx512 if exact::takes(work) => unsafe { exact_avx2::tile(work, chunk) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => unsafe { avx2::accumulate_exact(work, chunk) },
         // SAFETY: as above.
