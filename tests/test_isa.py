@@ -1,4 +1,4 @@
-"""Instruction sets change no bit: a forced one gives the logits of the portable kernels, in a process of its own."""
+"""Instruction sets change no bit: a forced one gives the portable logits, in a process of its own."""
 
 from __future__ import annotations
 
