@@ -32,27 +32,25 @@ impl Engine {
         let mut chunk = range.start;
         while chunk < range.end {
             let records = chunk * CHUNK..self.arch.ffn.min(range.end * CHUNK);
-            let most = if chunks.is_some() { 1 } else { together(count) };
-            chunk += self.ffn_chunks(layer, records, most, &inputs, &mut sum)?;
+            chunk += self.ffn_chunks(layer, records, chunks.is_some(), &inputs, &mut sum)?;
             if chunks.is_some() {
                 partials.extend(sum.take_chunk());
-            } else {
-                sum.close_chunk();
             }
         }
         Ok(if chunks.is_some() { Branch::Partials(partials) } else { Branch::Whole(sum.finish()) })
     }
 
-    /// Some of the chunks from the first record on, `most` at most; returns how many. The last stays open.
+    /// Some of the chunks from the first record on; returns how many. Where partial sums are wanted it is one, left open.
     fn ffn_chunks(
         &mut self,
         layer: usize,
         records: Range<usize>,
-        most: usize,
+        partial: bool,
         inputs: &Inputs,
         sum: &mut Accumulator,
     ) -> Result<usize> {
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
+        let most = if partial { 1 } else { together(inputs.count) };
         let leased = weights.lease_run(Some(layer), arch.ffn_matrices(), options.levels.ffn, records.clone(), most)?;
         let (isa, vectors) = (*isa, &layers[layer]);
         let gate = if arch.gated { Matrix::Gate } else { Matrix::Up };
@@ -74,10 +72,8 @@ impl Engine {
                     None => apply(isa, arch.activation, h.values_mut()),
                 }
             }
-            let last = h.len() - 1;
-            let downs = rows(&leased, Matrix::Down)?.into_iter().zip(&h).enumerate();
-            let steps = downs.map(|(i, (rows, factors))| Step { rows, factors, closes: i < last }).collect();
-            sum.add_all(isa, steps);
+            let downs = rows(&leased, Matrix::Down)?.into_iter().zip(&h);
+            sum.add_all(isa, downs.map(|(rows, factors)| Step { rows, factors, closes: !partial }).collect());
             Ok(leased.len())
         })
     }

@@ -26,11 +26,16 @@ use crate::types::{Level, Levels};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use weights::Weights;
 
 /// Rows of a call that are computed on a thread of the pool: those of a verification.
 const POOLED_ROWS: usize = 32;
+
+/// How long a thread waits awake for more of a part: many times what lies between two shares of resident weights, less
+/// than most reads take.
+const PATIENCE: Duration = Duration::from_micros(200);
 
 /// More threads than any machine has cores: a mistake.
 const MAX_THREADS: usize = 1024;
@@ -142,7 +147,7 @@ impl Engine {
             return part(self);
         }
         let pool = self.pool.clone();
-        pool.install(|| part(self))
+        pool.install(|| awake(|| part(self)))
     }
 
     /// The model.
@@ -214,6 +219,42 @@ fn pool(threads: Option<usize>) -> Result<ThreadPool> {
     };
     let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
     built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
+}
+
+/// Runs `part` on this thread of a pool while the others wait for their share of it awake: one that sleeps is there
+/// 30 us after it is called, and a part calls some twenty times. They sleep once nothing came for a while (reads are
+/// waited for) and when the part ends.
+fn awake<T: Send>(part: impl FnOnce() -> T + Send) -> T {
+    let (me, over) = (rayon::current_thread_index(), AtomicBool::new(false));
+    rayon::scope(|scope| {
+        scope.spawn_broadcast(|_, context| {
+            if Some(context.index()) != me {
+                wait_awake(&over);
+            }
+        });
+        let _over = Over(&over);
+        part()
+    })
+}
+
+/// Sets its flag when it goes, whatever happened.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Works for the pool until the part is over, or nothing was to be done for [`PATIENCE`].
+fn wait_awake(over: &AtomicBool) {
+    let mut since = Instant::now();
+    while !over.load(Ordering::Acquire) && since.elapsed() < PATIENCE {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => since = Instant::now(),
+            _ => std::hint::spin_loop(),
+        }
+    }
 }
 
 /// Chunks that are computed together at most: enough for a single column to make the threads' meetings small, fewer for
