@@ -17,6 +17,9 @@ use rayon::prelude::*;
 /// Tiles along the model dimension for each thread: more than one, so that a thread that was held up is helped.
 const TILES: usize = 2;
 
+/// Blocks of a tile come in so many: what kernels take of cells and scales at a time.
+const LEAST: usize = 16;
+
 /// N result rows in the making, `[blocks][N][64]`: any run of blocks is a tile.
 #[derive(Debug)]
 pub struct Accumulator {
@@ -70,7 +73,7 @@ impl Accumulator {
         assert!(steps.iter().all(fits), "factors that do not fit rows and outputs");
         let Some(blocks) = steps.first().map(|step| step.rows.blocks()) else { return };
         let ready: Vec<Ready> = steps.into_iter().map(|step| Ready::new(step, self.int8)).collect();
-        let blocks = blocks.div_ceil(TILES * rayon::current_num_threads());
+        let blocks = blocks.div_ceil(self.tiles() * rayon::current_num_threads()).next_multiple_of(LEAST);
         let size = blocks * self.count * BLOCK;
         let tiles = self.chunk.par_chunks_mut(size).zip(self.sum.par_chunks_mut(size));
         tiles.enumerate().for_each(|(tile, (chunk, sum))| {
@@ -81,6 +84,11 @@ impl Accumulator {
                 }
             }
         });
+    }
+
+    /// Tiles for each thread: one where a single column streams, in pieces of records that are long.
+    fn tiles(&self) -> usize {
+        if self.count == 1 { 1 } else { TILES }
     }
 
     /// Folds the open chunk into the result and begins the next.

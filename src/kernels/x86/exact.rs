@@ -16,6 +16,10 @@ use std::cell::RefCell;
 /// Blocks at a time: as many as there are lanes for their cells.
 const RUN: usize = LANES;
 
+/// Runs of one column whose codes are read together: records of 64 blocks from end to end, since what is read in short
+/// pieces, a record apart, comes at half the memory's rate.
+const RUNS: usize = 4;
+
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
 
@@ -34,10 +38,10 @@ struct Scratch {
     /// Cells of a run's groups and what code 0 decodes to, by record.
     widths: [[f32; LANES]; CHUNK],
     origins: [[f32; LANES]; CHUNK],
-    /// Factors of one column and the run's groups, by pair of records: the first in the lower word.
-    factors: [[i32; LANES]; PAIRS],
-    /// Sums of a run's pairs of blocks for one column.
-    sums: [[[i32; LANES]; 8]; RUN / 2],
+    /// Factors of one column and a run's groups, by pair of records: the first in the lower word.
+    factors: [[[i32; LANES]; PAIRS]; RUNS],
+    /// Sums of the runs' pairs of blocks for one column.
+    sums: [[[i32; LANES]; 8]; RUNS * RUN / 2],
     /// Codes of two blocks.
     packed: [[Packed<4>; PAIRS]; 2],
     /// Factors of some columns for one group.
@@ -50,8 +54,8 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
         widths: [[0.0; LANES]; CHUNK],
         origins: [[0.0; LANES]; CHUNK],
-        factors: [[0; LANES]; PAIRS],
-        sums: [[[0; LANES]; 8]; RUN / 2],
+        factors: [[[0; LANES]; PAIRS]; RUNS],
+        sums: [[[0; LANES]; 8]; RUNS * RUN / 2],
         packed: [[[[0; 64]; 4]; PAIRS]; 2],
         columns: [[[0; 2]; PAIRS]; COLUMNS],
         offsets: vec![],
@@ -67,8 +71,9 @@ pub fn takes(work: &ExactWork) -> bool {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        for (run, sums) in chunk.as_chunks_mut::<BLOCK>().0.chunks_mut(RUN * work.factors.count).enumerate() {
-            let first = work.first + run * RUN;
+        let blocks = if work.factors.count == 1 { RUNS * RUN } else { RUN };
+        for (part, sums) in chunk.as_chunks_mut::<BLOCK>().0.chunks_mut(blocks * work.factors.count).enumerate() {
+            let first = work.first + part * blocks;
             match (work.factors.count, work.rows.level) {
                 (1, Level::L4) => one::<false>(work, first, sums, scratch),
                 (1, _) => one::<true>(work, first, sums, scratch),
@@ -82,33 +87,37 @@ pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
 /// One column: blocks `first..` of all records into `sums [blocks][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let rows = work.rows;
-    let most = read_cells(rows, first, scratch);
-    let (top, mut offset) = (_mm512_set1_ps(TOP), _mm512_setzero_ps());
-    for (raw, origins) in work.factors.raw(0)[..rows.count].iter().zip(&scratch.origins) {
-        offset = _mm512_fmadd_ps(_mm512_set1_ps(*raw), floats(origins), offset);
+    let (mut scales, mut offsets) = ([[0.0; LANES]; RUNS], [[0.0; LANES]; RUNS]);
+    for run in 0..sums.len().div_ceil(RUN) {
+        let most = read_cells(work.rows, first + run * RUN, scratch);
+        let (top, mut offset) = (_mm512_set1_ps(TOP), _mm512_setzero_ps());
+        for (raw, origins) in work.factors.raw(0)[..work.rows.count].iter().zip(&scratch.origins) {
+            offset = _mm512_fmadd_ps(_mm512_set1_ps(*raw), floats(origins), offset);
+        }
+        put_factors(work.factors.units(0), _mm512_div_ps(top, most), work.rows.count, run, scratch);
+        let largest = _mm512_set1_ps(work.factors.largest(0));
+        store(&mut scales[run], _mm512_mul_ps(largest, _mm512_div_ps(most, top)));
+        store(&mut offsets[run], offset);
     }
-    put_factors(work.factors.units(0), _mm512_div_ps(top, most), rows.count, scratch);
     let twos = &mut scratch.sums[..sums.len().div_ceil(2)];
     twos.as_flattened_mut().fill([0; LANES]);
-    for visit in (0..rows.count.div_ceil(2)).step_by(VISIT) {
-        add_visit::<MID>(rows, first, visit, &scratch.factors, twos);
+    for visit in (0..work.rows.count.div_ceil(2)).step_by(VISIT) {
+        add_visit::<MID>(work.rows, first, visit, &scratch.factors, twos);
     }
-    let scale = _mm512_mul_ps(_mm512_set1_ps(work.factors.largest(0)), _mm512_div_ps(most, top));
-    let (scale, offset) = (lanes(scale), lanes(offset));
+    let (scales, offsets) = (scales.as_flattened(), offsets.as_flattened());
     for (two, (sums, dots)) in sums.chunks_mut(2).zip(&scratch.sums).enumerate() {
         for (i, (sums, dots)) in sums.iter_mut().zip(of_blocks(&load(dots))).enumerate() {
-            add_scaled(sums, &dots, scale[2 * two + i], offset[2 * two + i]);
+            add_scaled(sums, &dots, scales[2 * two + i], offsets[2 * two + i]);
         }
     }
 }
 
-/// The factors of one column, pair by pair.
+/// The factors of one column and run, pair by pair.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_factors(units: &[f32; CHUNK], share: __m512, records: usize, scratch: &mut Scratch) {
+fn put_factors(units: &[f32; CHUNK], share: __m512, records: usize, run: usize, scratch: &mut Scratch) {
     let widths = &scratch.widths[..records];
-    for (pair, (factors, widths)) in scratch.factors.iter_mut().zip(widths.chunks(2)).enumerate() {
+    for (pair, (factors, widths)) in scratch.factors[run].iter_mut().zip(widths.chunks(2)).enumerate() {
         let mut both = [_mm512_setzero_si512(); 2];
         for (i, (factor, width)) in both.iter_mut().zip(widths).enumerate() {
             let share = _mm512_mul_ps(floats(width), share);
@@ -127,7 +136,7 @@ fn add_visit<const MID: bool>(
     rows: &Rows,
     first: usize,
     visit: usize,
-    factors: &[[i32; LANES]; PAIRS],
+    factors: &[[[i32; LANES]; PAIRS]; RUNS],
     sums: &mut [[[i32; LANES]; 8]],
 ) {
     let mut records = [[Codes::default(); 2]; VISIT];
@@ -136,22 +145,25 @@ fn add_visit<const MID: bool>(
     }
     let pairs = VISIT.min(rows.count.div_ceil(2) - visit);
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
-    let mut of_lanes = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    for (two, sums) in sums.iter_mut().enumerate() {
-        let block = first + 2 * two;
-        let mut registers = load(sums);
-        for (pair, factors) in records[..pairs].iter().zip(&factors[visit..]) {
-            pair.iter().for_each(|codes| ahead::<MID>(rows, codes, block));
-            let factors = _mm512_permutexvar_epi32(of_lanes, ints(factors));
-            let codes = by_weight::<MID>(pair, block);
-            for (registers, codes) in registers.iter_mut().zip(&codes) {
-                for (register, codes) in registers.iter_mut().zip(codes) {
-                    *register = add_words(*register, *codes, factors);
+    let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    for (run, (factors, sums)) in factors.iter().zip(sums.chunks_mut(RUN / 2)).enumerate() {
+        let (mut of_lanes, first) = (first_two, first + run * RUN);
+        for (two, sums) in sums.iter_mut().enumerate() {
+            let block = first + 2 * two;
+            let mut registers = load(sums);
+            for (pair, factors) in records[..pairs].iter().zip(&factors[visit..]) {
+                pair.iter().for_each(|codes| ahead::<MID>(rows, codes, block));
+                let factors = _mm512_permutexvar_epi32(of_lanes, ints(factors));
+                let codes = by_weight::<MID>(pair, block);
+                for (registers, codes) in registers.iter_mut().zip(&codes) {
+                    for (register, codes) in registers.iter_mut().zip(codes) {
+                        *register = add_words(*register, *codes, factors);
+                    }
                 }
             }
+            keep(sums, &registers);
+            of_lanes = _mm512_add_epi32(of_lanes, _mm512_set1_epi32(2));
         }
-        keep(sums, &registers);
-        of_lanes = _mm512_add_epi32(of_lanes, _mm512_set1_epi32(2));
     }
 }
 
