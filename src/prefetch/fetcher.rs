@@ -138,6 +138,13 @@ impl Fetcher {
     }
 
     fn step(&mut self, step: usize, check: Check) -> Result<Vec<Held>> {
+        if self.is_settled() {
+            let wants = self.steps.wants(step);
+            if self.trace.is_some() {
+                self.note(&wants, &wants.iter().map(|_| None).collect::<Vec<_>>());
+            }
+            return wants.iter().map(|want| self.served(want, None)).collect();
+        }
         while let Some(ended) = self.flights.ended(false) {
             self.land(ended, check);
         }
@@ -271,7 +278,12 @@ impl Fetcher {
 
     /// Whether all that a step wants is in the tier.
     pub fn holds(&self, step: usize) -> bool {
-        self.steps.wants(step).iter().all(|want| self.is_loaded(want))
+        self.is_settled() || self.steps.wants(step).iter().all(|want| self.is_loaded(want))
+    }
+
+    /// Whether all is in the tier and nothing under way: then there is nothing to look ahead for.
+    fn is_settled(&self) -> bool {
+        self.dram.is_complete() && self.queue.is_empty() && !self.flights.any()
     }
 
     fn missing(&self, step: usize) -> Vec<(usize, Want)> {

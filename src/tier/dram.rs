@@ -37,12 +37,15 @@ pub struct Dram {
     places: Vec<Place>,
     slots: Vec<usize>,
     budget: u64,
+    /// Blocks that are not loaded.
+    missing: usize,
 }
 
 impl Dram {
     /// Places blocks under a budget in bytes; slots are numbered from 0.
     pub fn place(blocks: &[Block], budget: u64) -> Dram {
-        let mut dram = Dram { places: vec![Place::Ring; blocks.len()], slots: vec![], budget };
+        let places = vec![Place::Ring; blocks.len()];
+        let mut dram = Dram { places, slots: vec![], budget, missing: blocks.len() };
         let mut left = budget;
         for id in even_order(blocks) {
             let bytes = paged(blocks[id].bytes);
@@ -69,7 +72,13 @@ impl Dram {
     pub fn loaded(&mut self, block: BlockId) {
         if let Place::Reserved(slot) = self.find(block) {
             self.places[block.0 as usize] = Place::Loaded(slot);
+            self.missing -= 1;
         }
+    }
+
+    /// Whether every block is loaded.
+    pub fn is_complete(&self) -> bool {
+        self.missing == 0
     }
 
     /// Bytes of all slots, in whole pages.
