@@ -128,7 +128,7 @@ def dot(coded: Coded, bits: int, x: Array) -> Array:
 
 
 def accumulate(coded: Coded, bits: int, x: Array, chunk: int, start: Array) -> Array:
-    """`start` plus x [N, R] times the records, float32 [N, width]: chunks apart, in steps of at most 256 records."""
+    """`start` plus x [N, R] times the records, float32 [N, width]: chunks apart, in steps of 256 records."""
     result = np.broadcast_to(start, (len(x), coded.width)).astype(F32)
     for begin in range(0, x.shape[1], chunk):
         end = min(begin + chunk, x.shape[1])

@@ -76,7 +76,8 @@ class Ordered:
             rows, span = slice(first, count), slice(first, first + SPAN)
             scores = _fused_products(q[:, rows], k[:, span]) * scale
             scores = np.where(np.tri(*scores.shape[1:], dtype=bool), scores, F32(-np.inf))
-            before, most[:, rows] = most[:, rows].copy(), np.maximum(most[:, rows], scores.max(-1, keepdims=True))
+            before = most[:, rows].copy()
+            most[:, rows] = np.maximum(before, scores.max(-1, keepdims=True))
             decay = exp(before - most[:, rows])
             weights = exp(scores - most[:, rows])
             lanes[:, rows] *= decay

@@ -178,7 +178,7 @@ def _row_bytes(spec: Architecture) -> int:
 
 
 def _thread_bytes(spec: Architecture, rows: int) -> int:
-    """One thread: records unpacked for many columns, a step of exact sums, f32 lanes a row, a tile of queries."""
+    """One thread: records unpacked for many columns, exact sums, f32 lanes a row, a tile of queries."""
     return _THREAD + 37 * (spec.hidden + 64) + (128 << 10) + 1024 * rows + (192 << 10)
 
 
