@@ -2,7 +2,8 @@
 //!
 //! What record j adds to a weight's column is `h_j * (origin + code * cell)`. The part with the code becomes
 //! `q_j * code`, where `q_j = rint(h_j / largest h * (TOP / largest cell * cell))`: up to 15 bits and a sign for all
-//! records of a step together. Rounding them costs a thousandth of what int8 activations do (docs/format.md, 6).
+//! records of a step together (docs/format.md, 6). For Gaussian factors and equal cells their rounding is some 70 times
+//! smaller than that of int8 activations (by estimate).
 
 #![forbid(unsafe_code)]
 
@@ -76,4 +77,35 @@ pub fn largest(values: &[f32]) -> f32 {
 #[inline(always)]
 pub fn factor(unit: f32, share: f32) -> i32 {
     (unit * share).round_ties_even() as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_any_size_keep_their_factors() {
+        for size in [1e30, 1.0, 1e-6, 1e-29] {
+            let factors = Factors::new(&Panel::of_rows(&[0.5 * size, -size, 0.0], 3, 0..3));
+            assert_eq!((factors.largest(0), &factors.raw(0)[..3]), (size, &[0.5 * size, -size, 0.0][..]));
+            let q: Vec<i32> = factors.units(0)[..4].iter().map(|unit| factor(*unit, TOP)).collect();
+            assert_eq!(q, [16256, -32512, 0, 0], "{size}");
+        }
+        let tiny = Factors::new(&Panel::of_rows(&[1e-31, -1e-32], 2, 0..2));
+        assert_eq!(tiny.units(0)[..2], [0.0, -0.0]);
+    }
+
+    #[test]
+    fn the_largest_is_exact_and_what_is_no_number_is_larger() {
+        let next = f32::from_bits(1f32.to_bits() + 1);
+        assert_eq!(largest(&[1.0, -next, 0.5]), next);
+        assert_eq!(largest(&[1.0, f32::NEG_INFINITY]), f32::INFINITY);
+        assert!(largest(&[f32::INFINITY, f32::NAN, 1.0]).is_nan());
+    }
+
+    #[test]
+    fn factors_round_half_to_even_and_are_zero_where_there_is_no_number() {
+        assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|share| factor(1.0, share)), [0, 2, 2, 0, -2]);
+        assert_eq!((factor(f32::NAN, 1.0), factor(0.0, f32::INFINITY)), (0, 0));
+    }
 }

@@ -147,6 +147,20 @@ fn activations_that_are_not_finite_get_a_nan_scale() {
 }
 
 #[test]
+fn activations_round_half_to_even_at_any_size() {
+    // Powers of two, so that scaling is exact.
+    for power in [100, 0, -20, -90] {
+        let mut x = vec![0.0f32; BLOCK];
+        x[..6].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]);
+        x.iter_mut().for_each(|x| *x *= 2f32.powi(power));
+        let q = Int8::quantise(&x, 1);
+        assert_eq!(q.half(0, 0, 0)[..6], [127, 0, 2, 2, 0, -2], "2^{power}");
+    }
+    let q = Int8::quantise(&[1e-31; BLOCK], 1);
+    assert_eq!((q.half(0, 0, 0)[0], q.scale(0, 0), q.sum(0, 0)), (0, 0.0, 0.0));
+}
+
+#[test]
 fn the_sign_of_a_zero_changes_no_byte() {
     let coding = Coding { form: Form::Affine, group: 64, cells: [1, 1, 1] };
     let want = encode(&coding, &[0.0, 0.0, 1.0]);
