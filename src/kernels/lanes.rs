@@ -1,4 +1,4 @@
-//! Sums over f32 slices in one fixed order: the bits of every dot product and norm rest on it.
+//! Sums over f32 slices in one fixed order: the bits of norms and of f32 dots rest on it, those of int8 dots on its fold.
 //!
 //! **Order.** Lane `i` of 16 holds the sum, by rising index, of the terms whose index is `i` modulo 16; each product
 //! is rounded before it is added (no fused multiply-add). The lanes are then folded by a tree: lane `i` takes lane

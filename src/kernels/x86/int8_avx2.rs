@@ -1,5 +1,6 @@
-//! Int8 dots of one column with AVX2: as `int8`, eight groups of a record at a time. Nibble planes are multiplied apart: products of
-//! whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most 4 * 15 * 127) fit.
+//! Int8 dots of one column with AVX2: as `int8`, eight groups of a record at a time. Nibble planes are multiplied apart:
+//! products of whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most
+//! 4 * 15 * 127) fit.
 
 use super::super::lanes::{LANES, fold16};
 use super::super::project::{RowWork, in_tile};
