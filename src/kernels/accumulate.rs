@@ -17,8 +17,11 @@ use rayon::prelude::*;
 /// Tiles along the model dimension for each thread: more than one, so that a thread that was held up is helped.
 const TILES: usize = 2;
 
-/// Blocks of a tile come in so many: what kernels take of cells and scales at a time.
-const LEAST: usize = 16;
+/// Blocks whose cells and scales kernels take at a time.
+const RUN: usize = 16;
+
+/// Blocks whose codes kernels take at a time.
+const PAIR: usize = 2;
 
 /// N result rows in the making, `[blocks][N][64]`: any run of blocks is a tile.
 #[derive(Debug)]
@@ -73,7 +76,7 @@ impl Accumulator {
         assert!(steps.iter().all(fits), "factors that do not fit rows and outputs");
         let Some(blocks) = steps.first().map(|step| step.rows.blocks()) else { return };
         let ready: Vec<Ready> = steps.into_iter().map(|step| Ready::new(step, self.int8)).collect();
-        let blocks = blocks.div_ceil(self.tiles() * rayon::current_num_threads()).next_multiple_of(LEAST);
+        let blocks = tile_blocks(blocks, rayon::current_num_threads(), self.tiles());
         let size = blocks * self.count * BLOCK;
         let tiles = self.chunk.par_chunks_mut(size).zip(self.sum.par_chunks_mut(size));
         tiles.enumerate().for_each(|(tile, (chunk, sum))| {
@@ -117,6 +120,14 @@ impl Accumulator {
         }
         out
     }
+}
+
+/// Blocks of a tile where each thread takes `tiles` of them: whole runs, unless pairs keep more threads at work.
+fn tile_blocks(blocks: usize, threads: usize, tiles: usize) -> usize {
+    let share = blocks.div_ceil(tiles * threads);
+    let (runs, pairs) = (share.next_multiple_of(RUN), share.next_multiple_of(PAIR));
+    let longest = |size: usize| blocks.div_ceil(size).div_ceil(threads) * size;
+    if longest(pairs) < longest(runs) { pairs } else { runs }
 }
 
 /// A run of records with its factors.
@@ -191,5 +202,18 @@ pub(super) fn tile(work: &TileWork, chunk: &mut [f32]) {
                 axpy(sums, *factor, &weights);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_whole_runs_where_those_keep_all_threads_at_work() {
+        assert_eq!([1, 2, 4].map(|threads| tile_blocks(64, threads, 1)), [64, 32, 16]);
+        assert_eq!([1, 2, 4].map(|threads| tile_blocks(64, threads, 2)), [32, 16, 16]);
+        assert_eq!([3, 5, 8, 16, 32, 40].map(|threads| tile_blocks(64, threads, 1)), [22, 14, 8, 4, 2, 2]);
+        assert_eq!([1, 2, 14].map(|blocks| tile_blocks(blocks, 2, 1)), [2, 2, 8]);
     }
 }

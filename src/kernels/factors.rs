@@ -1,9 +1,10 @@
 //! Factors of an accumulation as integers of 16 bits, so that its sums are exact and no order matters.
 //!
 //! What record j adds to a weight's column is `h_j * (origin + code * cell)`. The part with the code becomes
-//! `q_j * code`, where `q_j = rint(h_j / largest h * (TOP / largest cell * cell))`: up to 15 bits and a sign for all
-//! records of a step together (docs/format.md, 6). For Gaussian factors and equal cells their rounding is some 70 times
-//! smaller than that of int8 activations (by estimate).
+//! `q_j * code`, where `q_j = rint(p_j * (TOP / largest |p|))` of the products `p_j = h_j * cell`: up to 15 bits and a
+//! sign for all records of a step together (docs/format.md, 6). The scale is a column's and a group's own, so a record
+//! with `h_j = 0` is as good as absent. For Gaussian factors and equal cells the rounding is some 70 times smaller than
+//! that of int8 activations (by estimate).
 
 #![forbid(unsafe_code)]
 
@@ -13,20 +14,16 @@ use crate::types::CHUNK;
 /// The largest factor. 255 * 32512 * 256 records stay below 2^31.
 pub const TOP: f32 = 32512.0;
 
-/// Below this factors are taken as zeros: their reciprocal would overflow.
-const TINY: f32 = 1e-30;
+/// Products that are all below this have factors of 0: TOP over the largest would overflow for the least of them.
+pub const TINY: f32 = 1e-30;
 
-/// N columns of factors for up to 256 records.
+/// N columns of numbers for up to 256 records.
 #[derive(Clone, Debug)]
 pub struct Factors {
     /// Columns.
     pub count: usize,
     /// `[N][256]`, zeros behind the last record.
-    raw: Vec<f32>,
-    /// The same over the largest of the column.
-    units: Vec<f32>,
-    /// The largest of every column; not a number where one of it is none.
-    largest: Vec<f32>,
+    columns: Vec<f32>,
 }
 
 impl Factors {
@@ -35,35 +32,16 @@ impl Factors {
     /// # Panics
     /// If the panel has more than 256 records.
     pub fn new(panel: &Panel) -> Factors {
-        let (records, count) = (panel.records(), panel.count());
-        assert!(records <= CHUNK, "factors of more records than a chunk has");
-        let (mut raw, mut largest) = (vec![0.0; count * CHUNK], vec![0.0; count]);
-        panel.put_rows(&mut raw, CHUNK, 0);
-        let mut units = raw.clone();
-        for (units, largest) in units.chunks_exact_mut(CHUNK).zip(&mut largest) {
-            *largest = self::largest(units);
-            let inverse = if *largest < TINY { 0.0 } else { 1.0 / *largest };
-            units.iter_mut().for_each(|unit| *unit *= inverse);
-        }
-        Factors { count, raw, units, largest }
+        assert!(panel.records() <= CHUNK, "factors of more records than a chunk has");
+        let mut columns = vec![0.0; panel.count() * CHUNK];
+        panel.put_rows(&mut columns, CHUNK, 0);
+        Factors { count: panel.count(), columns }
     }
 
-    /// Column `n` as it came.
+    /// Column `n`, by record.
     #[inline(always)]
-    pub fn raw(&self, n: usize) -> &[f32; CHUNK] {
-        &self.raw.as_chunks().0[n]
-    }
-
-    /// Column `n` over its largest.
-    #[inline(always)]
-    pub fn units(&self, n: usize) -> &[f32; CHUNK] {
-        &self.units.as_chunks().0[n]
-    }
-
-    /// The largest of column `n`.
-    #[inline(always)]
-    pub fn largest(&self, n: usize) -> f32 {
-        self.largest[n]
+    pub fn column(&self, n: usize) -> &[f32; CHUNK] {
+        &self.columns.as_chunks().0[n]
     }
 }
 
@@ -73,26 +51,29 @@ pub fn largest(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff)))
 }
 
-/// The factor of a record from its unit and its share of the largest cell, times TOP; 0 for what is not a number.
+/// What turns products whose largest is `most` into factors; not a number where `most` is none.
 #[inline(always)]
-pub fn factor(unit: f32, share: f32) -> i32 {
-    (unit * share).round_ties_even() as i32
+pub fn share(most: f32) -> f32 {
+    if most < TINY { 0.0 } else { TOP / most }
+}
+
+/// The factor of a record from its product; 0 for what is not a number.
+#[inline(always)]
+pub fn factor(product: f32, share: f32) -> i32 {
+    (product * share).round_ties_even() as i32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
-    fn columns_of_any_size_keep_their_factors() {
-        for size in [1e30, 1.0, 1e-6, 1e-29] {
-            let factors = Factors::new(&Panel::of_rows(&[0.5 * size, -size, 0.0], 3, 0..3));
-            assert_eq!((factors.largest(0), &factors.raw(0)[..3]), (size, &[0.5 * size, -size, 0.0][..]));
-            let q: Vec<i32> = factors.units(0)[..4].iter().map(|unit| factor(*unit, TOP)).collect();
-            assert_eq!(q, [16256, -32512, 0, 0], "{size}");
-        }
-        let tiny = Factors::new(&Panel::of_rows(&[1e-31, -1e-32], 2, 0..2));
-        assert_eq!(tiny.units(0)[..2], [0.0, -0.0]);
+    fn columns_lie_record_by_record_with_zeros_behind() {
+        let factors = Factors::new(&Panel::of_rows(&[0.5, -1.0, 2.0, 3.0], 2, 0..2));
+        assert_eq!(factors.count, 2);
+        assert_eq!(factors.column(1)[..3], [2.0, 3.0, 0.0]);
+        assert!(factors.column(0)[2..].iter().all(|h| *h == 0.0));
     }
 
     #[test]
@@ -105,7 +86,23 @@ mod tests {
 
     #[test]
     fn factors_round_half_to_even_and_are_zero_where_there_is_no_number() {
-        assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|share| factor(1.0, share)), [0, 2, 2, 0, -2]);
-        assert_eq!((factor(f32::NAN, 1.0), factor(0.0, f32::INFINITY)), (0, 0));
+        assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|product| factor(product, 1.0)), [0, 2, 2, 0, -2]);
+        assert_eq!((factor(f32::NAN, 1.0), factor(f32::INFINITY, share(f32::INFINITY))), (0, 0));
+        assert_eq!(factor(1.0, share(f32::NAN)), 0);
+    }
+
+    #[test]
+    fn products_below_1e_30_have_factors_of_zero() {
+        let below = f32::from_bits(TINY.to_bits() - 1);
+        assert_eq!([0.0, f32::from_bits(1), below].map(|most| factor(most, share(most))), [0, 0, 0]);
+        assert_eq!((factor(TINY, share(TINY)), factor(-TINY, share(TINY))), (32512, -32512));
+    }
+
+    proptest! {
+        #[test]
+        fn no_product_exceeds_the_largest_factor(most in TINY..=f32::MAX, part in -1f32..=1.0) {
+            prop_assert_eq!(factor(most, share(most)), 32512);
+            prop_assert!(factor(most * part, share(most)).abs() <= 32512);
+        }
     }
 }

@@ -5,6 +5,8 @@ pub mod accumulate;
 pub mod activation;
 pub mod attention;
 mod exact;
+#[cfg(test)]
+mod exact_tests;
 mod exp;
 mod factors;
 mod isa;

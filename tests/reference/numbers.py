@@ -15,6 +15,7 @@ F16, F32, F64 = np.float16, np.float32, np.float64
 BLOCK = 64  # weights per activation group; records are padded to a multiple of it
 STEP = 256  # records that share the scales of an exact sum, at most
 TOP = F32(32512)  # the largest factor of an exact sum
+TINY = F32(1e-30)  # numbers that are all below it become integers of 0
 Array = NDArray[Any]
 
 
@@ -89,7 +90,7 @@ def quantise(x: Array) -> tuple[Array, Array]:
     """
     blocks = _grouped(x.astype(F32), BLOCK)[0]
     peak = np.abs(blocks).max(2)
-    finite, still = np.isfinite(peak), peak < F32(1e-30)
+    finite, still = np.isfinite(peak), peak < TINY
     safe = np.where(finite & ~still, peak, F32(127))
     whole = np.rint(np.where(np.isfinite(blocks), blocks, 0) * (F32(127) / safe)[..., None])
     scale = np.where(still, F32(0), np.where(finite, safe / F32(127), F32(np.nan)))
@@ -143,18 +144,16 @@ def accumulate(coded: Coded, bits: int, x: Array, chunk: int, start: Array) -> A
 def _exact(coded: Coded, bits: int, h: Array, records: slice) -> Array:
     """h [N, J] times J records with factors of 16 bits: exact integers, one scale a column and group."""
     width, origin = (of_all[records] for of_all in cells(coded, bits))
-    codes = at_level(coded.codes[records], bits).astype(F64)
-    largest = np.abs(h).max(1, keepdims=True)
-    units = h * np.where(largest < F32(1e-30), F32(0), F32(1) / np.maximum(largest, F32(1e-30)))
-    most = np.abs(width).max(0)
-    shares = np.where(most > 0, width * (TOP / np.where(most > 0, most, F32(1))), F32(0))
-    result = np.empty((len(h), *codes.shape[1:]), F32)
-    for g in range(codes.shape[1]):
-        offset = np.zeros((len(h), 1), F32)
-        for j in range(len(codes)):
-            offset = fma(h[:, j : j + 1], origin[j, g], offset)
-        dots = (np.rint(units * shares[:, g]).astype(F64) @ codes[:, g]).astype(F32)
-        result[:, g] = fma(largest * (most[g] / TOP), dots, offset)
+    products = h[..., None] * width  # [N, J, G]
+    most = np.abs(products).max(1)
+    share = np.where(most < TINY, F32(0), TOP / np.maximum(most, TINY))
+    factors = np.rint(products * share[:, None]).transpose(2, 0, 1).astype(F64)
+    codes = at_level(coded.codes[records], bits).transpose(1, 0, 2).astype(F64)
+    dots = (factors @ codes).transpose(1, 0, 2).astype(F32)
+    offset = np.zeros_like(most)
+    for j in range(len(origin)):
+        offset = fma(h[:, j : j + 1], origin[j], offset)
+    result: Array = fma((most / TOP)[..., None], dots, offset[..., None])
     return result.reshape(len(h), -1)[:, : coded.width]
 
 

@@ -2,12 +2,12 @@
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
 use super::super::exact::ExactWork;
-use super::super::factors::TOP;
+use super::super::factors::{TINY, TOP};
 use super::super::lanes::LANES;
 use super::load::{floats, ints, prefetch, store, store_bytes, store_ints, store_words};
 use super::pack::{Codes, Pair, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
-use super::scales::cells;
+use super::scales::{Cells, cells};
 use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level, Plane};
 use std::arch::x86_64::*;
@@ -39,7 +39,7 @@ const COLUMNS: usize = 6;
 /// What a thread keeps between tiles. Lines of the cache, since a register that straddles two costs twice.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Cells of a run's groups and what code 0 decodes to, by record.
+    /// Cells of a run's groups and what code 0 decodes to, by record; for one column its products with the cells.
     widths: [[f32; LANES]; CHUNK],
     origins: [[f32; LANES]; CHUNK],
     /// Factors of one column and a run's groups, by pair of records: the first in the lower word.
@@ -50,8 +50,19 @@ struct Scratch {
     packed: [[Packed<4>; PAIRS]; 2],
     /// Factors of some columns for one group.
     columns: [[[i16; 2]; PAIRS]; COLUMNS],
-    /// What codes of 0 add: `[N]` of a run's groups.
-    offsets: Vec<[f32; LANES]>,
+    /// Of every column and a run's groups.
+    terms: Vec<Terms>,
+}
+
+/// What makes a weight's sum of integers of one column, for the groups of a run.
+#[derive(Clone, Copy, Default)]
+struct Terms {
+    /// Times a record's product with its cell: its factor.
+    share: [f32; LANES],
+    /// Times a sum of factors and codes: what these add.
+    unit: [f32; LANES],
+    /// What codes of 0 add.
+    offset: [f32; LANES],
 }
 
 thread_local! {
@@ -62,7 +73,7 @@ thread_local! {
         sums: [[[0; LANES]; 8]; RUNS * RUN / 2],
         packed: [[[[0; 64]; 4]; PAIRS]; 2],
         columns: [[[0; 2]; PAIRS]; COLUMNS],
-        offsets: vec![],
+        terms: vec![],
     }));
 }
 
@@ -91,42 +102,48 @@ pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
 /// One column: blocks `first..` of all records into `sums [blocks][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let (mut scales, mut offsets) = ([[0.0; LANES]; RUNS], [[0.0; LANES]; RUNS]);
-    for run in 0..sums.len().div_ceil(RUN) {
-        let most = read_cells(work.rows, first + run * RUN, scratch);
-        let (top, mut offset) = (_mm512_set1_ps(TOP), _mm512_setzero_ps());
-        for (raw, origins) in work.factors.raw(0)[..work.rows.count].iter().zip(&scratch.origins) {
-            offset = _mm512_fmadd_ps(_mm512_set1_ps(*raw), floats(origins), offset);
-        }
-        put_factors(work.factors.units(0), _mm512_div_ps(top, most), work.rows.count, run, scratch);
-        let largest = _mm512_set1_ps(work.factors.largest(0));
-        store(&mut scales[run], _mm512_mul_ps(largest, _mm512_div_ps(most, top)));
-        store(&mut offsets[run], offset);
+    let mut terms = [Terms::default(); RUNS];
+    for (run, terms) in terms.iter_mut().enumerate().take(sums.len().div_ceil(RUN)) {
+        *terms = read_products(work, first + run * RUN, scratch);
+        put_factors(&scratch.widths[..work.rows.count], floats(&terms.share), &mut scratch.factors[run]);
     }
     let twos = &mut scratch.sums[..sums.len().div_ceil(2)];
     twos.as_flattened_mut().fill([0; LANES]);
     for visit in (0..work.rows.count.div_ceil(2)).step_by(VISIT) {
         add_visit::<MID>(work.rows, first, visit, &scratch.factors, twos);
     }
-    let (scales, offsets) = (scales.as_flattened(), offsets.as_flattened());
     for (two, (sums, dots)) in sums.chunks_mut(2).zip(&scratch.sums).enumerate() {
         for (i, (sums, dots)) in sums.iter_mut().zip(of_blocks(&load(dots))).enumerate() {
-            add_scaled(sums, &dots, scales[2 * two + i], offsets[2 * two + i]);
+            add_scaled(sums, &dots, &terms[2 * two / RUN], (2 * two + i) % RUN);
         }
     }
 }
 
-/// The factors of one column and run, pair by pair.
+/// Reads the cells of groups `first..` of all records and multiplies them by the only column's numbers.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_factors(units: &[f32; CHUNK], share: __m512, records: usize, run: usize, scratch: &mut Scratch) {
-    let widths = &scratch.widths[..records];
-    for (pair, (factors, widths)) in scratch.factors[run].iter_mut().zip(widths.chunks(2)).enumerate() {
+fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms {
+    let (mut most, mut offset) = (_mm512_setzero_si512(), _mm512_setzero_ps());
+    let numbers = work.factors.column(0)[..work.rows.count].iter();
+    for (r, (h, products)) in numbers.zip(&mut scratch.widths).enumerate() {
+        let (h, cells) = (_mm512_set1_ps(*h), read_cells(work.rows, r, first));
+        let product = _mm512_mul_ps(h, cells.width);
+        store(products, product);
+        most = larger(most, product);
+        offset = _mm512_fmadd_ps(h, cells.origin, offset);
+    }
+    terms(most, offset)
+}
+
+/// The factors of one column and run, pair by pair, from its products with the cells.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn put_factors(products: &[[f32; LANES]], share: __m512, factors: &mut [[i32; LANES]; PAIRS]) {
+    for (factors, products) in factors.iter_mut().zip(products.chunks(2)) {
         let mut both = [_mm512_setzero_si512(); 2];
-        for (i, (factor, width)) in both.iter_mut().zip(widths).enumerate() {
-            let share = _mm512_mul_ps(floats(width), share);
+        for (factor, product) in both.iter_mut().zip(products) {
             // What is no number becomes i32::MIN, whose lower word is the 0 it stands for.
-            *factor = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_set1_ps(units[2 * pair + i]), share));
+            *factor = _mm512_cvtps_epi32(_mm512_mul_ps(floats(product), share));
         }
         let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, both[0], _mm512_slli_epi32::<16>(both[1]));
         store_ints(factors, words);
@@ -190,36 +207,43 @@ pub fn ahead<const MID: bool>(rows: &Rows, codes: &Codes, block: usize) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let count = work.factors.count;
-    let most = lanes(read_cells(work.rows, first, scratch));
-    put_offsets(work, scratch);
+    for (r, (widths, origins)) in scratch.widths.iter_mut().zip(&mut scratch.origins).enumerate().take(work.rows.count)
+    {
+        let cells = read_cells(work.rows, r, first);
+        store(widths, cells.width);
+        store(origins, cells.origin);
+    }
+    put_terms(work, scratch);
     for (two, sums) in sums.chunks_mut(2 * count).enumerate() {
         pack::<MID>(work.rows, first + 2 * two, scratch);
         for (i, sums) in sums.chunks_exact_mut(count).enumerate() {
-            group(work, 2 * two + i, most[2 * two + i], sums, scratch);
+            group(work, 2 * two + i, sums, scratch);
         }
     }
 }
 
-/// What codes of 0 add in every column.
+/// The terms of every column.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_offsets(work: &ExactWork, scratch: &mut Scratch) {
+fn put_terms(work: &ExactWork, scratch: &mut Scratch) {
     const AT_ONCE: usize = 8;
     let (count, records) = (work.factors.count, work.rows.count);
-    scratch.offsets.resize(count, [0.0; LANES]);
-    for (part, offsets) in scratch.offsets.chunks_mut(AT_ONCE).enumerate() {
-        let mut columns = [work.factors.raw(0); AT_ONCE];
+    scratch.terms.resize(count, Terms::default());
+    for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
+        let mut columns = [work.factors.column(0); AT_ONCE];
         for (n, column) in columns.iter_mut().enumerate() {
-            *column = work.factors.raw((part * AT_ONCE + n).min(count - 1));
+            *column = work.factors.column((part * AT_ONCE + n).min(count - 1));
         }
-        let mut sums = [_mm512_setzero_ps(); AT_ONCE];
-        for (r, origins) in scratch.origins[..records].iter().enumerate() {
-            let origins = floats(origins);
-            for (sum, column) in sums.iter_mut().zip(&columns) {
-                *sum = _mm512_fmadd_ps(_mm512_set1_ps(column[r]), origins, *sum);
+        let mut sums = [(_mm512_setzero_si512(), _mm512_setzero_ps()); AT_ONCE];
+        for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
+            let (widths, origins) = (floats(widths), floats(origins));
+            for ((most, offset), column) in sums.iter_mut().zip(&columns) {
+                let h = _mm512_set1_ps(column[r]);
+                *most = larger(*most, _mm512_mul_ps(h, widths));
+                *offset = _mm512_fmadd_ps(h, origins, *offset);
             }
         }
-        offsets.iter_mut().zip(sums).for_each(|(offsets, sum)| store(offsets, sum));
+        of_columns.iter_mut().zip(sums).for_each(|(to, (most, offset))| *to = terms(most, offset));
     }
 }
 
@@ -240,21 +264,21 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, scratch: &mut Scratch) {
 /// Group `index` of a run for all columns: `sums` is `[N][64]`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn group(work: &ExactWork, index: usize, most: f32, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let mut shares = [0.0; CHUNK];
-    for (share, widths) in shares[..work.rows.count].iter_mut().zip(&scratch.widths) {
-        *share = widths[index] * (TOP / most);
+fn group(work: &ExactWork, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let mut of_group = [0.0; CHUNK];
+    for (width, widths) in of_group[..work.rows.count].iter_mut().zip(&scratch.widths) {
+        *width = widths[index];
     }
-    let (pairs, unit) = (work.rows.count.div_ceil(2), most / TOP);
+    let pairs = work.rows.count.div_ceil(2);
     let mut first = 0;
     while first < sums.len() {
         let left = sums.len() - first;
         for (n, column) in scratch.columns.iter_mut().enumerate().take(left) {
-            put_column(work.factors.units(first + n), &shares, column);
+            put_column(work.factors.column(first + n), &of_group, scratch.terms[first + n].share[index], column);
         }
         let packed = &scratch.packed[index % 2];
         let finish = |n: usize, dots: &[__m512i; 4], sums: &mut [f32; BLOCK]| {
-            add_scaled(sums, dots, work.factors.largest(first + n) * unit, scratch.offsets[first + n][index]);
+            add_scaled(sums, dots, &scratch.terms[first + n], index);
         };
         let sums = &mut sums[first..];
         first += match left {
@@ -290,51 +314,53 @@ fn columns<const N: usize>(
 /// The factors of one column and group.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_column(units: &[f32; CHUNK], shares: &[f32; CHUNK], column: &mut [[i16; 2]; PAIRS]) {
-    let (units, shares) = (units.as_chunks().0, shares.as_chunks().0);
+fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column: &mut [[i16; 2]; PAIRS]) {
+    let (numbers, widths, share) = (numbers.as_chunks().0, widths.as_chunks().0, _mm512_set1_ps(share));
     let words = column.as_flattened_mut().as_chunks_mut().0;
-    for ((units, shares), words) in units.iter().zip(shares).zip(words) {
-        let factors = _mm512_cvtps_epi32(_mm512_mul_ps(floats(units), floats(shares)));
+    for ((numbers, widths), words) in numbers.iter().zip(widths).zip(words) {
+        let products = _mm512_mul_ps(floats(numbers), floats(widths));
+        let factors = _mm512_cvtps_epi32(_mm512_mul_ps(products, share));
         store_words(words, _mm512_cvtepi32_epi16(factors));
     }
 }
 
-/// Reads the cells of groups `first..` of all records and returns the largest of every group.
+/// The cells of groups `first..` of record `r`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn read_cells(rows: &Rows, first: usize, scratch: &mut Scratch) -> __m512 {
-    let mut most = _mm512_setzero_si512();
-    let far = first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride;
-    for (r, (widths, origins)) in scratch.widths.iter_mut().zip(&mut scratch.origins).enumerate().take(rows.count) {
-        let scales = rows.scales(r);
-        prefetch(scales, far);
-        let cells = cells(&rows.coding, rows.level, scales, first);
-        store(widths, cells.width);
-        store(origins, cells.origin);
-        // As bits, what is no number is the largest.
-        let size = _mm512_and_si512(_mm512_castps_si512(cells.width), _mm512_set1_epi32(0x7fff_ffff));
-        most = _mm512_max_epu32(most, size);
-    }
-    _mm512_castsi512_ps(most)
+fn read_cells(rows: &Rows, r: usize, first: usize) -> Cells {
+    let scales = rows.scales(r);
+    prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
+    cells(&rows.coding, rows.level, scales, first)
 }
 
-/// `sums += fma(scale, dots, offset)`.
+/// The larger of two sizes, as bits: what is no number is the largest.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn add_scaled(sums: &mut [f32; BLOCK], dots: &[__m512i; 4], scale: f32, offset: f32) {
-    let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
+fn larger(most: __m512i, product: __m512) -> __m512i {
+    _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7fff_ffff)))
+}
+
+/// Terms from the size of the largest products and what codes of 0 add.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn terms(most: __m512i, offset: __m512) -> Terms {
+    let (most, top, mut terms) = (_mm512_castsi512_ps(most), _mm512_set1_ps(TOP), Terms::default());
+    let enough = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(most, _mm512_set1_ps(TINY));
+    store(&mut terms.share, _mm512_maskz_div_ps(enough, top, most));
+    store(&mut terms.unit, _mm512_div_ps(most, top));
+    store(&mut terms.offset, offset);
+    terms
+}
+
+/// `sums += fma(unit, dots, offset)` with the terms of group `index`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn add_scaled(sums: &mut [f32; BLOCK], dots: &[__m512i; 4], terms: &Terms, index: usize) {
+    let (unit, offset) = (_mm512_set1_ps(terms.unit[index]), _mm512_set1_ps(terms.offset[index]));
     for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(in_order(dots)) {
-        let term = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots), offset);
+        let term = _mm512_fmadd_ps(unit, _mm512_cvtepi32_ps(dots), offset);
         store(sums, _mm512_add_ps(floats(sums), term));
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn lanes(x: __m512) -> [f32; LANES] {
-    let mut out = [0.0; LANES];
-    store(&mut out, x);
-    out
 }
 
 #[inline]

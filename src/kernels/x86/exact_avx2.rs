@@ -2,9 +2,9 @@
 //! (sums of byte products would saturate). Eight groups at a time: the cells of all records first, then their codes.
 
 use super::super::exact::ExactWork;
-use super::super::factors::TOP;
+use super::super::factors::{TINY, TOP};
 use super::exact::{AHEAD, VISIT, ahead, record_codes};
-use super::int8_avx2::cells;
+use super::int8_avx2::{Cells, cells};
 use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8, store8};
 use super::pack::Codes;
 use super::pack_avx2::{Half, by_weight, in_order};
@@ -32,7 +32,7 @@ type OfRun<T> = [T; RUN];
 /// What a thread keeps between tiles. Lines of the cache, since a register that straddles two costs twice.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Cells of a run's groups and what code 0 decodes to, by record.
+    /// Cells of a run's groups and what code 0 decodes to, by record; for one column its products with the cells.
     widths: [OfRun<f32>; CHUNK],
     origins: [OfRun<f32>; CHUNK],
     /// Factors of one column and the run's groups, by pair of records: the first in the lower word.
@@ -43,8 +43,19 @@ struct Scratch {
     packed: [[[[u8; 32]; 4]; PAIRS]; 2],
     /// Factors of some columns for one group.
     columns: [[i32; PAIRS]; COLUMNS],
-    /// What codes of 0 add: `[N]` of a run's groups.
-    offsets: Vec<OfRun<f32>>,
+    /// Of every column and a run's groups.
+    terms: Vec<Terms>,
+}
+
+/// What makes a weight's sum of integers of one column, for the groups of a run.
+#[derive(Clone, Copy, Default)]
+struct Terms {
+    /// Times a record's product with its cell: its factor.
+    share: OfRun<f32>,
+    /// Times a sum of factors and codes: what these add.
+    unit: OfRun<f32>,
+    /// What codes of 0 add.
+    offset: OfRun<f32>,
 }
 
 thread_local! {
@@ -55,7 +66,7 @@ thread_local! {
         dots: [[[[0; 8]; 4]; 2]; RUN],
         packed: [[[[0; 32]; 4]; PAIRS]; 2],
         columns: [[0; PAIRS]; COLUMNS],
-        offsets: vec![],
+        terms: vec![],
     }));
 }
 
@@ -78,39 +89,48 @@ pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
 /// One column: blocks `first..` of all records into `sums [blocks][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let most = read_cells(work.rows, first, scratch);
-    let offset = lanes(put_factors(work, most, scratch));
+    let terms = read_products(work, first, scratch);
+    put_factors(&scratch.widths[..work.rows.count], floats8(&terms.share), &mut scratch.factors);
     let dots = &mut scratch.dots[..sums.len()];
     dots.as_flattened_mut().as_flattened_mut().fill([0; 8]);
     for visit in (0..work.rows.count.div_ceil(2)).step_by(VISIT) {
         add_visit::<MID>(work.rows, first, visit, &scratch.factors, dots);
     }
-    let most = lanes(most);
     for (i, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
-        let scale = work.factors.largest(0) * (most[i] / TOP);
         for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(dots) {
-            add_scaled(sums, &load(dots), scale, offset[i]);
+            add_scaled(sums, &load(dots), &terms, i);
         }
     }
 }
 
-/// The factors of the only column, pair by pair; returns what codes of 0 add.
+/// Reads the cells of groups `first..` of all records and multiplies them by the only column's numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn put_factors(work: &ExactWork, most: __m256, scratch: &mut Scratch) -> __m256 {
-    let (units, raw) = (work.factors.units(0), work.factors.raw(0));
-    let (share, mut offset) = (_mm256_div_ps(_mm256_set1_ps(TOP), most), _mm256_setzero_ps());
-    for (pair, factors) in scratch.factors.iter_mut().enumerate().take(work.rows.count.div_ceil(2)) {
+fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms {
+    let (mut most, mut offset) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+    let numbers = work.factors.column(0)[..work.rows.count].iter();
+    for (r, (h, products)) in numbers.zip(&mut scratch.widths).enumerate() {
+        let (h, cells) = (_mm256_set1_ps(*h), read_cells(work.rows, r, first));
+        let product = _mm256_mul_ps(h, cells.width);
+        store8(products, product);
+        most = larger(most, product);
+        offset = _mm256_fmadd_ps(h, cells.origin, offset);
+    }
+    terms(most, offset)
+}
+
+/// The factors of the only column, pair by pair, from its products with the cells.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn put_factors(products: &[OfRun<f32>], share: __m256, factors: &mut [OfRun<i32>; PAIRS]) {
+    for (factors, products) in factors.iter_mut().zip(products.chunks(2)) {
         let mut both = [_mm256_setzero_si256(); 2];
-        for (r, factor) in (2 * pair..work.rows.count).zip(&mut both) {
-            offset = _mm256_fmadd_ps(_mm256_set1_ps(raw[r]), floats8(&scratch.origins[r]), offset);
-            let share = _mm256_mul_ps(floats8(&scratch.widths[r]), share);
+        for (factor, product) in both.iter_mut().zip(products) {
             // What is no number becomes i32::MIN, whose lower word is the 0 it stands for.
-            *factor = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_set1_ps(units[r]), share));
+            *factor = _mm256_cvtps_epi32(_mm256_mul_ps(floats8(product), share));
         }
         store_ints8(factors, _mm256_blend_epi16::<0xaa>(both[0], _mm256_slli_epi32::<16>(both[1])));
     }
-    offset
 }
 
 /// Pairs of records `visit..`, at most [`VISIT`], into the sums of the blocks from `first` on.
@@ -148,35 +168,42 @@ fn add_visit<const MID: bool>(
 /// Several columns: blocks `first..` of all records into `sums [blocks][N][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let most = lanes(read_cells(work.rows, first, scratch));
-    put_offsets(work, scratch);
+    for (r, (widths, origins)) in scratch.widths.iter_mut().zip(&mut scratch.origins).enumerate().take(work.rows.count)
+    {
+        let cells = read_cells(work.rows, r, first);
+        store8(widths, cells.width);
+        store8(origins, cells.origin);
+    }
+    put_terms(work, scratch);
     for (i, sums) in sums.chunks_exact_mut(work.factors.count).enumerate() {
         pack::<MID>(work.rows, first + i, &mut scratch.packed);
-        group(work, i, most[i], sums, scratch);
+        group(work, i, sums, scratch);
     }
 }
 
-/// What codes of 0 add in every column.
+/// The terms of every column.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn put_offsets(work: &ExactWork, scratch: &mut Scratch) {
-    const AT_ONCE: usize = 8;
+fn put_terms(work: &ExactWork, scratch: &mut Scratch) {
+    const AT_ONCE: usize = 5;
     let (count, records) = (work.factors.count, work.rows.count);
-    scratch.offsets.resize(count, [0.0; RUN]);
-    for (part, offsets) in scratch.offsets.chunks_mut(AT_ONCE).enumerate() {
-        let mut columns = [work.factors.raw(0); AT_ONCE];
+    scratch.terms.resize(count, Terms::default());
+    for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
+        let mut columns = [work.factors.column(0); AT_ONCE];
         for (n, column) in columns.iter_mut().enumerate() {
-            *column = work.factors.raw((part * AT_ONCE + n).min(count - 1));
+            *column = work.factors.column((part * AT_ONCE + n).min(count - 1));
         }
-        let mut sums = [_mm256_setzero_ps(); AT_ONCE];
-        for (r, origins) in scratch.origins[..records].iter().enumerate() {
-            let origins = floats8(origins);
-            for (sum, column) in sums.iter_mut().zip(&columns) {
-                *sum = _mm256_fmadd_ps(_mm256_set1_ps(column[r]), origins, *sum);
+        let mut sums = [(_mm256_setzero_si256(), _mm256_setzero_ps()); AT_ONCE];
+        for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
+            let (widths, origins) = (floats8(widths), floats8(origins));
+            for ((most, offset), column) in sums.iter_mut().zip(&columns) {
+                let h = _mm256_set1_ps(column[r]);
+                *most = larger(*most, _mm256_mul_ps(h, widths));
+                *offset = _mm256_fmadd_ps(h, origins, *offset);
             }
         }
-        for (offsets, sum) in offsets.iter_mut().zip(sums) {
-            store8(offsets, sum);
+        for (to, (most, offset)) in of_columns.iter_mut().zip(sums) {
+            *to = terms(most, offset);
         }
     }
 }
@@ -201,20 +228,19 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, packed: &mut [[[[u8; 32]; 4]
 /// Group `index` of a run for all columns: `sums` is `[N][64]`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn group(work: &ExactWork, index: usize, most: f32, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let mut shares = [0.0; CHUNK];
-    for (share, widths) in shares[..work.rows.count].iter_mut().zip(&scratch.widths) {
-        *share = widths[index] * (TOP / most);
+fn group(work: &ExactWork, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let mut of_group = [0.0; CHUNK];
+    for (width, widths) in of_group[..work.rows.count].iter_mut().zip(&scratch.widths) {
+        *width = widths[index];
     }
-    let (pairs, unit) = (black_box(work.rows.count.div_ceil(2)), most / TOP);
+    let pairs = black_box(work.rows.count.div_ceil(2));
     for (part, sums) in sums.chunks_mut(COLUMNS).enumerate() {
         let first = part * COLUMNS;
         for (n, column) in scratch.columns.iter_mut().enumerate().take(sums.len()) {
-            put_column(work.factors.units(first + n), &shares, column);
+            put_column(work.factors.column(first + n), &of_group, scratch.terms[first + n].share[index], column);
         }
         let finish = |n: usize, half: usize, dots: &Half, sums: &mut [f32; BLOCK]| {
-            let scale = work.factors.largest(first + n) * unit;
-            add_scaled(&mut sums.as_chunks_mut().0[half], dots, scale, scratch.offsets[first + n][index]);
+            add_scaled(&mut sums.as_chunks_mut().0[half], dots, &scratch.terms[first + n], index);
         };
         match sums.len() {
             1 => columns::<1>(&scratch.packed, pairs, &scratch.columns, sums, finish),
@@ -261,56 +287,57 @@ fn product<const N: usize>(packed: &[[[u8; 32]; 4]], columns: &[[i32; PAIRS]; CO
 /// The factors of one column and group.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn put_column(units: &[f32; CHUNK], shares: &[f32; CHUNK], column: &mut [i32; PAIRS]) {
-    let (units, shares) = (units.as_chunks::<8>().0, shares.as_chunks::<8>().0);
-    let word = _mm256_set1_epi32(0xffff);
+fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column: &mut [i32; PAIRS]) {
+    let (numbers, widths) = (numbers.as_chunks::<8>().0, widths.as_chunks::<8>().0);
+    let (share, word) = (_mm256_set1_ps(share), _mm256_set1_epi32(0xffff));
     for (i, to) in column.as_chunks_mut().0.iter_mut().enumerate() {
         let mut both = [_mm256_setzero_si256(); 2];
         for (half, factors) in both.iter_mut().enumerate() {
-            let product = _mm256_mul_ps(floats8(&units[2 * i + half]), floats8(&shares[2 * i + half]));
-            *factors = _mm256_and_si256(_mm256_cvtps_epi32(product), word);
+            let product = _mm256_mul_ps(floats8(&numbers[2 * i + half]), floats8(&widths[2 * i + half]));
+            *factors = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(product, share)), word);
         }
         // Packing goes by halves of the register: the quarters are then put in order.
         store_ints8(to, _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(both[0], both[1])));
     }
 }
 
-/// Reads the cells of groups `first..` of all records and returns the largest of every group.
+/// The cells of groups `first..` of record `r`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn read_cells(rows: &Rows, first: usize, scratch: &mut Scratch) -> __m256 {
-    let mut most = _mm256_setzero_si256();
-    let far = first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride;
-    for (r, (widths, origins)) in scratch.widths.iter_mut().zip(&mut scratch.origins).enumerate().take(rows.count) {
-        let scales = rows.scales(r);
-        prefetch(scales, far);
-        let cells = cells(rows, scales, first);
-        store8(widths, cells.width);
-        store8(origins, cells.origin);
-        // As bits, what is no number is the largest.
-        let size = _mm256_and_si256(_mm256_castps_si256(cells.width), _mm256_set1_epi32(0x7fff_ffff));
-        most = _mm256_max_epu32(most, size);
-    }
-    _mm256_castsi256_ps(most)
+fn read_cells(rows: &Rows, r: usize, first: usize) -> Cells {
+    let scales = rows.scales(r);
+    prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
+    cells(rows, scales, first)
 }
 
-/// `sums += fma(scale, dots, offset)`.
+/// The larger of two sizes, as bits: what is no number is the largest.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_scaled(sums: &mut [f32; HALF], dots: &Half, scale: f32, offset: f32) {
-    let (scale, offset) = (_mm256_set1_ps(scale), _mm256_set1_ps(offset));
+fn larger(most: __m256i, product: __m256) -> __m256i {
+    _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(product), _mm256_set1_epi32(0x7fff_ffff)))
+}
+
+/// Terms from the size of the largest products and what codes of 0 add.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn terms(most: __m256i, offset: __m256) -> Terms {
+    let (most, top, mut terms) = (_mm256_castsi256_ps(most), _mm256_set1_ps(TOP), Terms::default());
+    let little = _mm256_cmp_ps::<_CMP_LT_OQ>(most, _mm256_set1_ps(TINY));
+    store8(&mut terms.share, _mm256_andnot_ps(little, _mm256_div_ps(top, most)));
+    store8(&mut terms.unit, _mm256_div_ps(most, top));
+    store8(&mut terms.offset, offset);
+    terms
+}
+
+/// `sums += fma(unit, dots, offset)` with the terms of group `index`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_scaled(sums: &mut [f32; HALF], dots: &Half, terms: &Terms, index: usize) {
+    let (unit, offset) = (_mm256_set1_ps(terms.unit[index]), _mm256_set1_ps(terms.offset[index]));
     for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(in_order(dots)) {
-        let term = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), offset);
+        let term = _mm256_fmadd_ps(unit, _mm256_cvtepi32_ps(dots), offset);
         store8(sums, _mm256_add_ps(floats8(sums), term));
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn lanes(x: __m256) -> OfRun<f32> {
-    let mut out = [0.0; RUN];
-    store8(&mut out, x);
-    out
 }
 
 #[inline]
