@@ -123,7 +123,7 @@ fn row<'a>(
 
 fn dots<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
     let x: Vec<f32> = (0..count * WIDTH).map(|i| (i as f32 * 0.7).sin()).collect();
-    let inputs = Inputs::new(isa, &x, WIDTH, int8);
+    let inputs = pool.install(|| Inputs::new(isa, &x, WIDTH, int8));
     let mut out = Panel::new(CHUNK, count);
     row(if int8 { "dot int8" } else { "dot f32" }, pool, rows, count, move |rows| {
         project(isa, rows, &inputs, black_box(&mut out));

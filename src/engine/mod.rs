@@ -186,7 +186,9 @@ impl Engine {
         for (out, row) in rows.chunks_exact_mut(self.arch.hidden).zip(x.chunks_exact(self.arch.hidden)) {
             rms_norm(row, gain, self.arch.norm_eps, out);
         }
-        Inputs::new(self.isa, &rows, self.arch.hidden, self.options.act == Act::Int8 && level != Level::L16)
+        let (isa, int8) = (self.isa, self.options.act == Act::Int8 && level != Level::L16);
+        let width = self.arch.hidden;
+        self.pool.install(|| Inputs::new(isa, &rows, width, int8))
     }
 }
 

@@ -5,12 +5,12 @@
 //! are added to the result by rising chunk (docs/design.md, 6). Work is cut along the model dimension, where elements do
 //! not meet, so threads change no bit.
 
-use super::exact::ExactWork;
 use super::factors::Factors;
-use super::lanes::{LANES, axpy};
+use super::lanes::LANES;
 use super::panel::Panel;
-use super::{Isa, x86};
-use crate::quant::{Rows, values};
+use super::work::{F32Factors, Sums};
+use super::{Isa, dispatch};
+use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
@@ -34,17 +34,6 @@ pub struct Accumulator {
     chunk: Vec<f32>,
     /// Closed chunks, folded.
     sum: Vec<f32>,
-}
-
-/// What one tile adds.
-#[derive(Debug)]
-pub struct TileWork<'a> {
-    pub(super) rows: &'a Rows<'a>,
-    /// `[records][N]`.
-    pub(super) factors: &'a [f32],
-    pub(super) count: usize,
-    /// The tile's first block.
-    pub(super) first: usize,
 }
 
 impl Accumulator {
@@ -81,7 +70,7 @@ impl Accumulator {
         let tiles = self.chunk.par_chunks_mut(size).zip(self.sum.par_chunks_mut(size));
         tiles.enumerate().for_each(|(tile, (chunk, sum))| {
             for step in &ready {
-                step.add(isa, self.count, tile * blocks, chunk);
+                step.add(isa, tile * blocks, chunk);
                 if step.closes {
                     fold(sum, chunk);
                 }
@@ -150,8 +139,7 @@ struct Ready<'a> {
 
 enum Kind {
     Exact(Factors),
-    /// `[records][N]`.
-    F32(Vec<f32>),
+    F32(F32Factors),
 }
 
 impl Ready<'_> {
@@ -164,11 +152,11 @@ impl Ready<'_> {
     }
 
     /// Adds the step to one tile of the open chunk, from block `first` on.
-    fn add(&self, isa: Isa, count: usize, first: usize, chunk: &mut [f32]) {
+    fn add(&self, isa: Isa, first: usize, chunk: &mut [f32]) {
         let rows = &self.rows;
         match &self.factors {
-            Kind::Exact(factors) => x86::accumulate_exact(isa, &ExactWork { rows, factors, first }, chunk),
-            Kind::F32(factors) => x86::accumulate_tile(isa, &TileWork { rows, factors, count, first }, chunk),
+            Kind::Exact(factors) => dispatch::sums_exact(isa, &Sums { rows, first, factors }, chunk),
+            Kind::F32(factors) => dispatch::sums_f32(isa, &Sums { rows, first, factors }, chunk),
         }
     }
 }
@@ -178,31 +166,17 @@ fn fold(sum: &mut [f32], chunk: &mut [f32]) {
     sum.iter_mut().zip(chunk).for_each(|(sum, chunk)| *sum += std::mem::take(chunk));
 }
 
-/// `[records][N]`.
-fn by_record(panel: &Panel) -> Vec<f32> {
-    let count = panel.count().max(1);
-    let mut rows = vec![0.0; panel.records() * panel.count()];
-    for (rows, tiles) in rows.chunks_mut(LANES * count).zip(panel.tiles().chunks_exact(count)) {
+/// A panel's numbers by record.
+fn by_record(panel: &Panel) -> F32Factors {
+    let count = panel.count();
+    let mut values = vec![0.0; panel.records() * count];
+    let micropanels = panel.micropanels().chunks_exact(count.max(1));
+    for (rows, micropanel) in values.chunks_mut((LANES * count).max(1)).zip(micropanels) {
         for (r, row) in rows.chunks_exact_mut(count).enumerate() {
-            row.iter_mut().zip(tiles).for_each(|(to, tile)| *to = tile[r]);
+            row.iter_mut().zip(micropanel).for_each(|(to, lanes)| *to = lanes[r]);
         }
     }
-    rows
-}
-
-/// All records into one tile's chunk, `[blocks][N][64]`.
-#[inline(always)]
-pub(super) fn tile(work: &TileWork, chunk: &mut [f32]) {
-    let mut weights = [0.0; BLOCK];
-    for (r, factors) in work.factors.chunks_exact(work.count).enumerate() {
-        let record = work.rows.record(r);
-        for (block, sums) in chunk.chunks_exact_mut(work.count * BLOCK).enumerate() {
-            values(&work.rows.coding, work.rows.level, &record, work.first + block, &mut weights);
-            for (sums, factor) in sums.chunks_exact_mut(BLOCK).zip(factors) {
-                axpy(sums, *factor, &weights);
-            }
-        }
-    }
+    F32Factors { count, values }
 }
 
 #[cfg(test)]

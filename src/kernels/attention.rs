@@ -20,8 +20,7 @@ mod tile;
 
 pub(super) use tile::{Row, SPAN, Tile, largest, mix, score, soften};
 
-use super::Isa;
-use super::x86::attention as on;
+use super::{Isa, dispatch};
 use crate::types::KvRows;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -139,9 +138,9 @@ fn walk<'a>(isa: Isa, scratch: &mut Scratch, blocks: impl Iterator<Item = (KvRow
         assert!(first.is_multiple_of(SPAN), "attention over {first} rows before the last block");
         let then = spans.peek().map_or(v, |(k, _)| *k);
         tile.see(first, k.elements() / d);
-        on::score(isa, tile, k, v, wide);
-        on::soften(isa, tile);
-        on::mix(isa, tile, v, then, wide);
+        dispatch::score(isa, tile, k, v, wide);
+        dispatch::soften(isa, tile);
+        dispatch::mix(isa, tile, v, then, wide);
         first += k.elements() / d;
     }
 }

@@ -5,21 +5,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::factors::{Factors, TOP, factor, largest, share};
+use super::factors::{TOP, factor, largest, share};
+use super::work::ExactWork;
 use crate::quant::{Cells, Record, Rows, cells, codes_u8};
 use crate::types::{BLOCK, CHUNK};
 
 /// Half a block: its weights share a group in every coding.
 const HALF: usize = BLOCK / 2;
-
-/// What one tile adds.
-#[derive(Debug)]
-pub struct ExactWork<'a> {
-    pub(super) rows: &'a Rows<'a>,
-    pub(super) factors: &'a Factors,
-    /// The tile's first block.
-    pub(super) first: usize,
-}
 
 /// One half block of all records.
 struct Part {

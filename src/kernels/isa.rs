@@ -7,11 +7,11 @@ const VARIABLE: &str = "M2CACHE_ISA";
 
 /// An instruction set this machine has: a value other than `Portable` is the proof, since only detection makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(Kind);
+pub struct Isa(Set);
 
 /// The sets that have kernels of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum Set {
     /// What the target guarantees.
     Portable,
     /// 256-bit registers with fused multiply-add.
@@ -22,9 +22,12 @@ pub(super) enum Kind {
     Avx512Vnni,
 }
 
+/// All of them, narrowest first.
+const SETS: [Set; 4] = [Set::Portable, Set::Avx2, Set::Avx512, Set::Avx512Vnni];
+
 impl Isa {
     /// The baseline, everywhere.
-    pub const PORTABLE: Isa = Isa(Kind::Portable);
+    pub const PORTABLE: Isa = Isa(Set::Portable);
 
     /// The widest set of this machine.
     pub fn detect() -> Isa {
@@ -52,35 +55,45 @@ impl Isa {
 
     /// All sets of this machine, narrowest first.
     pub fn available() -> Vec<Isa> {
-        let mut all = vec![Isa::PORTABLE];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            let avx512 = avx2
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl");
-            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
-            let sets = [(avx2, Kind::Avx2), (avx512, Kind::Avx512), (vnni, Kind::Avx512Vnni)];
-            all.extend(sets.into_iter().filter(|(has, _)| *has).map(|(_, kind)| Isa(kind)));
-        }
-        all
+        SETS.into_iter().filter(|set| has(*set)).map(Isa).collect()
     }
 
     /// Its name: `portable`, `avx2`, `avx512`, `avx512vnni`.
     pub fn name(self) -> &'static str {
         match self.0 {
-            Kind::Portable => "portable",
-            Kind::Avx2 => "avx2",
-            Kind::Avx512 => "avx512",
-            Kind::Avx512Vnni => "avx512vnni",
+            Set::Portable => "portable",
+            Set::Avx2 => "avx2",
+            Set::Avx512 => "avx512",
+            Set::Avx512Vnni => "avx512vnni",
         }
     }
 
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn set(self) -> Set {
         self.0
     }
+}
+
+/// Whether this machine has a set. Each includes those before it.
+#[cfg(target_arch = "x86_64")]
+fn has(set: Set) -> bool {
+    match set {
+        Set::Portable => true,
+        Set::Avx2 => {
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+        }
+        Set::Avx512 => {
+            has(Set::Avx2)
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+        }
+        Set::Avx512Vnni => has(Set::Avx512) && is_x86_feature_detected!("avx512vnni"),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(set: Set) -> bool {
+    set == Set::Portable
 }
 
 #[cfg(test)]

@@ -1,9 +1,17 @@
 //! CPU kernels: slices in, slices out. Every sum has one stated order, so that bits depend on the numbers alone: not on
 //! threads, tiles, the batch or the instruction set.
+//!
+//! Imports run one way: what the rest calls (project, accumulate, activation, attention, peak, stream) → dispatch, which
+//! chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel).
 
 pub mod accumulate;
 pub mod activation;
 pub mod attention;
+mod columns;
+#[cfg_attr(target_arch = "x86_64", path = "dispatch/x86.rs")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "dispatch/portable.rs")]
+#[allow(unsafe_code)]
+mod dispatch;
 mod exact;
 #[cfg(test)]
 mod exact_tests;
@@ -16,12 +24,15 @@ pub mod norm;
 mod oracle_tests;
 pub mod panel;
 pub mod peak;
+mod portable;
 pub mod project;
 pub mod rope;
 pub mod stream;
 #[cfg(test)]
 mod tests;
 mod widen;
+mod work;
+#[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86;
 

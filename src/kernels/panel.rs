@@ -6,26 +6,27 @@
 use super::lanes::LANES;
 use std::ops::Range;
 
-/// `[tiles][N][16]`: tile t holds records 16 t and following; zeros behind the last record unless a caller put more there.
+/// `[micropanels][N][16]`: micropanel i holds records 16 i and following; zeros behind the last record unless a caller put
+/// more there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
     records: usize,
     count: usize,
-    tiles: Vec<[f32; LANES]>,
+    lanes: Vec<[f32; LANES]>,
 }
 
 impl Panel {
     /// Zeros for `records` and `count` columns.
     pub fn new(records: usize, count: usize) -> Panel {
-        Panel { records, count, tiles: vec![[0.0; LANES]; records.div_ceil(LANES) * count] }
+        Panel { records, count, lanes: vec![[0.0; LANES]; records.div_ceil(LANES) * count] }
     }
 
     /// Columns `range` of rows `[N][width]`, as the records of a panel.
     pub fn of_rows(rows: &[f32], width: usize, range: Range<usize>) -> Panel {
         let mut panel = Panel::new(range.len(), rows.len() / width);
         for (n, row) in rows.chunks_exact(width).enumerate() {
-            for (tile, part) in row[range.clone()].chunks(LANES).enumerate() {
-                panel.tiles[tile * panel.count + n][..part.len()].copy_from_slice(part);
+            for (i, part) in row[range.clone()].chunks(LANES).enumerate() {
+                panel.lanes[i * panel.count + n][..part.len()].copy_from_slice(part);
             }
         }
         panel
@@ -35,8 +36,8 @@ impl Panel {
     pub fn put_rows(&self, rows: &mut [f32], width: usize, first: usize) {
         for (n, row) in rows.chunks_exact_mut(width).enumerate() {
             let row = &mut row[first..first + self.records];
-            for (tile, part) in row.chunks_mut(LANES).enumerate() {
-                part.copy_from_slice(&self.tiles[tile * self.count + n][..part.len()]);
+            for (i, part) in row.chunks_mut(LANES).enumerate() {
+                part.copy_from_slice(&self.lanes[i * self.count + n][..part.len()]);
             }
         }
     }
@@ -53,29 +54,29 @@ impl Panel {
 
     /// All numbers in the order they lie in.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        self.tiles.as_flattened_mut()
+        self.lanes.as_flattened_mut()
     }
 
-    /// `[tiles][N]`.
-    pub fn tiles(&self) -> &[[f32; LANES]] {
-        &self.tiles
+    /// `[micropanels][N]`.
+    pub fn micropanels(&self) -> &[[f32; LANES]] {
+        &self.lanes
     }
 
-    /// `[tiles][N]`.
-    pub fn tiles_mut(&mut self) -> &mut [[f32; LANES]] {
-        &mut self.tiles
+    /// `[micropanels][N]`.
+    pub fn micropanels_mut(&mut self) -> &mut [[f32; LANES]] {
+        &mut self.lanes
     }
 
     /// The numbers of column `n`, by record.
     pub fn column(&self, n: usize) -> impl Iterator<Item = f32> + '_ {
-        self.tiles.iter().skip(n).step_by(self.count.max(1)).flatten().take(self.records).copied()
+        self.lanes.iter().skip(n).step_by(self.count.max(1)).flatten().take(self.records).copied()
     }
 
     /// Adds `bias[r]` to record `r` in every column.
     pub fn add_bias(&mut self, bias: &[f32]) {
-        for (tiles, bias) in self.tiles.chunks_exact_mut(self.count.max(1)).zip(bias.chunks(LANES)) {
-            for tile in tiles {
-                tile.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        for (lanes, bias) in self.lanes.chunks_exact_mut(self.count.max(1)).zip(bias.chunks(LANES)) {
+            for lanes in lanes {
+                lanes.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             }
         }
     }

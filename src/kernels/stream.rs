@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Isa, x86};
+use super::{Isa, dispatch};
 use rayon::prelude::*;
 
 /// Words of a task: 512 KiB.
@@ -15,11 +15,5 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
 
 /// [`read`] on the calling thread alone.
 pub fn read_alone(isa: Isa, words: &[u64]) -> u64 {
-    x86::read(isa, words)
-}
-
-/// The sum, as wide as the caller is compiled.
-#[inline(always)]
-pub(super) fn sum(words: &[u64]) -> u64 {
-    words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
+    dispatch::read(isa, words)
 }

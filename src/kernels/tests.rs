@@ -78,10 +78,12 @@ impl Case {
     }
 
     fn project(&self, isa: Isa, int8: bool, threads: usize) -> Vec<u32> {
-        let inputs = Inputs::new(isa, &self.x, self.width, int8);
         let mut out = Panel::new(self.records, self.count);
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| project(isa, &self.rows(), &inputs, &mut out));
+        pool.install(|| {
+            let inputs = Inputs::new(isa, &self.x, self.width, int8 && self.level != Level::L16);
+            project(isa, &self.rows(), &inputs, &mut out);
+        });
         by_column(&out)
     }
 

@@ -85,7 +85,7 @@ impl Memory {
         let rows = self.rows(level);
         let bytes = rows.columns.iter().map(|c| c.stride).sum::<usize>() * CHUNK;
         let mut step: Box<dyn FnMut(&Rows) + Send> = match kernel {
-            Kernel::Dot => dot(self.isa, level),
+            Kernel::Dot => self.pool.install(|| dot(self.isa, level)),
             Kernel::Accumulate => accumulate(self.isa),
         };
         let mut chunks = (0..rows.count / CHUNK).cycle();

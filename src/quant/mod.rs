@@ -11,5 +11,5 @@ mod tests;
 
 pub use decode::{Cells, Scale, cells, codes_u8, codes_u16, scale, values};
 pub use encode::{GroupError, encode_record};
-pub use int8::{Eight, Int8, TILE};
+pub use int8::Int8;
 pub use record::{Column, Record, Rows};

@@ -103,20 +103,15 @@ proptest! {
     }
 
     #[test]
-    fn int8_follows_its_definition(x in prop::collection::vec(-50.0f32..50.0, 1..5usize).prop_map(|v| v.repeat(40))) {
-        let blocks = x.len().div_ceil(BLOCK);
-        let mut padded = x.clone();
-        padded.resize(blocks * BLOCK, 0.0);
-        let q = Int8::quantise(&padded, blocks);
-        for (g, group) in padded.chunks(BLOCK).enumerate() {
-            let max = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let inverse = if max < 1e-30 { 0.0 } else { 127.0 / max };
-            let want: Vec<f32> = group.iter().map(|v| (v * inverse).round_ties_even()).collect();
-            let have: Vec<f32> = [*q.half(0, g, 0), *q.half(0, g, 1)].concat().into_iter().map(f32::from).collect();
-            prop_assert_eq!(q.scale(0, g), max / 127.0);
-            prop_assert_eq!(q.sum(0, g), want.iter().sum::<f32>() * (max / 127.0));
-            prop_assert_eq!(have, want);
-        }
+    fn int8_follows_its_definition(group in prop::array::uniform32((-50.0f32..50.0, -50.0f32..50.0))) {
+        let group: [f32; BLOCK] = std::array::from_fn(|i| if i % 2 == 0 { group[i / 2].0 } else { group[i / 2].1 });
+        let q = Int8::of(&group);
+        let max = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let inverse = if max < 1e-30 { 0.0 } else { 127.0 / max };
+        let want = group.map(|v| (v * inverse).round_ties_even());
+        prop_assert_eq!(q.scale, max / 127.0);
+        prop_assert_eq!(q.sum, want.iter().sum::<f32>() * (max / 127.0));
+        prop_assert_eq!(q.codes.map(f32::from), want);
     }
 }
 
@@ -140,24 +135,24 @@ fn what_cannot_be_coded_is_named() {
 
 #[test]
 fn activations_that_are_not_finite_get_a_nan_scale() {
-    let mut x = vec![1.0f32; 2 * BLOCK];
-    x[70] = f32::NAN;
-    let q = Int8::quantise(&x, 2);
-    assert!(q.scale(0, 0).is_finite() && q.scale(0, 1).is_nan());
+    let mut x = [1.0f32; BLOCK];
+    assert!(Int8::of(&x).scale.is_finite());
+    for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        x[6] = damage;
+        assert!(Int8::of(&x).scale.is_nan());
+    }
 }
 
 #[test]
 fn activations_round_half_to_even_at_any_size() {
     // Powers of two, so that scaling is exact.
     for power in [100, 0, -20, -90] {
-        let mut x = vec![0.0f32; BLOCK];
+        let mut x = [0.0f32; BLOCK];
         x[..6].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]);
         x.iter_mut().for_each(|x| *x *= 2f32.powi(power));
-        let q = Int8::quantise(&x, 1);
-        assert_eq!(q.half(0, 0, 0)[..6], [127, 0, 2, 2, 0, -2], "2^{power}");
+        assert_eq!(Int8::of(&x).codes[..6], [127, 0, 2, 2, 0, -2], "2^{power}");
     }
-    let q = Int8::quantise(&[1e-31; BLOCK], 1);
-    assert_eq!((q.half(0, 0, 0)[0], q.scale(0, 0), q.sum(0, 0)), (0, 0.0, 0.0));
+    assert_eq!(Int8::of(&[1e-31; BLOCK]), Int8 { codes: [0; BLOCK], scale: 0.0, sum: 0.0 });
 }
 
 #[test]

@@ -1,31 +1,32 @@
 //! Asking for codes before they are wanted, a block's lines at every block: asked for many lines at once, the processor
 //! waits for places to keep the requests in.
 
+use super::super::columns::STRIP;
 use super::load::prefetch;
 use crate::quant::{Record, Rows};
 use crate::types::{Level, Plane};
 
-/// How far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
-pub type Far = [usize; 3];
+/// Prefetch distance: how far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
+pub type Distance = [usize; 3];
 
 /// The same blocks `records` on.
-pub fn records(rows: &Rows, records: usize) -> Far {
+pub fn records(rows: &Rows, records: usize) -> Distance {
     std::array::from_fn(|plane| rows.columns.get(plane).map_or(0, |column| records * column.stride))
 }
 
 /// Blocks of the same record `blocks` on.
-pub fn blocks(blocks: usize) -> Far {
+pub fn blocks(blocks: usize) -> Distance {
     Plane::ALL.map(|plane| blocks * plane.block_bytes())
 }
 
 /// From `near` to before it by `back`.
-pub fn less(near: Far, back: Far) -> Far {
+pub fn less(near: Distance, back: Distance) -> Distance {
     std::array::from_fn(|plane| near[plane].wrapping_sub(back[plane]))
 }
 
 /// Asks for the lines of the block that lies `far` behind block `block`.
 #[inline(always)]
-pub fn ahead(level: Level, record: &Record, block: usize, far: Far) {
+pub fn block(level: Level, record: &Record, block: usize, far: Distance) {
     const LINE: usize = 64;
     for plane in level.planes() {
         let bytes = plane.block_bytes();
@@ -37,6 +38,18 @@ pub fn ahead(level: Level, record: &Record, block: usize, far: Far) {
 
 /// Asks for the scales of the sixteen blocks from `block` on, of the record `far` behind: a line, or parts of two.
 #[inline(always)]
-pub fn scales(rows: &Rows, record: &Record, block: usize, far: Far) {
+pub fn scales(rows: &Rows, record: &Record, block: usize, far: Distance) {
     prefetch(record.scales, block * rows.coding.form.scale_bytes() + far[0]);
+}
+
+/// Records between an int8 dot with one column and what is asked for: the lines of a record and a half are in flight.
+pub const ONE_COLUMN: usize = 2;
+
+/// Asks for codes of 4 or 8 bits and scales of the strip that lies `far` behind the one from block `first` on.
+#[inline(always)]
+pub fn strip<const MID: bool>(rows: &Rows, record: &Record, first: usize, far: Distance) {
+    for i in 0..STRIP {
+        block(if MID { Level::L8 } else { Level::L4 }, record, first + i, far);
+    }
+    scales(rows, record, first, far);
 }

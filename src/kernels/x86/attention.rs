@@ -1,19 +1,14 @@
-//! Attention's passes over a span on the set at hand. Memory is asked for rows (`then`) that are wanted after those at
+//! Attention's passes over a span with AVX2, and what those with AVX-512 share with them. Memory is asked for rows (`then`) that are wanted after those at
 //! hand, while these are worked on.
 
 use super::super::attention::{self as portable, Tile};
-use super::super::isa::{Isa, Kind};
 use super::super::widen::widened;
-#[cfg(target_arch = "x86_64")]
+use super::heads_avx2;
 use super::load::{bytes32, prefetch, store8};
-#[cfg(target_arch = "x86_64")]
-use super::{heads, heads_avx2};
 use crate::types::KvRows;
-#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
+pub mod avx2 {
     use super::*;
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
@@ -30,9 +25,8 @@ mod avx2 {
 }
 
 /// The rows of a span in single precision, `[.., width]`: themselves, or widened into `scratch`.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn wide<'a>(tile: &Tile, rows: KvRows<'a>, then: KvRows, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+pub fn wide<'a>(tile: &Tile, rows: KvRows<'a>, then: KvRows, scratch: &'a mut Vec<f32>) -> &'a [f32] {
     match rows {
         KvRows::F16(all) if tile.width == tile.head_dim() => {
             let (from, ahead): (&[[u8; 32]], _) = (bytemuck::cast_slice(all), distance(rows, then));
@@ -50,50 +44,10 @@ pub(super) fn wide<'a>(tile: &Tile, rows: KvRows<'a>, then: KvRows, scratch: &'a
 }
 
 /// Bytes from the first row of some rows to that of others.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn distance(from: KvRows, to: KvRows) -> usize {
+pub fn distance(from: KvRows, to: KvRows) -> usize {
     let address = |rows| match rows {
         KvRows::F16(all) => all.as_ptr().addr(),
         KvRows::F32(all) => all.as_ptr().addr(),
     };
     address(to).wrapping_sub(address(from))
-}
-
-/// Scores of a span's K rows on `isa`.
-pub fn score(isa: Isa, tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-    match isa.kind() {
-        // SAFETY: an `Isa` of this kind exists only where detection found its features.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::score(tile, k, then, scratch) },
-        // SAFETY: as above; the other set with VNNI has these features too.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { heads::score(tile, k, then, scratch) },
-        _ => portable::score(tile, widened(k, tile.head_dim(), tile.width, scratch)),
-    }
-}
-
-/// Scores to weights on `isa`.
-pub fn soften(isa: Isa, tile: &mut Tile) {
-    match isa.kind() {
-        // SAFETY: an `Isa` of this kind exists only where detection found its features.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::soften(tile) },
-        // SAFETY: as above; the other set with VNNI has these features too.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { heads::soften(tile) },
-        _ => portable::soften(tile, portable::largest),
-    }
-}
-
-/// Weighted sums of a span's V rows on `isa`.
-pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-    match isa.kind() {
-        // SAFETY: an `Isa` of this kind exists only where detection found its features.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::mix(tile, v, then, scratch) },
-        // SAFETY: as above; the other set with VNNI has these features too.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx512Vnni => unsafe { heads::mix(tile, v, then, scratch) },
-        _ => portable::mix(tile, widened(v, tile.head_dim(), tile.width, scratch)),
-    }
 }

@@ -1,9 +1,9 @@
 //! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
-use super::super::exact::ExactWork;
 use super::super::factors::{TINY, TOP};
 use super::super::lanes::LANES;
+use super::super::work::ExactWork;
 use super::load::{floats, ints, prefetch, store, store_bytes, store_ints, store_words};
 use super::pack::{Codes, Pair, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
@@ -77,12 +77,7 @@ thread_local! {
     }));
 }
 
-/// Whether this path computes `work`: a group per block.
-pub fn takes(work: &ExactWork) -> bool {
-    work.rows.coding.group == BLOCK
-}
-
-/// All records into one tile's chunk, `[blocks][N][64]`, of [`takes`] work.
+/// All records into one tile's chunk, `[blocks][N][64]`, of records of one group a block.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {

@@ -1,13 +1,13 @@
 //! Accumulations in exact integers with AVX2, as `exact`: words of codes times factors of 16 bits, two records a lane
 //! (sums of byte products would saturate). Eight groups at a time: the cells of all records first, then their codes.
 
-use super::super::exact::ExactWork;
 use super::super::factors::{TINY, TOP};
+use super::super::work::ExactWork;
 use super::exact::{AHEAD, VISIT, ahead, record_codes};
-use super::int8_avx2::{Cells, cells};
 use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8, store8};
 use super::pack::Codes;
 use super::pack_avx2::{Half, by_weight, in_order};
+use super::scales_avx2::{Cells, cells};
 use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level};
 use std::arch::x86_64::*;
@@ -70,7 +70,7 @@ thread_local! {
     }));
 }
 
-/// All records into one tile's chunk, `[blocks][N][64]`, of work that `exact::takes`.
+/// All records into one tile's chunk, `[blocks][N][64]`, of records of one group a block.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {

@@ -1,6 +1,6 @@
 //! Codes rearranged for products of many columns: a lane a record (dots), a lane a weight (accumulations).
 
-use super::int8::joined;
+use super::gemv_int8::joined;
 use super::load::{bytes, bytes32};
 use super::scales::whole;
 use crate::quant::Record;

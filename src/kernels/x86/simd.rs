@@ -1,11 +1,12 @@
 //! Sixteen f32 side by side for kernels that are written once for AVX2 and AVX-512: `lanes::LANES` in one register or two.
 
 use super::super::lanes::LANES;
-use super::ahead::Far;
+use super::ahead::Distance;
 use super::load::{floats, floats8, store, store8};
 use super::tile::Block;
-use super::{block, block_avx2};
+use super::{decode, decode_avx2};
 use crate::quant::{Record, Rows};
+use crate::types::BLOCK;
 use std::arch::x86_64::*;
 
 /// An instruction set: a value is the proof that this machine has it.
@@ -18,7 +19,7 @@ pub trait Simd: Copy {
     /// `sum + a * b`, the product rounded before the sum.
     fn add_product(self, sum: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Blocks of a record from `first` on, asking for those that lie `next` behind.
-    fn decode(self, rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]);
+    fn decode(self, rows: &Rows, record: &Record, first: usize, next: Distance, to: &mut [Block]);
 }
 
 /// AVX2, two registers.
@@ -75,12 +76,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn decode(self, rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
-        match block::takes(&rows.coding) {
+    fn decode(self, rows: &Rows, record: &Record, first: usize, next: Distance, to: &mut [Block]) {
+        match rows.coding.group == BLOCK {
             // SAFETY: as above.
-            true => unsafe { block::decode(rows, record, first, next, to) },
+            true => unsafe { decode::decode(rows, record, first, next, to) },
             // SAFETY: as above; detection asks for AVX2 wherever it asks for AVX-512.
-            false => unsafe { block_avx2::decode(rows, record, first, next, to) },
+            false => unsafe { decode_avx2::decode(rows, record, first, next, to) },
         }
     }
 }
@@ -119,8 +120,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn decode(self, rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
+    fn decode(self, rows: &Rows, record: &Record, first: usize, next: Distance, to: &mut [Block]) {
         // SAFETY: as above.
-        unsafe { block_avx2::decode(rows, record, first, next, to) }
+        unsafe { decode_avx2::decode(rows, record, first, next, to) }
     }
 }

@@ -1,25 +1,20 @@
 //! Blocks of 64 weights decoded into four registers with AVX-512: `quant::values`, sixteen at a time.
 
-use super::super::project::RUN;
-use super::ahead::{Far, ahead};
+use super::super::columns::STRIP;
+use super::ahead::{self, Distance};
 use super::load::{bytes as bytes64, bytes16, bytes32, store};
 use super::scales::{bias, scales};
 use super::tile::Block;
-use crate::config::{Coding, Form};
+use crate::config::Form;
 use crate::quant::{Record, Rows};
-use crate::types::{BLOCK, Level};
+use crate::types::Level;
 use std::arch::x86_64::*;
 
 /// 64 weights in order.
 pub type Values = [__m512; 4];
 
-/// Codes of 64 weights in order.
+/// Codes of a block in order.
 type Codes = [__m512i; 4];
-
-/// Whether blocks of this coding are decoded here: those of one group.
-pub fn takes(coding: &Coding) -> bool {
-    coding.group == BLOCK
-}
 
 /// Up to sixteen blocks of a record.
 pub struct Blocks<'a> {
@@ -27,8 +22,8 @@ pub struct Blocks<'a> {
     base: &'a [[u8; 32]],
     mid: &'a [[u8; 32]],
     low: &'a [[u8; 64]],
-    step: [f32; RUN],
-    lo: [f32; RUN],
+    step: [f32; STRIP],
+    lo: [f32; STRIP],
 }
 
 /// The decoder of one level (its bits) and form.
@@ -61,8 +56,8 @@ impl<const BITS: u32, const AFFINE: bool> Decoder<BITS, AFFINE> {
             base: &record.codes[0].as_chunks().0[range.clone()],
             mid: if BITS > 4 { &record.codes[1].as_chunks().0[range.clone()] } else { &[] },
             low: if BITS > 8 { &record.codes[2].as_chunks().0[range] } else { &[] },
-            step: [0.0; RUN],
-            lo: [0.0; RUN],
+            step: [0.0; STRIP],
+            lo: [0.0; STRIP],
         };
         store(&mut blocks.step, scales.step);
         store(&mut blocks.lo, scales.lo);
@@ -104,9 +99,9 @@ impl<const BITS: u32, const AFFINE: bool> Decoder<BITS, AFFINE> {
     }
 }
 
-/// Blocks of a record from `first` on into memory, of a coding that [`takes`] takes.
+/// Blocks of one group, of a record from `first` on, into memory.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn decode(rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
+pub fn decode(rows: &Rows, record: &Record, first: usize, next: Distance, to: &mut [Block]) {
     match (rows.level, rows.coding.form) {
         (Level::L4, Form::Affine) => write::<4, true>(rows, record, first, next, to),
         (Level::L4, Form::Symmetric) => write::<4, false>(rows, record, first, next, to),
@@ -119,13 +114,19 @@ pub fn decode(rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [B
 
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn write<const BITS: u32, const AFFINE: bool>(rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
+fn write<const BITS: u32, const AFFINE: bool>(
+    rows: &Rows,
+    record: &Record,
+    first: usize,
+    next: Distance,
+    to: &mut [Block],
+) {
     let decoder = Decoder::<BITS, AFFINE>::new(rows);
-    for (run, to) in to.chunks_mut(RUN).enumerate() {
-        let first = first + run * RUN;
+    for (strip, to) in to.chunks_mut(STRIP).enumerate() {
+        let first = first + strip * STRIP;
         let blocks = decoder.blocks(record, first, to.len());
         for (block, to) in to.iter_mut().enumerate() {
-            ahead(rows.level, record, first + block, next);
+            ahead::block(rows.level, record, first + block, next);
             to.iter_mut().zip(decoder.values(&blocks, block)).for_each(|(to, value)| store(to, value));
         }
     }

@@ -1,6 +1,6 @@
 //! Half blocks of 32 weights decoded into four registers with AVX2: `quant::values`, eight at a time.
 
-use super::ahead::{Far, ahead};
+use super::ahead::{self, Distance};
 use super::load::{bytes32, store8};
 use super::tile::Block;
 use crate::quant::{Record, Rows, Scale, scale};
@@ -15,9 +15,9 @@ pub type Values = [__m256; 4];
 
 /// Blocks of a record from `first` on into memory.
 #[target_feature(enable = "avx2")]
-pub fn decode(rows: &Rows, record: &Record, first: usize, next: Far, to: &mut [Block]) {
+pub fn decode(rows: &Rows, record: &Record, first: usize, next: Distance, to: &mut [Block]) {
     for (i, to) in to.iter_mut().enumerate() {
-        ahead(rows.level, record, first + i, next);
+        ahead::block(rows.level, record, first + i, next);
         for (half, to) in to.as_flattened_mut().as_chunks_mut::<HALF>().0.iter_mut().enumerate() {
             let values = match rows.level {
                 Level::L4 => values::<4>(rows, record, first + i, half),

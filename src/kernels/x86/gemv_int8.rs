@@ -1,85 +1,57 @@
 //! Int8 dots of one column with AVX-512 VNNI: sixteen groups of a record at a time, the exact dot of each in its own
 //! lane, so that scaling and summing are two vector expressions in the order `project` states.
 
+use super::super::columns::{Int8Columns, STRIP, Strip};
 use super::super::lanes::{LANES, fold16};
-use super::super::project::{RowWork, in_tile};
-use super::load::{bytes, floats, prefetch, signed, store};
+use super::super::work::Dots;
+use super::ahead;
+use super::load::{bytes, floats, signed, store};
 use super::scales::{cells, whole};
-use crate::quant::{Int8, Record, Rows, TILE};
+use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;
 
-/// Bytes of a nibble plane that sixteen blocks take.
-const TILE_BYTES: usize = TILE * BLOCK / 2;
+/// Bytes of a nibble plane that a strip takes.
+const BYTES: usize = STRIP * BLOCK / 2;
 
-/// A cache line.
-const LINE: usize = 64;
-
-/// Codes of sixteen blocks, laid out as `Int8::codes`.
-type Codes = [__m512i; TILE];
-
-/// Whether hand-written paths compute the rows of `work`: int8 with a group per block.
-pub fn takes(work: &RowWork) -> bool {
-    work.int8().is_some() && work.rows.coding.group == BLOCK
-}
-
-/// Records `first..` of [`takes`] work with one column; `out` is `[tiles][16]`.
+/// Dots of records of one group a block with the only column; `out` is `[micropanels][16]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-pub fn task(work: &RowWork, first: usize, out: &mut [[f32; LANES]]) {
-    let Some(x) = work.inputs.int8.as_ref() else { return };
-    let rows = work.rows;
-    for (tile, out) in out.iter_mut().enumerate() {
-        let first = first + tile * LANES;
-        for (r, out) in out.iter_mut().enumerate().take(in_tile(rows, first)) {
-            *out = match rows.level {
-                Level::L4 => one::<false>(rows, x, first + r),
-                _ => one::<true>(rows, x, first + r),
-            };
-        }
+pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
+    for (out, r) in out.as_flattened_mut().iter_mut().zip(work.first..work.rows.count) {
+        *out = match work.rows.level {
+            Level::L4 => dot::<false>(work.rows, r, &work.x.strips),
+            _ => dot::<true>(work.rows, r, &work.x.strips),
+        };
     }
 }
 
 /// The dot of record `r`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn one<const MID: bool>(rows: &Rows, x: &Int8, r: usize) -> f32 {
-    let record = rows.record(r);
+fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
+    let (record, next) = (rows.record(r), ahead::records(rows, ahead::ONE_COLUMN));
     let mut lanes = _mm512_setzero_ps();
-    for (tile, ((of_tile, scales), sums)) in x.codes.iter().zip(&x.scales).zip(&x.sums).enumerate() {
-        ahead::<MID>(rows, &record, tile);
-        let cells = cells(&rows.coding, rows.level, record.scales, tile * TILE);
-        let dots = _mm512_cvtepi32_ps(dots(&codes::<MID>(&record, tile), of_tile));
-        lanes = _mm512_fmadd_ps(cells.width, _mm512_mul_ps(dots, floats(scales)), lanes);
-        lanes = _mm512_fmadd_ps(cells.origin, floats(sums), lanes);
+    for (strip, x) in x.iter().enumerate() {
+        ahead::strip::<MID>(rows, &record, strip * STRIP, next);
+        let cells = cells(&rows.coding, rows.level, record.scales, strip * STRIP);
+        let dots = _mm512_cvtepi32_ps(groups(&codes::<MID>(&record, strip), &x.codes));
+        lanes = _mm512_fmadd_ps(cells.width, _mm512_mul_ps(dots, floats(&x.scales)), lanes);
+        lanes = _mm512_fmadd_ps(cells.origin, floats(&x.sums), lanes);
     }
     let mut out = [0.0; LANES];
     store(&mut out, lanes);
     fold16(out)
 }
 
-/// Asks for the same tile two records on: the lines of a record and a half are in flight while one is computed.
-#[inline(always)]
-pub fn ahead<const MID: bool>(rows: &Rows, record: &Record, tile: usize) {
-    const RECORDS: usize = 2;
-    for plane in 0..1 + usize::from(MID) {
-        let far = RECORDS * rows.columns[plane].stride;
-        for line in 0..TILE_BYTES / LINE {
-            prefetch(record.codes[plane], tile * TILE_BYTES + line * LINE + far);
-        }
-    }
-    prefetch(record.scales, tile * LINE + RECORDS * rows.columns[0].stride);
-}
-
-/// The codes of a tile, zeros behind the record's end.
+/// The codes of a strip, laid out as [`Strip::codes`], zeros behind the record's end.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn codes<const MID: bool>(record: &Record, tile: usize) -> Codes {
-    let mut codes = [_mm512_setzero_si512(); TILE];
+fn codes<const MID: bool>(record: &Record, strip: usize) -> [__m512i; STRIP] {
+    let mut codes = [_mm512_setzero_si512(); STRIP];
     let mut spare = [None; 2];
     let [spare_base, spare_mid] = &mut spare;
-    let base = whole::<TILE_BYTES>(&record.codes[0][tile * TILE_BYTES..], spare_base).as_chunks().0;
-    let mid =
-        if MID { whole::<TILE_BYTES>(&record.codes[1][tile * TILE_BYTES..], spare_mid) } else { &[0; TILE_BYTES] };
+    let base = whole::<BYTES>(&record.codes[0][strip * BYTES..], spare_base).as_chunks().0;
+    let mid = if MID { whole::<BYTES>(&record.codes[1][strip * BYTES..], spare_mid) } else { &[0; BYTES] };
     for (pair, mid) in mid.as_chunks().0.iter().enumerate() {
         [codes[2 * pair], codes[2 * pair + 1]] = joined::<MID>(bytes(&base[pair]), bytes(mid));
     }
@@ -105,8 +77,8 @@ pub fn joined<const MID: bool>(base: __m512i, mid: __m512i) -> [__m512i; 2] {
 /// Sixteen exact dots of 64 codes with 64 activations, in block order.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dots(codes: &Codes, x: &[[i8; BLOCK]; TILE]) -> __m512i {
-    let mut pairs = [_mm512_setzero_si512(); TILE / 2];
+fn groups(codes: &[__m512i; STRIP], x: &[[i8; BLOCK]; STRIP]) -> __m512i {
+    let mut pairs = [_mm512_setzero_si512(); STRIP / 2];
     for (p, pair) in pairs.iter_mut().enumerate() {
         let low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[2 * p], signed(&x[2 * p]));
         *pair = _mm512_dpbusd_epi32(low, codes[2 * p + 1], signed(&x[2 * p + 1]));

@@ -1,0 +1,66 @@
+//! Where no other instruction set has bodies: the portable ones.
+
+use super::attention::{self, Tile};
+use super::columns::{F32Columns, Int8Columns, Strip};
+use super::factors::Factors;
+use super::lanes::LANES;
+use super::widen::widened;
+use super::work::{Dots, F32Factors, Sums};
+use super::{Isa, exact, portable};
+use crate::config::Activation;
+use crate::types::KvRows;
+
+/// Dots in int8; `out` is `[micropanels][N][16]`.
+pub fn dots_int8(_: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
+    portable::dots_int8(work, out);
+}
+
+/// Dots in f32; `out` is `[micropanels][N][16]`.
+pub fn dots_f32(_: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
+    portable::dots_f32(work, out);
+}
+
+/// Sums in f32; `out` is `[blocks][N][64]`.
+pub fn sums_f32(_: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
+    portable::sums_f32(work, out);
+}
+
+/// Sums in exact integers; `out` is `[blocks][N][64]`.
+pub fn sums_exact(_: Isa, work: &Sums<Factors>, out: &mut [f32]) {
+    exact::tile(work, out);
+}
+
+/// Scores of a span's K rows.
+pub fn score(_: Isa, tile: &mut Tile, k: KvRows, _then: KvRows, scratch: &mut Vec<f32>) {
+    attention::score(tile, widened(k, tile.head_dim(), tile.width, scratch));
+}
+
+/// Scores to weights.
+pub fn soften(_: Isa, tile: &mut Tile) {
+    attention::soften(tile, attention::largest);
+}
+
+/// Weighted sums of a span's V rows.
+pub fn mix(_: Isa, tile: &mut Tile, v: KvRows, _then: KvRows, scratch: &mut Vec<f32>) {
+    attention::mix(tile, widened(v, tile.head_dim(), tile.width, scratch));
+}
+
+/// A row of activations as int8.
+pub fn quantise(_: Isa, row: &[f32], strips: &mut [Strip]) {
+    portable::quantise(row, strips);
+}
+
+/// An activation function.
+pub fn activate(_: Isa, activation: Activation, x: &mut [f32]) {
+    portable::activate(activation, x);
+}
+
+/// The wrapping sum of words.
+pub fn read(_: Isa, words: &[u64]) -> u64 {
+    portable::read(words)
+}
+
+/// Rounds of multiply-adds; each is [`portable::CHAINS`] of sixteen, whatever the registers take.
+pub fn multiply_add(_: Isa, rounds: usize) -> [f32; LANES] {
+    portable::multiply_add::<6>(rounds)
+}

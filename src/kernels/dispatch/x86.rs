@@ -1,0 +1,145 @@
+//! Which body computes a task, by instruction set and operands, on x86-64.
+
+use super::attention::{self, Tile};
+use super::columns::{F32Columns, Int8Columns, Strip};
+use super::factors::Factors;
+use super::isa::{Isa, Set};
+use super::lanes::LANES;
+use super::widen::widened;
+use super::work::{Dots, F32Factors, Sums};
+use super::x86::{
+    self, attention::avx2, axpy_f32, exact_avx2, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8,
+    gemv_int8_avx2, heads,
+};
+use super::{exact, portable};
+use crate::config::Activation;
+use crate::quant::Rows;
+use crate::types::{BLOCK, KvRows};
+
+/// A portable body as it was compiled for `isa`.
+macro_rules! compiled {
+    ($isa:expr, $portable:path, $body:ident($($argument:expr),*)) => {
+        match $isa.set() {
+            Set::Portable => $portable($($argument),*),
+            // SAFETY: an `Isa` of this set exists only where detection found its features.
+            Set::Avx2 => unsafe { x86::avx2::$body($($argument),*) },
+            // SAFETY: as above; the set with VNNI has these features too.
+            Set::Avx512 | Set::Avx512Vnni => unsafe { x86::avx512::$body($($argument),*) },
+        }
+    };
+}
+
+/// Whether the hand-written integer bodies, and those of one column in f32, are for these records: a group a block.
+fn by_block(rows: &Rows) -> bool {
+    rows.coding.group == BLOCK
+}
+
+/// Dots in int8; `out` is `[micropanels][N][16]`.
+pub fn dots_int8(isa: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
+    let one = work.x.count == 1;
+    match isa.set() {
+        // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
+        Set::Avx2 | Set::Avx512 if by_block(work.rows) && one => unsafe { gemv_int8_avx2::dots(work, out) },
+        // SAFETY: as above.
+        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { gemm_int8_avx2::dots(work, out) },
+        // SAFETY: as above.
+        Set::Avx512Vnni if by_block(work.rows) && one => unsafe { gemv_int8::dots(work, out) },
+        // SAFETY: as above.
+        Set::Avx512Vnni if by_block(work.rows) => unsafe { gemm_int8::dots(work, out) },
+        _ => compiled!(isa, portable::dots_int8, dots_int8(work, out)),
+    }
+}
+
+/// Dots in f32; `out` is `[micropanels][N][16]`.
+pub fn dots_f32(isa: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
+    match isa.set() {
+        Set::Portable => portable::dots_f32(work, out),
+        // SAFETY: an `Isa` of this set exists only where detection found its features.
+        Set::Avx2 => unsafe { gemm_f32::dots_avx2(work, out) },
+        // SAFETY: as above; the set with VNNI has these features too.
+        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.x.count == 1 => unsafe {
+            gemv_f32::dots(work, out)
+        },
+        // SAFETY: as above.
+        Set::Avx512 | Set::Avx512Vnni => unsafe { gemm_f32::dots_avx512(work, out) },
+    }
+}
+
+/// Sums in f32; `out` is `[blocks][N][64]`.
+pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
+    match isa.set() {
+        Set::Portable => portable::sums_f32(work, out),
+        // SAFETY: an `Isa` of this set exists only where detection found its features.
+        Set::Avx2 => unsafe { gemm_f32::sums_avx2(work, out) },
+        // SAFETY: as above; the set with VNNI has these features too.
+        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe {
+            axpy_f32::sums(work, out)
+        },
+        // SAFETY: as above.
+        Set::Avx512 | Set::Avx512Vnni => unsafe { gemm_f32::sums_avx512(work, out) },
+    }
+}
+
+/// Sums in exact integers; `out` is `[blocks][N][64]`.
+pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
+    match isa.set() {
+        // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
+        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { exact_avx2::tile(work, out) },
+        // SAFETY: as above.
+        Set::Avx512Vnni if by_block(work.rows) => unsafe { x86::exact::tile(work, out) },
+        _ => compiled!(isa, exact::tile, sums_exact(work, out)),
+    }
+}
+
+/// Scores of a span's K rows. Memory is asked for `then`, here and in [`mix`], which is wanted after them.
+pub fn score(isa: Isa, tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+    match isa.set() {
+        Set::Portable => attention::score(tile, widened(k, tile.head_dim(), tile.width, scratch)),
+        // SAFETY: an `Isa` of this set exists only where detection found its features.
+        Set::Avx2 => unsafe { avx2::score(tile, k, then, scratch) },
+        // SAFETY: as above; the set with VNNI has these features too.
+        Set::Avx512 | Set::Avx512Vnni => unsafe { heads::score(tile, k, then, scratch) },
+    }
+}
+
+/// Scores to weights.
+pub fn soften(isa: Isa, tile: &mut Tile) {
+    match isa.set() {
+        Set::Portable => attention::soften(tile, attention::largest),
+        // SAFETY: an `Isa` of this set exists only where detection found its features.
+        Set::Avx2 => unsafe { avx2::soften(tile) },
+        // SAFETY: as above; the set with VNNI has these features too.
+        Set::Avx512 | Set::Avx512Vnni => unsafe { heads::soften(tile) },
+    }
+}
+
+/// Weighted sums of a span's V rows.
+pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+    match isa.set() {
+        Set::Portable => attention::mix(tile, widened(v, tile.head_dim(), tile.width, scratch)),
+        // SAFETY: an `Isa` of this set exists only where detection found its features.
+        Set::Avx2 => unsafe { avx2::mix(tile, v, then, scratch) },
+        // SAFETY: as above; the set with VNNI has these features too.
+        Set::Avx512 | Set::Avx512Vnni => unsafe { heads::mix(tile, v, then, scratch) },
+    }
+}
+
+/// A row of activations as int8.
+pub fn quantise(isa: Isa, row: &[f32], strips: &mut [Strip]) {
+    compiled!(isa, portable::quantise, quantise(row, strips))
+}
+
+/// An activation function.
+pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
+    compiled!(isa, portable::activate, activate(activation, x))
+}
+
+/// The wrapping sum of words.
+pub fn read(isa: Isa, words: &[u64]) -> u64 {
+    compiled!(isa, portable::read, read(words))
+}
+
+/// Rounds of multiply-adds; each is [`portable::CHAINS`] of sixteen, whatever the registers take.
+pub fn multiply_add(isa: Isa, rounds: usize) -> [f32; LANES] {
+    compiled!(isa, portable::multiply_add::<6>, multiply_add(rounds))
+}

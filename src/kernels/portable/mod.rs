@@ -1,0 +1,16 @@
+//! Portable bodies: the definition of what every kernel computes, and what the hand-written ones are tested against.
+//! Everything is inlined into its caller, so that a caller compiled for wider registers widens these loops too.
+
+#![forbid(unsafe_code)]
+
+mod activation;
+mod bounds;
+mod dots;
+mod quantise;
+mod sums;
+
+pub use activation::activate;
+pub use bounds::{CHAINS, multiply_add, read};
+pub use dots::{dots_f32, dots_int8};
+pub use quantise::quantise;
+pub use sums::sums_f32;

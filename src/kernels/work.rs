@@ -1,0 +1,47 @@
+//! What a task of a kernel gets: records, and what they are multiplied with. A task is what one thread takes at a time.
+
+#![forbid(unsafe_code)]
+
+use super::factors::Factors;
+use super::lanes::LANES;
+use crate::quant::Rows;
+use std::ops::Range;
+
+/// Dots of the records from `first` on with all columns; they fill micropanels of a panel.
+#[derive(Debug)]
+pub struct Dots<'a, Columns> {
+    pub rows: &'a Rows<'a>,
+    /// A multiple of sixteen.
+    pub first: usize,
+    pub x: &'a Columns,
+}
+
+impl<Columns> Dots<'_, Columns> {
+    /// The records of the task's `index`th micropanel.
+    #[inline(always)]
+    pub fn micropanel(&self, index: usize) -> Range<usize> {
+        let first = self.first + index * LANES;
+        first..self.rows.count.min(first + LANES)
+    }
+}
+
+/// All records times their factors, added to the sums of the blocks from `first` on.
+#[derive(Debug)]
+pub struct Sums<'a, Factors> {
+    pub rows: &'a Rows<'a>,
+    /// The task's first block.
+    pub first: usize,
+    pub factors: &'a Factors,
+}
+
+/// Sums in exact integers.
+pub type ExactWork<'a> = Sums<'a, Factors>;
+
+/// Factors as they came.
+#[derive(Debug)]
+pub struct F32Factors {
+    /// Columns.
+    pub count: usize,
+    /// `[records][N]`.
+    pub values: Vec<f32>,
+}

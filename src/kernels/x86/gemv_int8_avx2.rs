@@ -1,0 +1,91 @@
+//! Int8 dots of one column with AVX2: as `gemv_int8`, eight groups of a record at a time. Nibble planes are multiplied
+//! apart: products of whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most
+//! 4 * 15 * 127) fit.
+
+use super::super::columns::{Int8Columns, STRIP, Strip};
+use super::super::lanes::{LANES, fold16};
+use super::super::work::Dots;
+use super::ahead;
+use super::load::{bytes32, floats8, signed32, store8};
+use super::scales_avx2::cells;
+use crate::quant::{Record, Rows};
+use crate::types::{BLOCK, Level};
+use std::arch::x86_64::*;
+
+/// Groups at a time: half a strip.
+const GROUPS: usize = STRIP / 2;
+
+/// Dots of records of one group a block with the only column; `out` is `[micropanels][16]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
+    for (out, r) in out.as_flattened_mut().iter_mut().zip(work.first..work.rows.count) {
+        *out = match work.rows.level {
+            Level::L4 => dot::<false>(work.rows, r, &work.x.strips),
+            _ => dot::<true>(work.rows, r, &work.x.strips),
+        };
+    }
+}
+
+/// The dot of record `r`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
+    let (record, next) = (rows.record(r), ahead::records(rows, ahead::ONE_COLUMN));
+    let mut lanes = [0.0; LANES];
+    for first in (0..rows.blocks()).step_by(GROUPS) {
+        let (strip, part) = (first / STRIP, first % STRIP / GROUPS);
+        if part == 0 {
+            ahead::strip::<MID>(rows, &record, first, next);
+        }
+        let (x, cells) = (&x[strip], cells(rows, record.scales, first));
+        let (sums, scales) = (&x.sums.as_chunks().0[part], &x.scales.as_chunks().0[part]);
+        let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(groups::<MID>(&record, first, &x.codes)), floats8(scales));
+        let lanes = &mut lanes.as_chunks_mut().0[part];
+        let sum = _mm256_fmadd_ps(cells.width, dots, floats8(lanes));
+        store8(lanes, _mm256_fmadd_ps(cells.origin, floats8(sums), sum));
+    }
+    fold16(lanes)
+}
+
+/// Exact dots of blocks `first..first + 8` with their activations in a strip, zeros behind the record's last block.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn groups<const MID: bool>(record: &Record, first: usize, x: &[[i8; BLOCK]; STRIP]) -> __m256i {
+    let base = &record.codes[0].as_chunks().0[first..];
+    let mid = if MID { &record.codes[1].as_chunks().0[first..] } else { &[] };
+    let mut dots = [_mm256_setzero_si256(); GROUPS];
+    for (i, (dot, base)) in dots.iter_mut().zip(base).enumerate() {
+        let pair = first % STRIP / 2 + i / 2;
+        let low = signed32(&x[2 * pair].as_chunks().0[i % 2]);
+        let high = signed32(&x[2 * pair + 1].as_chunks().0[i % 2]);
+        *dot = if MID {
+            let (base, mid) = (nibble_dots(base, low, high), nibble_dots(&mid[i], low, high));
+            let base = _mm256_madd_epi16(base, _mm256_set1_epi16(16));
+            _mm256_add_epi32(base, _mm256_madd_epi16(mid, _mm256_set1_epi16(1)))
+        } else {
+            _mm256_madd_epi16(nibble_dots(base, low, high), _mm256_set1_epi16(1))
+        };
+    }
+    gather(&dots)
+}
+
+/// Sums of four products each of a plane's nibbles with activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn nibble_dots(plane: &[u8; 32], low: __m256i, high: __m256i) -> __m256i {
+    let (plane, nibble) = (bytes32(plane), _mm256_set1_epi8(0x0f));
+    let lower = _mm256_maddubs_epi16(_mm256_and_si256(plane, nibble), low);
+    let upper = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(plane), nibble), high);
+    _mm256_add_epi16(lower, upper)
+}
+
+/// Sums of eight registers' lanes, in order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gather(all: &[__m256i; GROUPS]) -> __m256i {
+    let two = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let four = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    let low = four(two(all[0], all[1]), two(all[2], all[3]));
+    let high = four(two(all[4], all[5]), two(all[6], all[7]));
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
+}
