@@ -1,5 +1,5 @@
-//! Attention over a KV cache that no processor cache holds, heads of 128 elements, the two usual groupings: tokens that
-//! are decoded in GB/s of keys and values (1e9) beside a plain pass over memory, prompts in GFLOP/s beside bare
+//! Attention over a KV cache that no processor cache holds, heads of 128 elements, the two usual groupings and two with
+//! fewer KV heads than threads: tokens that are decoded in GB/s of keys and values (1e9) beside a plain pass over memory, prompts in GFLOP/s beside bare
 //! multiply-adds. Medians of interleaved samples, one and two threads.
 //! `cargo bench --bench attention [-- --quick] [PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -18,6 +18,8 @@ const SET: usize = 256 << 20;
 /// What a sample of the plain pass reads: a layer of 4096 positions with 32 KV heads.
 const PASS: usize = 64 << 20;
 const SAMPLES: usize = 31;
+/// A length at which prompts would take minutes: a few tokens only.
+const LONG: usize = 16384;
 
 /// What a row's rate is compared with.
 #[derive(Clone, Copy, PartialEq)]
@@ -120,17 +122,20 @@ fn main() {
     let samples = if std::env::args().any(|a| a == "--quick") { 3 } else { SAMPLES };
     let isa = Isa::chosen().unwrap();
     let words = vec![1u64; SET / 8];
-    let shapes = [(32, 1, KvKind::F16), (8, 4, KvKind::F16), (32, 1, KvKind::F32)];
-    let filled =
-        |(kv_heads, group, kind)| [64, 512, 4096].map(|positions| Filled::new(kv_heads, group, kind, positions));
-    let sets: Vec<Filled> = shapes.into_iter().flat_map(filled).collect();
+    let usual = [(32, 1, KvKind::F16), (8, 4, KvKind::F16), (32, 1, KvKind::F32)];
+    let filled = |(kv_heads, group, kind), lengths: &[usize]| {
+        lengths.iter().map(|positions| Filled::new(kv_heads, group, kind, *positions)).collect::<Vec<_>>()
+    };
+    let mut sets: Vec<Filled> = usual.into_iter().flat_map(|shape| filled(shape, &[64, 512, 4096])).collect();
+    sets.extend(usual[..2].iter().flat_map(|shape| filled(*shape, &[LONG])));
+    sets.extend([(1, 8), (2, 8)].into_iter().flat_map(|(h, g)| filled((h, g, KvKind::F16), &[4096, LONG])));
     println!("{}: KV heads x query heads of each, kind, tokens at length", isa.name());
     for threads in [1, 2] {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut rows: Vec<Row> = sets
             .iter()
             .flat_map(|set| [1, 8, 256].map(|n| (set, n)))
-            .filter(|(set, n)| *n <= set.positions)
+            .filter(|(set, n)| *n <= set.positions && (*n <= 8 || set.positions < LONG))
             .map(|(set, n)| set.row(isa, &pool, n))
             .collect();
         rows.retain(|row| wanted.iter().all(|part| row.name.contains(part)));

@@ -1,14 +1,19 @@
 //! Causal attention over blocks of K and V, in f32. Rows of queries that share K and V are worked on together: all heads
 //! that read one KV head, of up to as many neighbouring tokens of one sequence as fill a [`Tile`].
 //!
-//! **Order.** Positions are cut into spans of 64, counted from position 0. A score is a dot product in sixteen lanes
-//! (lane `i` adds by rising index the products of the elements that are `i` modulo 16, padded with zeros to whole lanes,
-//! each by one fused multiply-add), folded as in [`super::lanes`], then times the scale. A span's largest score and those
-//! before give the running maximum; sums and outputs so far are multiplied by `exp(old maximum - new maximum)`. Weights
-//! `exp(score - maximum)` are summed in sixteen lanes by position, each output element adds weight times v by rising
-//! position with fused multiply-adds, and is divided by the folded sum in the end. So a token's result depends on its
-//! query and on the K and V of its positions alone: not on other tokens, threads, tiles or the size of blocks;
+//! **Order.** Positions are cut into stretches of 512 and these into spans of 64, counted from position 0. A score is a
+//! dot product in sixteen lanes (lane `i` adds by rising index the products of the elements that are `i` modulo 16,
+//! padded with zeros to whole lanes, each by one fused multiply-add), folded as in [`super::lanes`], then times the
+//! scale. A span's largest score and those before in its stretch give the running maximum; sums and outputs so far are
+//! multiplied by `exp(old maximum - new maximum)`. Weights `exp(score - maximum)` are summed in sixteen lanes by
+//! position, each output element adds weight times v by rising position with fused multiply-adds. Stretches are joined
+//! in order, beginning with none (sums of zero): sums and outputs of both sides times `exp(their maximum - the larger
+//! one)`, products rounded, are added. In the end each output is divided by the folded sum. So a token's result depends
+//! on its query and on the K and V of its positions alone: not on other tokens, threads, tiles or the size of blocks;
 //! half-precision blocks give what their values give in single precision. No buffer grows with the length.
+//!
+//! **Threads** take tiles of query rows. Where these are few (a token of a model with few KV heads), they take the
+//! stretches of a tile instead.
 //!
 //! The portable bodies ask for `f32::mul_add`: processors without that instruction compute it in software.
 
@@ -17,17 +22,28 @@
 #[cfg(test)]
 mod tests;
 mod tile;
+mod total;
 
 pub(super) use tile::{Row, SPAN, Tile, largest, mix, score, soften};
 
 use super::{Isa, dispatch};
 use crate::types::KvRows;
 use rayon::prelude::*;
+use std::iter::Peekable;
+use std::mem::take;
 use std::ops::Range;
+use tile::STRETCH;
+use total::Total;
 
 /// Query rows of a tile at most, if more than one token's. Each row reads K and V from the second cache, so a span is
 /// fetched and widened once per tile.
 const ROWS: usize = 64;
+
+/// Tiles for each thread from which on nobody waits for the last one long enough to cut them.
+const TILES: usize = 4;
+
+/// Query rows in stretches for each thread that wait to be joined, if more than one stretch of each tile.
+const WAITING: usize = 512;
 
 /// The heads of one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,13 +92,83 @@ where
     let length = tokens.positions.len() * heads.kv_heads * heads.item();
     let fits = q.len() == length && out.len() == length && tokens.sequences.len() == tokens.positions.len();
     assert!(fits, "queries, outputs or sequences that do not fit the heads and positions");
-    items(heads, tokens, out).into_par_iter().for_each_init(Scratch::default, |scratch, item| {
-        let query = |token: usize| &q[(token * heads.kv_heads + item.kv_head) * heads.item()..][..heads.item()];
-        let rows = item.tokens.clone().map(|token| (query(token), tokens.positions[token] as usize + 1));
-        scratch.tile.begin(heads, rows);
-        walk(isa, scratch, blocks(item.tokens.start, item.kv_head));
-        scratch.tile.finish(item.out);
-    });
+    let (call, items) = (Call { isa, heads, q, tokens, blocks }, items(heads, tokens, out));
+    let threads = rayon::current_num_threads();
+    match items.len() % threads != 0 && items.len() < TILES * threads {
+        true => call.by_stretches(items, threads),
+        false => items.into_par_iter().for_each_init(Scratch::default, |scratch, item| call.whole(scratch, item)),
+    }
+}
+
+/// What [`attend`] was given.
+struct Call<'c, F> {
+    isa: Isa,
+    heads: &'c Heads,
+    q: &'c [f32],
+    tokens: Tokens<'c>,
+    blocks: F,
+}
+
+impl<'a, F, I> Call<'_, F>
+where
+    F: Fn(usize, usize) -> I + Sync,
+    I: Iterator<Item = (KvRows<'a>, KvRows<'a>)>,
+{
+    /// All stretches of an item, one after another.
+    fn whole(&self, scratch: &mut Scratch, mut item: Item) {
+        let mut total = Total::new(self.heads, take(&mut item.out));
+        let mut spans = self.spans(&item).peekable();
+        for stretch in 0..self.stretches(&item) {
+            self.begin(&mut scratch.tile, &item, stretch);
+            walk(self.isa, scratch, &mut spans);
+            total.join(&scratch.tile);
+        }
+        total.finish();
+    }
+
+    /// Stretches of all items at the same time: as many as may wait, then they are joined.
+    fn by_stretches(&self, mut items: Vec<Item>, threads: usize) {
+        let mut totals: Vec<Total> = items.iter_mut().map(|item| Total::new(self.heads, take(&mut item.out))).collect();
+        let most = items.iter().map(|item| self.stretches(item)).max().unwrap_or(0);
+        let rows: usize = totals.iter().map(Total::rows).sum();
+        let together = (WAITING * threads / rows.max(1)).max(1);
+        for first in (0..most).step_by(together) {
+            let stretches = |item| first..self.stretches(item).min(first + together);
+            let work: Vec<_> =
+                items.iter().enumerate().flat_map(|(i, item)| stretches(item).map(move |s| (i, item, s))).collect();
+            let tile = |scratch: &mut Scratch, (_, item, stretch): &(usize, &Item, usize)| {
+                self.begin(&mut scratch.tile, item, *stretch);
+                walk(self.isa, scratch, &mut self.spans(item).skip(stretch * STRETCH / SPAN).peekable());
+                take(&mut scratch.tile)
+            };
+            let tiles: Vec<Tile> = work.par_iter().map_init(Scratch::default, tile).collect();
+            work.iter().zip(tiles).for_each(|((item, ..), tile)| totals[*item].join(&tile));
+        }
+        totals.into_iter().for_each(Total::finish);
+    }
+
+    /// Positions that a token sees.
+    fn end(&self, token: usize) -> usize {
+        self.tokens.positions[token] as usize + 1
+    }
+
+    fn stretches(&self, item: &Item) -> usize {
+        item.tokens.clone().map(|token| self.end(token).div_ceil(STRETCH)).max().unwrap_or(0)
+    }
+
+    /// Makes a tile of the item's queries.
+    fn begin(&self, tile: &mut Tile, item: &Item, stretch: usize) {
+        let size = self.heads.item();
+        let query = |token: usize| &self.q[(token * self.heads.kv_heads + item.kv_head) * size..][..size];
+        let rows = item.tokens.clone().map(|token| (query(token), self.end(token)));
+        tile.begin(self.heads, stretch * STRETCH, rows);
+    }
+
+    /// The rows that an item's tokens see, by spans.
+    fn spans(&self, item: &Item) -> impl Iterator<Item = (KvRows<'a>, KvRows<'a>)> {
+        let d = self.heads.head_dim;
+        (self.blocks)(item.tokens.start, item.kv_head).flat_map(move |(k, v)| spans(k, d).zip(spans(v, d)))
+    }
 }
 
 /// Neighbouring tokens of one sequence at one KV head.
@@ -127,12 +213,10 @@ struct Scratch {
     wide: Vec<f32>,
 }
 
-/// Takes the scratch's tile through all positions that it sees.
-fn walk<'a>(isa: Isa, scratch: &mut Scratch, blocks: impl Iterator<Item = (KvRows<'a>, KvRows<'a>)>) {
+/// Takes the scratch's tile through the positions of its stretch.
+fn walk<'a>(isa: Isa, scratch: &mut Scratch, spans: &mut Peekable<impl Iterator<Item = (KvRows<'a>, KvRows<'a>)>>) {
     let Scratch { tile, wide } = scratch;
-    let (end, d) = (tile.end(), tile.head_dim());
-    let mut first = 0;
-    let mut spans = blocks.flat_map(|(k, v)| spans(k, d).zip(spans(v, d))).peekable();
+    let (mut first, end, d) = (tile.first, tile.end(), tile.head_dim());
     while first < end {
         let Some((k, v)) = spans.next() else { panic!("attention at position {} over {first} rows", end - 1) };
         assert!(first.is_multiple_of(SPAN), "attention over {first} rows before the last block");

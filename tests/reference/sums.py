@@ -17,6 +17,7 @@ Array = NDArray[Any]
 F32 = np.float32
 LANES = 16
 SPAN = 64  # positions between two looks at the largest score
+STRETCH = 512  # positions whose sums are made apart from all others
 
 
 class Sums(Protocol):
@@ -68,11 +69,26 @@ class Ordered:
         ]
 
     def attend(self, q: Array, k: Array, v: Array, scale: np.float32) -> Array:
-        """Span by span of 64 positions, with a running maximum; products and sums fused."""
+        """Stretches of 512 positions apart, joined in order."""
         heads, count, d = q.shape
         most = np.full((heads, count, 1), np.finfo(F32).min)
         lanes, out = np.zeros((heads, count, LANES), F32), np.zeros((heads, count, d), F32)
-        for first in range(0, count, SPAN):
+        for first in range(0, count, STRETCH):
+            rows, last = slice(first, count), first + STRETCH
+            higher, *sums = self._stretch(q[:, rows], k[:, first:last], v[:, first:last], scale)
+            larger = np.maximum(most[:, rows], higher)
+            before, now = exp(most[:, rows] - larger), exp(higher - larger)
+            most[:, rows] = larger
+            for so_far, more in zip((lanes, out), sums, strict=True):
+                so_far[:, rows] = so_far[:, rows] * before + more * now
+        return out / fold(lanes)[..., None]
+
+    def _stretch(self, q: Array, k: Array, v: Array, scale: np.float32) -> tuple[Array, Array, Array]:
+        """Maxima, lanes and outputs: span by span, with a running maximum; products and sums fused."""
+        heads, count, d = q.shape
+        most = np.full((heads, count, 1), np.finfo(F32).min)
+        lanes, out = np.zeros((heads, count, LANES), F32), np.zeros((heads, count, d), F32)
+        for first in range(0, k.shape[1], SPAN):
             rows, span = slice(first, count), slice(first, first + SPAN)
             scores = _fused_products(q[:, rows], k[:, span]) * scale
             scores = np.where(np.tri(*scores.shape[1:], dtype=bool), scores, F32(-np.inf))
@@ -86,7 +102,7 @@ class Ordered:
                 weight = weights[..., i, None]
                 lanes[:, rows, i % LANES] += weight[..., 0]
                 out[:, rows] = fma(weight, v[:, None, first + i], out[:, rows])
-        return out / fold(lanes)[..., None]
+        return most, lanes, out
 
     def mix(self, w: Array, c: Array) -> Array:
         result = np.zeros((*w.shape[:-1], c.shape[-1]), F32)

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 const ATTENTION_ABSOLUTE: f64 = 2e-4;
 
 /// Positions of every sequence.
-const LENGTH: usize = 330;
+const LENGTH: usize = 1100;
 
 /// Values for every sequence and KV head: `[LENGTH, head_dim]`.
 type Rows<T> = Vec<Vec<Vec<T>>>;
@@ -135,7 +135,7 @@ fn attend_naive(q: &[f32], k: &[f32], v: &[f32], scale: f32) -> Vec<f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn attention_is_near_the_oracle(case in cases()) {
@@ -207,18 +207,34 @@ fn small(q: [f32; 2], positions: &[u32], k: &[f32], v: &[f32]) -> Vec<f32> {
     out.into_iter().map(f32::from_bits).collect()
 }
 
+/// One sequence, with what any seed gives.
+fn one_sequence(heads: Heads, positions: Vec<u32>) -> Case {
+    let length = positions.iter().max().map_or(0, |last| *last as usize + 1);
+    let head = |seed: u64| noise(seed, length * heads.head_dim);
+    let rows = |seed: u64| vec![(0..heads.kv_heads as u64).map(|h| head(seed + h)).collect()];
+    let q = noise(9, positions.len() * heads.kv_heads * heads.item());
+    Case { heads, q, sequences: vec![0; positions.len()], positions, k: rows(1), v: rows(11) }
+}
+
+/// Three heads of many tokens are cut by tokens, single tokens by stretches: some at a time where query rows are many.
 #[test]
 fn bits_do_not_depend_on_threads() {
-    let heads = Heads { kv_heads: 3, group: 2, head_dim: 48, scale: 0.2 };
-    let positions: Vec<u32> = (0..150).chain([149, 0, 63, 64, 65, 127, 128, 20]).collect();
-    let rows = |seed: u64| vec![(0..3).map(|h| noise(seed + h, 150 * 48)).collect()];
-    let q = noise(9, positions.len() * 3 * heads.item());
-    let case = Case { heads, q, sequences: vec![0; positions.len()], positions, k: rows(1), v: rows(11) };
-    let with = |threads| {
+    let heads = |kv_heads, group, head_dim| Heads { kv_heads, group, head_dim, scale: 0.2 };
+    let prompt = (0..150).chain([149, 0, 63, 64, 65, 127, 128, 20]).collect();
+    let cases = [
+        one_sequence(heads(3, 2, 48), prompt),
+        one_sequence(heads(1, 4, 48), vec![1700]),
+        one_sequence(heads(3, 1, 16), vec![511, 512, 1023, 1024]),
+        one_sequence(heads(1, 600, 2), vec![3300]),
+    ];
+    let with = |case: &Case, threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| case.run(Isa::detect(), 64))
     };
-    assert_eq!(with(1), with(4));
+    for case in &cases {
+        let alone = with(case, 1);
+        assert!([2, 3, 8].iter().all(|threads| with(case, *threads) == alone), "{:?}", case.heads);
+    }
 }
 
 #[test]
@@ -255,10 +271,10 @@ fn infinite_scores() {
 /// A later span with far larger scores takes all the weight from the earlier ones, and a far smaller one none.
 #[test]
 fn the_largest_score_may_come_in_any_span() {
-    for peak in [3, 70, 130] {
-        let k: Vec<f32> = (0..192).flat_map(|p| [if p == peak { 200.0 } else { 0.0 }, 0.0]).collect();
-        let v: Vec<f32> = (0..2 * 192).map(|i| i as f32).collect();
-        assert_eq!(small([1.0, 0.0], &[191], &k, &v), [2.0 * peak as f32, 2.0 * peak as f32 + 1.0]);
+    for peak in [3, 70, 130, 600, 1100] {
+        let k: Vec<f32> = (0..1200).flat_map(|p| [if p == peak { 200.0 } else { 0.0 }, 0.0]).collect();
+        let v: Vec<f32> = (0..2 * 1200).map(|i| i as f32).collect();
+        assert_eq!(small([1.0, 0.0], &[1199], &k, &v), [2.0 * peak as f32, 2.0 * peak as f32 + 1.0]);
     }
 }
 
@@ -266,6 +282,26 @@ fn the_largest_score_may_come_in_any_span() {
 fn tiles_are_runs_of_one_sequence() {
     assert_eq!(tiles(&[4, 4, 4, 7, 4, 4], 2), [0..2, 2..3, 3..4, 4..6]);
     assert!(tiles(&[], 2).is_empty());
+}
+
+/// Stretches without a score that weighs anything, first, last or between.
+#[test]
+fn infinite_scores_over_whole_stretches() {
+    let v: Vec<f32> = (0..2 * 1600).map(|i| i as f32).collect();
+    for peak in [0, 511, 512, 1599] {
+        let k: Vec<f32> = (0..1600).flat_map(|p| [if p == peak { 1.0 } else { f32::NEG_INFINITY }, 0.0]).collect();
+        assert_eq!(small([1.0, 0.0], &[1599], &k, &v), [2.0 * peak as f32, 2.0 * peak as f32 + 1.0]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "attention over 500 rows before the last block")]
+fn a_short_block_between_others_is_a_bug() {
+    let heads = Heads { kv_heads: 1, group: 1, head_dim: 2, scale: 1.0 };
+    let case = one_sequence(heads, vec![700]);
+    let (k, v) = (&case.k[0][0], &case.v[0][0]);
+    let cut = |rows| [KvRows::F32(rows).slice(0..1000), KvRows::F32(rows).slice(1000..1402)].into_iter();
+    case.attend(Isa::detect(), |_, _| cut(k).zip(cut(v)));
 }
 
 #[test]

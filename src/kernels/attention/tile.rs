@@ -10,12 +10,17 @@ pub const SPAN: usize = 64;
 /// Chunks of sixteen output elements that stay in registers over a span.
 const CHUNKS: usize = 4;
 
-/// Query rows, `head_dim` elements padded with zeros to `width`: whole lanes.
+/// Positions whose sums are made apart from all others: a multiple of [`SPAN`].
+pub const STRETCH: usize = 512;
+
+/// Query rows on a stretch of positions, `head_dim` elements padded with zeros to `width`: whole lanes.
 #[derive(Debug, Default)]
 pub struct Tile {
     head_dim: usize,
     pub width: usize,
     pub scale: f32,
+    /// First position of the stretch.
+    pub first: usize,
     pub rows: Vec<Row>,
     /// `[rows, width]`.
     pub q: Vec<f32>,
@@ -25,18 +30,18 @@ pub struct Tile {
     pub out: Vec<f32>,
 }
 
-/// How far a query row is.
+/// How far a query row is in the stretch.
 #[derive(Debug)]
 pub struct Row {
-    /// Positions that it sees.
-    end: usize,
+    /// Positions that it sees, counted from 0.
+    pub end: usize,
     /// Those of them that lie in this span.
     pub seen: usize,
     /// The largest score so far. It starts at the least number: scores of minus infinity then weigh nothing, and a row
     /// that has no others divides zero by zero.
-    max: f32,
+    pub max: f32,
     /// Sums of the weights so far, by position modulo 16.
-    sums: [f32; LANES],
+    pub sums: [f32; LANES],
 }
 
 impl Tile {
@@ -44,15 +49,16 @@ impl Tile {
         self.head_dim
     }
 
-    /// Positions that the row which sees most sees.
+    /// Where the stretch ends for the row which sees most.
     pub fn end(&self) -> usize {
-        self.rows.iter().map(|row| row.end).max().unwrap_or(0)
+        self.rows.iter().map(|row| row.end).max().unwrap_or(0).min(self.first + STRETCH)
     }
 
-    /// Takes new rows: the queries of tokens, `[group * head_dim]`, and how many positions each token sees.
-    pub fn begin<'a>(&mut self, heads: &Heads, tokens: impl Iterator<Item = (&'a [f32], usize)>) {
+    /// Takes new rows to the stretch from `first` on: the queries of tokens, `[group * head_dim]`, and how many
+    /// positions each token sees.
+    pub fn begin<'a>(&mut self, heads: &Heads, first: usize, tokens: impl Iterator<Item = (&'a [f32], usize)>) {
         (self.head_dim, self.width) = (heads.head_dim, heads.head_dim.next_multiple_of(LANES));
-        self.scale = heads.scale;
+        (self.scale, self.first) = (heads.scale, first);
         self.rows.clear();
         self.q.clear();
         for (queries, end) in tokens {
@@ -72,15 +78,9 @@ impl Tile {
         self.rows.iter_mut().for_each(|row| row.seen = row.end.saturating_sub(first).min(count));
     }
 
-    /// Writes what attention gives, `[tokens][group * head_dim]`.
-    pub fn finish<'a>(&self, tokens: impl IntoIterator<Item = &'a mut [f32]>) {
-        let mut rows = self.rows.iter().zip(self.out.chunks_exact(self.width));
-        for token in tokens {
-            for (out, (row, sums)) in token.chunks_exact_mut(self.head_dim).zip(&mut rows) {
-                let total = fold16(row.sums);
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum / total);
-            }
-        }
+    /// Every row with its sums of weighted V rows, padded.
+    pub fn rows_and_outs(&self) -> impl Iterator<Item = (&Row, &[f32])> {
+        self.rows.iter().zip(self.out.chunks_exact(self.width))
     }
 }
 
