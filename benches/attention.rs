@@ -1,6 +1,6 @@
 //! Attention over a KV cache that no processor cache holds, heads of 128 elements, the two usual groupings and two with
-//! fewer KV heads than threads: tokens that are decoded in GB/s of keys and values (1e9) beside a plain pass over memory, prompts in GFLOP/s beside bare
-//! multiply-adds. Medians of interleaved samples, one and two threads.
+//! few KV heads: tokens that are decoded in GB/s of keys and values (1e9) beside a plain pass over memory, prompts in
+//! GFLOP/s beside bare multiply-adds. Medians of interleaved samples, one and two threads.
 //! `cargo bench --bench attention [-- --quick] [PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
 #![allow(clippy::unwrap_used, missing_docs)]
 

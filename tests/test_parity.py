@@ -31,10 +31,12 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "tiny.json").read_text())["cases"]
 
 # Relative to the standard deviation of the logits, which is 3 to 10 for these models.
-SAME_NUMBERS = 1e-5  # the same sums in the same order: exponentials alone are rounded apart
+SAME_NUMBERS = 1e-5  # the same sums in the same order, but for the last bits of an activation
 SIXTEEN_BITS = 1e-3  # against the unquantised model
-KV_ROUNDED_APART = 1e-3  # where it sent a key or value to the other of two f16 steps
-ROUNDED_APART = 0.1  # where an exponential's last bit sent an activation to the other of two int8 steps
+
+# erf and tanh are another library's in the twin, off by their last bits. With int8 activations, or keys and values in
+# f16, one of those can send a number to the other of two steps; without them the twin has the kernels' bits.
+ROUGH = {"gelu", "gelu_tanh"}
 
 KL_SAME_QUANTISATION = 1e-5
 KL_SIXTEEN_BITS = 1e-6
@@ -65,6 +67,10 @@ def distance(found: Array, expected: Array) -> float:
     return float(np.abs(found - expected).max() / expected.std())
 
 
+def same_bits(found: Array, expected: Array) -> None:
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_tiny_models_equal_transformers(name: str, tmp_path: Path) -> None:
     config = CASES[name]["config"]
@@ -76,13 +82,15 @@ def test_tiny_models_equal_transformers(name: str, tmp_path: Path) -> None:
         assert distance(logits(path, ids[:12], 16)[-1:], golden[f"{name}.short"]) < SIXTEEN_BITS
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     config=tiny.configs(),
     seed=st.integers(0, 9999),
     form=st.sampled_from(["symmetric", "affine"]),
     group=st.sampled_from([32, 64]),
     bits=st.sampled_from([4, 8, 16]),
+    act=st.sampled_from(["auto", "f32"]),
+    kv=st.sampled_from(["f16", "f32"]),
 )
 def test_random_models_equal_the_reference(
     tmp_path_factory: pytest.TempPathFactory,
@@ -91,45 +99,64 @@ def test_random_models_equal_the_reference(
     form: str,
     group: int,
     bits: int,
+    act: str,
+    kv: str,
 ) -> None:
+    """To the bit; but for erf and tanh, whose last bits are another library's: where nothing rounds far."""
     arch = architecture_of(config)[1]
+    rough = arch.activation in ROUGH
+    if rough:
+        act, kv = "f32", "f32"
     named, ids = tiny.weights(arch, seed), tiny.tokens(arch, 40, seed)
-    expected = forward(arch, Quantised(named, uniform(bits), False, form, group, Ordered()), ids)
+    expected = forward(arch, Quantised(named, uniform(bits), act == "auto", form, group, Ordered()), ids, kv=kv)
     folder = tmp_path_factory.mktemp("random")
     with stored(folder, config, named, form=form, group=group, equalize=False) as path:
-        assert distance(logits(path, np.array(ids), bits, act="f32"), expected) < SAME_NUMBERS
+        found = logits(path, np.array(ids), bits, act=act, kv=kv)
+    if rough:
+        assert distance(found, expected) < SAME_NUMBERS
+    else:
+        same_bits(found, expected)
 
 
-def test_keys_and_values_in_f16_equal_the_reference(tmp_path: Path) -> None:
-    """To the last bits with one layer, whose keys and values see no exponential; else but for a rare step."""
-    apart: dict[bool, list[float]] = {True: [], False: []}
-    for name, case in CASES.items():
-        arch = architecture_of(case["config"])[1]
-        named, ids = tiny.weights(arch, case["seed"]), tiny.tokens(arch, 90, case["seed"])
-        twin = Quantised(named, uniform(16), sums=Ordered())
-        with stored(tmp_path / name, case["config"], named, equalize=False) as path:
-            found = logits(path, np.array(ids), 16, kv="f16")
-            assert (found != logits(path, np.array(ids), 16)).any()
-        apart[arch.layers == 1].append(distance(found, forward(arch, twin, ids, kv="f16")))
-    assert apart[True]
-    assert max(apart[True]) < SAME_NUMBERS
-    assert max(apart[False]) < KV_ROUNDED_APART
+def smooth(name: str) -> tuple[dict[str, Any], dict[str, Array], list[int]]:
+    """A tiny model's configuration, with an activation that the twin has to the bit, its weights and 90 tokens."""
+    config, seed = CASES[name]["config"], CASES[name]["seed"]
+    if architecture_of(config)[1].activation in ROUGH:
+        config = config | {"hidden_act": "silu"}
+    arch = architecture_of(config)[1]
+    return config, tiny.weights(arch, seed), tiny.tokens(arch, 90, seed)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_keys_and_values_in_f16_are_the_reference(name: str, tmp_path: Path) -> None:
+    config, named, ids = smooth(name)
+    with stored(tmp_path, config, named, equalize=False) as path:
+        found, unrounded = (logits(path, np.array(ids), 16, kv=kv) for kv in ("f16", "f32"))
+    twin = Quantised(named, uniform(16), sums=Ordered())
+    same_bits(found, forward(architecture_of(config)[1], twin, ids, kv="f16"))
+    assert (found != unrounded).any()
 
 
 @pytest.mark.parametrize("form", ["symmetric", "affine"])
 @pytest.mark.parametrize("group", [32, 64])
-def test_int8_activations_equal_the_reference(form: str, group: int, tmp_path: Path) -> None:
-    """But for the rare activation that rounds to the other step: four models in five must be free of it."""
-    apart = []
-    for name, case in CASES.items():
-        arch = architecture_of(case["config"])[1]
-        named, ids = tiny.weights(arch, case["seed"]), tiny.tokens(arch, 40, case["seed"])
-        with stored(tmp_path / name, case["config"], named, form=form, group=group, equalize=False) as path:
-            for bits in (4, 8):
-                expected = forward(arch, Quantised(named, uniform(bits), True, form, group, Ordered()), ids)
-                apart.append(distance(logits(path, np.array(ids), bits), expected))
-    assert np.quantile(apart, 0.8) < SAME_NUMBERS
-    assert max(apart) < ROUNDED_APART
+@pytest.mark.parametrize("name", CASES)
+def test_int8_activations_are_the_reference(name: str, form: str, group: int, tmp_path: Path) -> None:
+    config, named, ids = smooth(name)
+    with stored(tmp_path, config, named, form=form, group=group, equalize=False) as path:
+        for bits in (4, 8):
+            twin = Quantised(named, uniform(bits), True, form, group, Ordered())
+            same_bits(logits(path, np.array(ids[:40]), bits), forward(architecture_of(config)[1], twin, ids[:40]))
+
+
+def test_long_sequences_are_the_reference(tmp_path: Path) -> None:
+    """Beyond two stretches of attention."""
+    config = tiny.CONFIG | {"num_key_value_heads": 1, "max_position_embeddings": 1200}
+    arch = architecture_of(config)[1]
+    named, ids = tiny.weights(arch, 1), tiny.tokens(arch, 1100, 1)
+    expected = forward(arch, Quantised(named, uniform(16), sums=Ordered()), ids)
+    with stored(tmp_path, config, named, equalize=False) as path:
+        same_bits(logits(path, np.array(ids), 16, kind=Kind.PROMPT), expected)
+        same_bits(logits(path, np.array(ids), 16), expected)
 
 
 @pytest.mark.parametrize("name", ["tale-silu", "tale-relu"])

@@ -25,6 +25,7 @@ mod tile;
 mod total;
 
 pub(super) use tile::{Row, SPAN, Tile, largest, mix, score, soften};
+pub(super) use total::{Total, join};
 
 use super::{Isa, dispatch};
 use crate::types::KvRows;
@@ -33,7 +34,6 @@ use std::iter::Peekable;
 use std::mem::take;
 use std::ops::Range;
 use tile::STRETCH;
-use total::Total;
 
 /// Query rows of a tile at most, if more than one token's. Each row reads K and V from the second cache, so a span is
 /// fetched and widened once per tile.
@@ -121,7 +121,7 @@ where
         for stretch in 0..self.stretches(&item) {
             self.begin(&mut scratch.tile, &item, stretch);
             walk(self.isa, scratch, &mut spans);
-            total.join(&scratch.tile);
+            dispatch::join(self.isa, &mut total, &scratch.tile);
         }
         total.finish();
     }
@@ -142,7 +142,7 @@ where
                 take(&mut scratch.tile)
             };
             let tiles: Vec<Tile> = work.par_iter().map_init(Scratch::default, tile).collect();
-            work.iter().zip(tiles).for_each(|((item, ..), tile)| totals[*item].join(&tile));
+            work.iter().zip(tiles).for_each(|((item, ..), tile)| dispatch::join(self.isa, &mut totals[*item], &tile));
         }
         totals.into_iter().for_each(Total::finish);
     }

@@ -77,11 +77,6 @@ impl Tile {
     pub fn see(&mut self, first: usize, count: usize) {
         self.rows.iter_mut().for_each(|row| row.seen = row.end.saturating_sub(first).min(count));
     }
-
-    /// Every row with its sums of weighted V rows, padded.
-    pub fn rows_and_outs(&self) -> impl Iterator<Item = (&Row, &[f32])> {
-        self.rows.iter().zip(self.out.chunks_exact(self.width))
-    }
 }
 
 /// Scaled scores of all rows with a span's K rows `[.., width]`.

@@ -33,15 +33,6 @@ impl<'a> Total<'a> {
         self.rows.len()
     }
 
-    /// Adds the next stretch. Rows that see nothing of it stay as they are.
-    pub fn join(&mut self, tile: &Tile) {
-        for (gathered, (row, out)) in self.rows.iter_mut().zip(tile.rows_and_outs()) {
-            if row.end > tile.first {
-                gathered.add(row, out);
-            }
-        }
-    }
-
     /// Leaves what attention gives.
     pub fn finish(self) {
         for Gathered { sums, out, .. } in self.rows {
@@ -51,14 +42,33 @@ impl<'a> Total<'a> {
     }
 }
 
+/// Adds the next stretch. Rows that see nothing of it stay as they are.
+#[inline(always)]
+pub fn join(total: &mut Total, tile: &Tile) {
+    let rows = tile.rows.iter().zip(tile.out.chunks_exact(tile.width));
+    for (gathered, (row, out)) in total.rows.iter_mut().zip(rows) {
+        if row.end > tile.first {
+            gathered.add(row, out);
+        }
+    }
+}
+
 impl Gathered<'_> {
     /// Both sides are brought to the larger maximum.
+    #[inline(always)]
     fn add(&mut self, row: &Row, out: &[f32]) {
         let max = if row.max > self.max { row.max } else { self.max };
         let (before, now) = (exp(self.max - max), exp(row.max - max));
-        let add = |(sum, more): (&mut f32, &f32)| *sum = *sum * before + more * now;
         self.max = max;
-        self.sums.iter_mut().zip(&row.sums).for_each(add);
-        self.out.iter_mut().zip(out).for_each(add);
+        add_scaled(&mut self.sums, before, &row.sums, now);
+        add_scaled(self.out, before, out, now);
+    }
+}
+
+/// `sums * before + more * now`, every product rounded.
+#[inline(always)]
+fn add_scaled(sums: &mut [f32], before: f32, more: &[f32], now: f32) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum = *sum * before + more * now;
     }
 }

@@ -1,6 +1,6 @@
 //! Where no other instruction set has bodies: the portable ones.
 
-use super::attention::{self, Tile};
+use super::attention::{self, Tile, Total};
 use super::columns::{F32Columns, Int8Columns, Strip};
 use super::factors::Factors;
 use super::lanes::LANES;
@@ -43,6 +43,11 @@ pub fn soften(_: Isa, tile: &mut Tile) {
 /// Weighted sums of a span's V rows.
 pub fn mix(_: Isa, tile: &mut Tile, v: KvRows, _then: KvRows, scratch: &mut Vec<f32>) {
     attention::mix(tile, widened(v, tile.head_dim(), tile.width, scratch));
+}
+
+/// Adds a tile's stretch to what its rows gathered before.
+pub fn join(_: Isa, total: &mut Total, tile: &Tile) {
+    attention::join(total, tile);
 }
 
 /// A row of activations as int8.

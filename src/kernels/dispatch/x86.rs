@@ -1,6 +1,6 @@
 //! Which body computes a task, by instruction set and operands, on x86-64.
 
-use super::attention::{self, Tile};
+use super::attention::{self, Tile, Total};
 use super::columns::{F32Columns, Int8Columns, Strip};
 use super::factors::Factors;
 use super::isa::{Isa, Set};
@@ -122,6 +122,11 @@ pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni => unsafe { heads::mix(tile, v, then, scratch) },
     }
+}
+
+/// Adds a tile's stretch to what its rows gathered before.
+pub fn join(isa: Isa, total: &mut Total, tile: &Tile) {
+    compiled!(isa, attention::join, join(total, tile))
 }
 
 /// A row of activations as int8.

@@ -33,6 +33,7 @@ macro_rules! widened {
     ($module:ident, $features:literal, $chains:literal) => {
         pub mod $module {
             use crate::config::Activation;
+            use crate::kernels::attention::{self, Tile, Total};
             use crate::kernels::columns::{Int8Columns, Strip};
             use crate::kernels::lanes::LANES;
             use crate::kernels::work::{Dots, ExactWork};
@@ -45,6 +46,10 @@ macro_rules! widened {
             #[target_feature(enable = $features)]
             pub fn sums_exact(work: &ExactWork, out: &mut [f32]) {
                 exact::tile(work, out);
+            }
+            #[target_feature(enable = $features)]
+            pub fn join(total: &mut Total, tile: &Tile) {
+                attention::join(total, tile);
             }
             #[target_feature(enable = $features)]
             pub fn quantise(row: &[f32], strips: &mut [Strip]) {
