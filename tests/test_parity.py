@@ -34,8 +34,9 @@ CASES = json.loads((GOLDEN / "tiny.json").read_text())["cases"]
 SAME_NUMBERS = 1e-5  # the same sums in the same order, but for the last bits of an activation
 SIXTEEN_BITS = 1e-3  # against the unquantised model
 
-# erf and tanh are another library's in the twin, off by their last bits. With int8 activations, or keys and values in
-# f16, one of those can send a number to the other of two steps; without them the twin has the kernels' bits.
+# erf and tanh are another library's in the twin, off by their last bits. With int8 activations, or keys and
+# values in f16, one of those can send a number to the other of two steps. Without them the twin has the
+# kernels' bits.
 ROUGH = {"gelu", "gelu_tanh"}
 
 KL_SAME_QUANTISATION = 1e-5
@@ -108,7 +109,8 @@ def test_random_models_equal_the_reference(
     if rough:
         act, kv = "f32", "f32"
     named, ids = tiny.weights(arch, seed), tiny.tokens(arch, 40, seed)
-    expected = forward(arch, Quantised(named, uniform(bits), act == "auto", form, group, Ordered()), ids, kv=kv)
+    twin = Quantised(named, uniform(bits), act == "auto", form, group, Ordered())
+    expected = forward(arch, twin, ids, kv=kv)
     folder = tmp_path_factory.mktemp("random")
     with stored(folder, config, named, form=form, group=group, equalize=False) as path:
         found = logits(path, np.array(ids), bits, act=act, kv=kv)
@@ -119,7 +121,7 @@ def test_random_models_equal_the_reference(
 
 
 def smooth(name: str) -> tuple[dict[str, Any], dict[str, Array], list[int]]:
-    """A tiny model's configuration, with an activation that the twin has to the bit, its weights and 90 tokens."""
+    """A tiny model's configuration, an activation that the twin has to the bit; its weights, 90 tokens."""
     config, seed = CASES[name]["config"], CASES[name]["seed"]
     if architecture_of(config)[1].activation in ROUGH:
         config = config | {"hidden_act": "silu"}
@@ -142,10 +144,11 @@ def test_keys_and_values_in_f16_are_the_reference(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_int8_activations_are_the_reference(name: str, form: str, group: int, tmp_path: Path) -> None:
     config, named, ids = smooth(name)
+    arch = architecture_of(config)[1]
     with stored(tmp_path, config, named, form=form, group=group, equalize=False) as path:
         for bits in (4, 8):
             twin = Quantised(named, uniform(bits), True, form, group, Ordered())
-            same_bits(logits(path, np.array(ids[:40]), bits), forward(architecture_of(config)[1], twin, ids[:40]))
+            same_bits(logits(path, np.array(ids[:40]), bits), forward(arch, twin, ids[:40]))
 
 
 def test_long_sequences_are_the_reference(tmp_path: Path) -> None:
