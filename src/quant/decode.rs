@@ -19,27 +19,40 @@ pub struct Scale {
 /// The scale of group `group` of a record, for codes of `level`.
 #[inline(always)]
 pub fn scale(coding: &Coding, level: Level, scales: &[u8], group: usize) -> Scale {
-    let cell = i32::from(coding.cells[level as usize]);
     let half = |at: usize| widened([scales[at], scales[at + 1]]);
+    let (size, lo) = match coding.form {
+        Form::Symmetric => (half(2 * group), 0.0),
+        Form::Affine => (half(4 * group + 2), half(4 * group)),
+    };
+    Scale { step: size * half_cell(coding.form, level), lo, bias: bias(coding, level) }
+}
+
+/// What is added to twice a code of `level`.
+#[inline(always)]
+pub fn bias(coding: &Coding, level: Level) -> i32 {
+    let cell = i32::from(coding.cells[level as usize]);
     match coding.form {
-        Form::Symmetric => {
-            let step = half(2 * group) * inverse_power(level.bits());
-            Scale { step, lo: 0.0, bias: cell - (1 << level.bits()) }
-        }
-        Form::Affine => {
-            let step = half(4 * group + 2) * inverse_power(level.bits() + 1);
-            Scale { step, lo: half(4 * group), bias: cell }
-        }
+        Form::Affine => cell,
+        Form::Symmetric => cell - (1 << level.bits()),
     }
 }
 
-/// A group's cells at a level: code c stands for `origin + c * width`.
+/// Half a cell of `level` as a share of a group's stored size.
+#[inline(always)]
+pub fn half_cell(form: Form, level: Level) -> f32 {
+    match form {
+        Form::Affine => inverse_power(level.bits() + 1),
+        Form::Symmetric => inverse_power(level.bits()),
+    }
+}
+
+/// A group's cells at a level (or those of as many groups as a register holds): code c stands for `origin + c * width`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cells {
+pub struct Cells<T = f32> {
     /// Size of a cell.
-    pub width: f32,
+    pub width: T,
     /// What code 0 decodes to.
-    pub origin: f32,
+    pub origin: T,
 }
 
 /// The cells of group `group` of a record, for the integer kernels.

@@ -3,10 +3,10 @@
 use super::super::columns::STRIP;
 use super::ahead::{self, Distance};
 use super::load::{bytes as bytes64, bytes16, bytes32, store};
-use super::scales::{bias, scales};
+use super::scales::scales;
 use super::tile::Block;
 use crate::config::Form;
-use crate::quant::{Record, Rows};
+use crate::quant::{Record, Rows, bias};
 use crate::types::Level;
 use std::arch::x86_64::*;
 

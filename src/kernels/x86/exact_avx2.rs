@@ -307,7 +307,7 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column:
 fn read_cells(rows: &Rows, r: usize, first: usize) -> Cells {
     let scales = rows.scales(r);
     prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
-    cells(rows, scales, first)
+    cells(&rows.coding, rows.level, scales, first)
 }
 
 /// The larger of two sizes, as bits: what is no number is the largest.

@@ -94,7 +94,7 @@ fn pack<const MID: bool>(rows: &Rows, records: Range<usize>, groups: &mut [Group
     }
     for (r, record) in records.iter().enumerate() {
         for (eight, groups) in groups.chunks_mut(RECORDS).enumerate() {
-            let cells = cells(rows, record.scales, eight * RECORDS);
+            let cells = cells(&rows.coding, rows.level, record.scales, eight * RECORDS);
             let (mut widths, mut origins) = ([0.0; RECORDS], [0.0; RECORDS]);
             store8(&mut widths, cells.width);
             store8(&mut origins, cells.origin);

@@ -37,7 +37,7 @@ fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
         if part == 0 {
             ahead::strip::<MID>(rows, &record, first, next);
         }
-        let (x, cells) = (&x[strip], cells(rows, record.scales, first));
+        let (x, cells) = (&x[strip], cells(&rows.coding, rows.level, record.scales, first));
         let (sums, scales) = (&x.sums.as_chunks().0[part], &x.scales.as_chunks().0[part]);
         let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(groups::<MID>(&record, first, &x.codes)), floats8(scales));
         let lanes = &mut lanes.as_chunks_mut().0[part];

@@ -39,73 +39,44 @@ loads! { "avx2,avx512f,avx512bw,avx512vl"
     floats([f32; 16]) -> __m512 = _mm512_loadu_ps;
 }
 
-/// Writes 16 floats.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn store(to: &mut [f32; 16], from: __m512) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), from) }
+macro_rules! stores {
+    ($features:literal $($(#[$doc:meta])* $name:ident($from:ty) -> $to:ty = $store:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub fn $name(to: &mut $to, from: $from) {
+            const { assert!(size_of::<$from>() == size_of::<$to>()) };
+            // SAFETY: a unique reference to as many bytes as are written, alive for the call.
+            unsafe { $store(to.as_mut_ptr().cast(), from) }
+        }
+    )*};
 }
 
-/// Writes 16 integers.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn store_ints(to: &mut [i32; 16], from: __m512i) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), from) }
+stores! { "avx2"
+    /// 32 bytes.
+    store_bytes32(__m256i) -> [u8; 32] = _mm256_storeu_si256;
+    /// 8 integers.
+    store_ints8(__m256i) -> [i32; 8] = _mm256_storeu_si256;
+    /// 16 words.
+    store_words(__m256i) -> [i16; 16] = _mm256_storeu_si256;
+    /// 8 floats.
+    store8(__m256) -> [f32; 8] = _mm256_storeu_ps;
+    /// 4 floats.
+    store4(__m128) -> [f32; 4] = _mm_storeu_ps;
 }
 
-/// Writes 64 bytes.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn store_bytes(to: &mut [u8; 64], from: __m512i) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), from) }
+stores! { "avx2,avx512f,avx512bw,avx512vl"
+    /// 64 bytes.
+    store_bytes(__m512i) -> [u8; 64] = _mm512_storeu_si512;
+    /// 16 integers.
+    store_ints(__m512i) -> [i32; 16] = _mm512_storeu_si512;
+    /// 16 floats.
+    store(__m512) -> [f32; 16] = _mm512_storeu_ps;
 }
 
-/// Writes 16 words.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn store_words(to: &mut [i16; 16], from: __m256i) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
-}
-
-/// Writes 32 bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn store_bytes32(to: &mut [u8; 32], from: __m256i) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
-}
-
-/// Writes 8 integers.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn store_ints8(to: &mut [i32; 8], from: __m256i) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
-}
-
-/// Writes 8 floats.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn store8(to: &mut [f32; 8], from: __m256) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), from) }
-}
-
-/// Writes 4 floats.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn store4(to: &mut [f32; 4], from: __m128) {
-    // SAFETY: a unique reference to as many bytes as are written.
-    unsafe { _mm_storeu_ps(to.as_mut_ptr(), from) }
-}
-
-/// Asks for the cache line `ahead` bytes behind the start of `at`; beyond our memory nothing happens.
+/// Asks for the cache line `distance` bytes behind the start of `at`; beyond our memory nothing happens.
 #[inline(always)]
-pub fn prefetch(at: &[u8], ahead: usize) {
+pub fn prefetch(at: &[u8], distance: usize) {
     // SAFETY: a prefetch reads nothing that the program sees and never faults, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(distance).cast()) }
 }
