@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use m2cache_rs::config::{Coding, Form};
-use m2cache_rs::kernels::accumulate::Accumulator;
+use m2cache_rs::kernels::accumulate::ChunkSum;
 use m2cache_rs::kernels::panel::Panel;
 use m2cache_rs::kernels::project::{Inputs, project};
 use m2cache_rs::kernels::{Isa, stream};
@@ -133,10 +133,9 @@ fn dots<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: 
 fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
     let factors: Vec<f32> = (0..count * CHUNK).map(|i| (i as f32 * 0.3).sin()).collect();
     let factors = Panel::of_rows(&factors, CHUNK, 0..CHUNK);
-    let mut sum = Accumulator::new(count, WIDTH, None, int8);
+    let (mut sum, threads) = (ChunkSum::new(count, WIDTH), pool.current_num_threads());
     row(if int8 { "sum int8" } else { "sum f32" }, pool, rows, count, move |rows| {
-        sum.add(isa, rows.clone(), &factors);
-        sum.close_chunk();
+        black_box(&mut sum).add(isa, int8, rows, &factors, threads);
     })
 }
 

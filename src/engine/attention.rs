@@ -1,9 +1,10 @@
 //! The attention branch over a range of KV-head groups (`o`'s chunks; docs/design.md, 5b).
 
+use super::sum::{BranchSum, Team};
 use super::weights::Leased;
 use super::{Act, Branch, Engine, check_chunks, together};
 use crate::error::{Error, Result};
-use crate::kernels::accumulate::{Accumulator, Step};
+use crate::kernels::accumulate::ChunkSum;
 pub use crate::kernels::attention::Tokens;
 use crate::kernels::attention::{Heads, attend};
 use crate::kernels::panel::Panel;
@@ -95,7 +96,7 @@ impl Engine {
             let leased = weights.lease_run(Some(layer), &[matrix], options.levels.attn, first..end, most)?;
             let parts = cuts(&leased, matrix, first, &rows)?;
             let mut panels: Vec<Panel> = parts.iter().map(|(_, part)| Panel::new(part.count, inputs.count)).collect();
-            let jobs = parts.iter().map(|(_, part)| part).zip(&mut panels);
+            let jobs = parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]);
             pool.install(|| project_all(*isa, inputs, jobs));
             for ((at, part), panel) in parts.iter().zip(&mut panels) {
                 if let Some(bias) = layers[layer].bias(matrix) {
@@ -120,41 +121,32 @@ impl Engine {
         let chunk = self.group() * self.arch.head_dim;
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
         let rows = range.start * chunk..range.end * chunk;
-        let mut sum = Accumulator::new(count, arch.hidden, layers[layer].bias(Matrix::O), options.act == Act::Int8);
-        let mut partials = Vec::new();
-        let mut first = rows.start / CHUNK * CHUNK;
+        let (team, int8, base, width) = (Team(pool), options.act == Act::Int8, rows.start, rows.len());
+        let mut total = BranchSum::new(partial, count, arch.hidden, layers[layer].bias(Matrix::O));
+        let (mut first, mut open) = (rows.start / CHUNK * CHUNK, None);
         let end = arch.records(Matrix::O).min(rows.end.next_multiple_of(CHUNK));
         while first < rows.end {
-            // Partial sums are taken out one by one.
-            let most = if partial { 1 } else { together(count) };
-            let leased = weights.lease_run(Some(layer), &[Matrix::O], options.levels.attn, first..end, most)?;
-            let (parts, base, width) = (cuts(&leased, Matrix::O, first, &rows)?, rows.start, rows.len());
-            let work: Vec<(Rows, Panel, bool)> = parts
-                .iter()
-                .flat_map(|(at, part)| {
-                    let range = *at..at + part.count;
-                    pieces(range, chunk).map(move |piece| {
-                        let of_mixed = piece.start - base..piece.end - base;
-                        let factors = Panel::of_rows(mixed, width, of_mixed);
-                        (part.slice(piece.start - at, piece.end - at), factors, piece.end.is_multiple_of(chunk))
-                    })
-                })
-                .collect();
-            let steps =
-                work.iter().map(|(rows, factors, closes)| Step { rows: rows.clone(), factors, closes: *closes });
-            match partial {
-                false => pool.install(|| sum.add_all(*isa, steps.collect())),
-                true => {
-                    for step in steps {
-                        let closes = step.closes;
-                        pool.install(|| sum.add_all(*isa, vec![Step { closes: false, ..step }]));
-                        partials.extend(closes.then(|| sum.take_chunk()).into_iter().flatten());
-                    }
+            let leased =
+                weights.lease_run(Some(layer), &[Matrix::O], options.levels.attn, first..end, together(count))?;
+            let parts = cuts(&leased, Matrix::O, first, &rows)?;
+            let steps: Vec<(usize, Rows)> = parts.iter().flat_map(|(at, part)| pieces(*at, part, chunk)).collect();
+            let groups = steps.chunk_by(|(a, _), (b, _)| a / chunk == b / chunk);
+            let groups = groups.map(|steps| (open.take().unwrap_or_else(|| ChunkSum::new(count, arch.hidden)), steps));
+            let mut sums = team.each(groups.collect(), |(mut sum, steps), threads| {
+                for (at, rows) in steps {
+                    let of_mixed = at - base..at - base + rows.count;
+                    let factors = Panel::of_rows(mixed, width, of_mixed);
+                    team.install(|| sum.add(*isa, int8, rows, &factors, threads));
                 }
-            }
+                Ok(sum)
+            })?;
             first += leased.len() * CHUNK;
+            if !first.min(rows.end).is_multiple_of(chunk) {
+                open = sums.pop();
+            }
+            team.install(|| total.take(&sums));
         }
-        Ok(if partial { Branch::Partials(partials) } else { Branch::Whole(sum.finish()) })
+        Ok(total.finish())
     }
 }
 
@@ -168,13 +160,14 @@ fn cuts<'a>(leased: &'a [Leased], matrix: Matrix, first: usize, rows: &Range<usi
     leased.iter().enumerate().map(cut).collect()
 }
 
-/// `range` cut at multiples of `chunk`.
-fn pieces(range: Range<usize>, chunk: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut start = range.start;
+/// Rows from record `first` on, cut at multiples of `chunk`: the first record of each piece, and its records.
+fn pieces<'a>(first: usize, rows: &Rows<'a>, chunk: usize) -> impl Iterator<Item = (usize, Rows<'a>)> {
+    let end = first + rows.count;
+    let mut start = first;
     std::iter::from_fn(move || {
-        let piece = start..range.end.min((start / chunk + 1) * chunk);
-        start = piece.end;
-        (!piece.is_empty()).then_some(piece)
+        let (from, to) = (start, end.min((start / chunk + 1) * chunk));
+        start = to;
+        (from < to).then(|| (from, rows.slice(from - first, to - first)))
     })
 }
 

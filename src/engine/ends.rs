@@ -60,7 +60,7 @@ impl Engine {
             let leased = weights.lease_run(None, &[matrix], level, first..arch.vocab, together(count))?;
             let rows = leased.iter().map(|leased| leased.rows(matrix)).collect::<Result<Vec<_>>>()?;
             let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.count, count)).collect();
-            pool.install(|| project_all(*isa, &inputs, rows.iter().zip(&mut panels)));
+            pool.install(|| project_all(*isa, &inputs, rows.iter().zip(&mut panels).map(|job| [job])));
             for panel in panels {
                 panel.put_rows(&mut out, arch.vocab, first);
                 first += panel.records();

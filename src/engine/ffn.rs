@@ -1,13 +1,15 @@
 //! The feed-forward branch: chunk by chunk, so that any cache that holds one chunk is enough.
 
+use super::sum::{BranchSum, Team};
 use super::weights::Leased;
-use super::{Act, Branch, Engine, check_chunks, together};
+use super::{Act, Branch, Engine, LayerVectors, check_chunks, together};
+use crate::config::Architecture;
 use crate::error::Result;
-use crate::kernels::accumulate::{Accumulator, Step};
+use crate::kernels::Isa;
+use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::activation::{apply, combine};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project_all};
-use crate::quant::Rows;
 use crate::types::{CHUNK, Matrix};
 use std::ops::Range;
 
@@ -22,68 +24,73 @@ impl Engine {
 
     fn ffn_branch(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
         let count = self.check_rows(x)?;
-        let level = self.options.levels.ffn;
         let vectors = self.layer(layer)?;
-        let inputs = self.normed(x, &vectors.norm_ffn, level);
-        let mut sum =
-            Accumulator::new(count, self.arch.hidden, vectors.bias(Matrix::Down), self.options.act == Act::Int8);
+        let inputs = self.normed(x, &vectors.norm_ffn, self.options.levels.ffn);
         let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
-        let mut partials = Vec::new();
-        let mut chunk = range.start;
-        while chunk < range.end {
-            let records = chunk * CHUNK..self.arch.ffn.min(range.end * CHUNK);
-            chunk += self.ffn_chunks(layer, records, chunks.is_some(), &inputs, &mut sum)?;
-            if chunks.is_some() {
-                partials.extend(sum.take_chunk());
-            }
+        let mut sum = BranchSum::new(chunks.is_some(), count, self.arch.hidden, vectors.bias(Matrix::Down));
+        let (mut first, end) = (range.start * CHUNK, self.arch.ffn.min(range.end * CHUNK));
+        while first < end {
+            let chunks = self.ffn_chunks(layer, first..end, &inputs)?;
+            first += chunks.len() * CHUNK;
+            self.pool.install(|| sum.take(&chunks));
         }
-        Ok(if chunks.is_some() { Branch::Partials(partials) } else { Branch::Whole(sum.finish()) })
+        Ok(sum.finish())
     }
 
-    /// Some of the chunks from the first record on; returns how many. Where partial sums are wanted it is one, left open.
-    fn ffn_chunks(
-        &mut self,
-        layer: usize,
-        records: Range<usize>,
-        partial: bool,
-        inputs: &Inputs,
-        sum: &mut Accumulator,
-    ) -> Result<usize> {
+    /// Sums of some of the chunks, from the first record on: those that are computed together.
+    fn ffn_chunks(&mut self, layer: usize, records: Range<usize>, inputs: &Inputs) -> Result<Vec<ChunkSum>> {
         let Engine { arch, options, isa, pool, weights, layers, .. } = self;
-        let most = if partial { 1 } else { together(inputs.count) };
-        let leased = weights.lease_run(Some(layer), arch.ffn_matrices(), options.levels.ffn, records.clone(), most)?;
-        let (isa, vectors) = (*isa, &layers[layer]);
-        let gate = if arch.gated { Matrix::Gate } else { Matrix::Up };
-        let (gates, ups) = (rows(&leased, gate)?, if arch.gated { rows(&leased, Matrix::Up)? } else { vec![] });
-        let biased = |matrix: Matrix, panels: &mut [Panel]| {
-            let Some(bias) = vectors.bias(matrix) else { return };
-            let bias = bias[records.clone()].chunks(CHUNK);
-            panels.iter_mut().zip(bias).for_each(|(panel, bias)| panel.add_bias(bias));
-        };
-        // Two meetings of the pool: each costs microseconds, a chunk takes some tens.
-        pool.install(|| {
-            let (mut h, mut up) = (panels(&gates, inputs.count), panels(&ups, inputs.count));
-            project_all(isa, inputs, gates.iter().chain(&ups).zip(h.iter_mut().chain(&mut up)));
-            biased(gate, &mut h);
-            biased(Matrix::Up, &mut up);
-            for (i, h) in h.iter_mut().enumerate() {
-                match up.get_mut(i) {
-                    Some(up) => combine(isa, arch.activation, h.values_mut(), up.values_mut()),
-                    None => apply(isa, arch.activation, h.values_mut()),
-                }
-            }
-            let downs = rows(&leased, Matrix::Down)?.into_iter().zip(&h);
-            sum.add_all(isa, downs.map(|(rows, factors)| Step { rows, factors, closes: !partial }).collect());
-            Ok(leased.len())
-        })
+        let (matrices, most) = (arch.ffn_matrices(), together(inputs.count));
+        let leased = weights.lease_run(Some(layer), matrices, options.levels.ffn, records.clone(), most)?;
+        let (team, int8) = (Team(pool), options.act == Act::Int8);
+        let ffn = Ffn { team, isa: *isa, arch, vectors: &layers[layer], inputs, int8 };
+        let firsts = records.step_by(CHUNK);
+        team.each(firsts.zip(&leased).collect(), |(first, leased), threads| ffn.chunk(leased, first, threads))
     }
 }
 
-/// One matrix of all leased chunks.
-fn rows(leased: &[Leased], matrix: Matrix) -> Result<Vec<Rows<'_>>> {
-    leased.iter().map(|leased| leased.rows(matrix)).collect()
+/// What all chunks of a call have in common.
+struct Ffn<'a> {
+    team: Team<'a>,
+    isa: Isa,
+    arch: &'a Architecture,
+    vectors: &'a LayerVectors,
+    inputs: &'a Inputs,
+    int8: bool,
 }
 
-fn panels(rows: &[Rows], count: usize) -> Vec<Panel> {
-    rows.iter().map(|rows| Panel::new(rows.count, count)).collect()
+impl Ffn<'_> {
+    /// The sum of one chunk, from record `first` on, computed by so many threads.
+    fn chunk(&self, leased: &Leased, first: usize, threads: usize) -> Result<ChunkSum> {
+        let h = self.hidden(leased, first)?;
+        let mut sum = ChunkSum::new(self.inputs.count, self.arch.hidden);
+        let rows = leased.rows(Matrix::Down)?;
+        self.team.install(|| sum.add(self.isa, self.int8, &rows, &h, threads));
+        Ok(sum)
+    }
+
+    /// What the chunk's neurons give: `activation(gate) * up`, or `activation(up)`.
+    fn hidden(&self, leased: &Leased, first: usize) -> Result<Panel> {
+        let Ffn { isa, arch, inputs, .. } = self;
+        let up = leased.rows(Matrix::Up)?;
+        let mut h = Panel::new(leased.count(), inputs.count);
+        if !arch.gated {
+            self.team.install(|| project_all(*isa, inputs, [[(&up, &mut h)]]));
+            self.add_bias(Matrix::Up, first, &mut h);
+            self.team.install(|| apply(*isa, arch.activation, h.values_mut()));
+            return Ok(h);
+        }
+        let (gate, mut ups) = (leased.rows(Matrix::Gate)?, h.clone());
+        self.team.install(|| project_all(*isa, inputs, [[(&gate, &mut h), (&up, &mut ups)]]));
+        self.add_bias(Matrix::Gate, first, &mut h);
+        self.add_bias(Matrix::Up, first, &mut ups);
+        self.team.install(|| combine(*isa, arch.activation, h.values_mut(), ups.values_mut()));
+        Ok(h)
+    }
+
+    fn add_bias(&self, matrix: Matrix, first: usize, panel: &mut Panel) {
+        if let Some(bias) = self.vectors.bias(matrix) {
+            panel.add_bias(&bias[first..first + panel.records()]);
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod ends;
 mod ffn;
 mod report;
 mod schedule;
+mod sum;
 mod weights;
 
 pub use crate::io::Choice;

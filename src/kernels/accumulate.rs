@@ -14,7 +14,8 @@ use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
-/// Tiles along the model dimension for each thread: more than one, so that a thread that was held up is helped.
+/// Tiles along the model dimension for each thread: more than one, so that a thread that was held up is helped; but one
+/// where a single column streams, in pieces of records that are long.
 const TILES: usize = 2;
 
 /// Blocks whose cells and scales kernels take at a time.
@@ -23,91 +24,76 @@ const RUN: usize = 16;
 /// Blocks whose codes kernels take at a time.
 const PAIR: usize = 2;
 
-/// N result rows in the making, `[blocks][N][64]`: any run of blocks is a tile.
-#[derive(Debug)]
-pub struct Accumulator {
+/// The sum of a chunk in the making: N rows, `[blocks][N][64]`, so that any run of blocks is a tile.
+#[derive(Clone, Debug)]
+pub struct ChunkSum {
     count: usize,
     width: usize,
-    /// Whether levels 4 and 8 are summed in integers.
-    int8: bool,
-    /// The open chunk.
-    chunk: Vec<f32>,
-    /// Closed chunks, folded.
-    sum: Vec<f32>,
+    sums: Vec<f32>,
 }
 
-impl Accumulator {
-    /// Rows of `width` elements that begin at zero, or at `start` (a bias) each; `int8` sums levels 4 and 8 in integers.
-    pub fn new(count: usize, width: usize, start: Option<&[f32]>, int8: bool) -> Accumulator {
-        let mut sum = vec![0.0; width.div_ceil(BLOCK) * count * BLOCK];
-        if let Some(start) = start {
-            for (rows, part) in sum.chunks_exact_mut(count * BLOCK).zip(start.chunks(BLOCK)) {
-                rows.chunks_exact_mut(BLOCK).for_each(|row| row[..part.len()].copy_from_slice(part));
-            }
-        }
-        Accumulator { count, width, int8, chunk: vec![0.0; sum.len()], sum }
+/// N result rows: chunks are added to it in order.
+#[derive(Debug)]
+pub struct Accumulator(ChunkSum);
+
+impl ChunkSum {
+    /// Zeros for `count` rows of `width` elements.
+    pub fn new(count: usize, width: usize) -> ChunkSum {
+        ChunkSum { count, width, sums: vec![0.0; width.div_ceil(BLOCK) * count * BLOCK] }
     }
 
-    /// Adds `factors[j][n] * rows[j]` to the open chunk, on the current rayon pool.
+    /// Adds `factors[j][n] * rows[j]`, cut along the model dimension for so many `threads` of the current rayon pool; one
+    /// reads records from end to end. `int8` sums levels 4 and 8 in integers.
     ///
     /// # Panics
     /// If `factors` is not for these rows and columns, or for more than 256 records.
-    pub fn add(&mut self, isa: Isa, rows: Rows, factors: &Panel) {
-        self.add_all(isa, vec![Step { rows, factors, closes: false }]);
-    }
-
-    /// The same for several runs of records, in order: the pool meets once for all of them.
-    ///
-    /// # Panics
-    /// As `add`.
-    pub fn add_all(&mut self, isa: Isa, steps: Vec<Step>) {
-        let fits = |step: &Step| step.factors.records() == step.rows.count && step.factors.count() == self.count;
-        assert!(steps.iter().all(fits), "factors that do not fit rows and outputs");
-        let Some(blocks) = steps.first().map(|step| step.rows.blocks()) else { return };
-        let ready: Vec<Ready> = steps.into_iter().map(|step| Ready::new(step, self.int8)).collect();
-        let blocks = tile_blocks(blocks, rayon::current_num_threads(), self.tiles());
-        let size = blocks * self.count * BLOCK;
-        let tiles = self.chunk.par_chunks_mut(size).zip(self.sum.par_chunks_mut(size));
-        tiles.enumerate().for_each(|(tile, (chunk, sum))| {
-            for step in &ready {
-                step.add(isa, tile * blocks, chunk);
-                if step.closes {
-                    fold(sum, chunk);
-                }
-            }
+    pub fn add(&mut self, isa: Isa, int8: bool, rows: &Rows, factors: &Panel, threads: usize) {
+        let fits = factors.records() == rows.count && factors.count() == self.count && rows.width == self.width;
+        assert!(fits, "factors that do not fit rows and outputs");
+        let (count, factors) = (self.count, Kind::new(rows.level, factors, int8));
+        let tiles = if count == 1 || threads == 1 { 1 } else { TILES };
+        let blocks = tile_blocks(rows.blocks(), threads, tiles);
+        self.sums.par_chunks_mut(blocks * count * BLOCK).enumerate().for_each(|(tile, sums)| {
+            factors.add(isa, rows, tile * blocks, sums);
         });
     }
 
-    /// Tiles for each thread: one where a single column streams, in pieces of records that are long.
-    fn tiles(&self) -> usize {
-        if self.count == 1 { 1 } else { TILES }
-    }
-
-    /// Folds the open chunk into the result and begins the next.
-    pub fn close_chunk(&mut self) {
-        fold(&mut self.sum, &mut self.chunk);
-    }
-
-    /// Takes the open chunk as `[N, width]` instead of folding it, and begins the next.
-    pub fn take_chunk(&mut self) -> Vec<f32> {
-        let rows = self.rows(&self.chunk);
-        self.chunk.fill(0.0);
-        rows
-    }
-
-    /// The result, `[N, width]`.
-    pub fn finish(self) -> Vec<f32> {
-        self.rows(&self.sum)
-    }
-
-    fn rows(&self, blocks: &[f32]) -> Vec<f32> {
+    /// The sum as rows `[N, width]`.
+    pub fn rows(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.count * self.width];
         for (n, row) in out.chunks_exact_mut(self.width).enumerate() {
-            for (part, block) in row.chunks_mut(BLOCK).zip(blocks.chunks_exact(self.count * BLOCK)) {
+            for (part, block) in row.chunks_mut(BLOCK).zip(self.sums.chunks_exact(self.count * BLOCK)) {
                 part.copy_from_slice(&block[n * BLOCK..][..part.len()]);
             }
         }
         out
+    }
+}
+
+impl Accumulator {
+    /// Rows of `width` elements that begin at zero, or at `start` (a bias) each.
+    pub fn new(count: usize, width: usize, start: Option<&[f32]>) -> Accumulator {
+        let mut sum = ChunkSum::new(count, width);
+        if let Some(start) = start {
+            for (rows, part) in sum.sums.chunks_exact_mut(count * BLOCK).zip(start.chunks(BLOCK)) {
+                rows.chunks_exact_mut(BLOCK).for_each(|row| row[..part.len()].copy_from_slice(part));
+            }
+        }
+        Accumulator(sum)
+    }
+
+    /// Adds chunks in their order, on the current rayon pool.
+    pub fn fold(&mut self, chunks: &[ChunkSum]) {
+        self.0.sums.par_chunks_mut(FOLDED).enumerate().for_each(|(part, sums)| {
+            for chunk in chunks {
+                sums.iter_mut().zip(&chunk.sums[part * FOLDED..]).for_each(|(sum, chunk)| *sum += chunk);
+            }
+        });
+    }
+
+    /// The result, `[N, width]`.
+    pub fn finish(self) -> Vec<f32> {
+        self.0.rows()
     }
 }
 
@@ -119,51 +105,30 @@ fn tile_blocks(blocks: usize, threads: usize, tiles: usize) -> usize {
     if longest(pairs) < longest(runs) { pairs } else { runs }
 }
 
-/// A run of records with its factors.
-#[derive(Debug)]
-pub struct Step<'a> {
-    /// At most 256 records.
-    pub rows: Rows<'a>,
-    /// One for every record and column.
-    pub factors: &'a Panel,
-    /// Whether its chunk ends with it.
-    pub closes: bool,
-}
+/// Sums of a task that folds: one stays in the first cache.
+const FOLDED: usize = 2048;
 
-/// A step with its factors as its kernel takes them.
-struct Ready<'a> {
-    rows: Rows<'a>,
-    factors: Kind,
-    closes: bool,
-}
-
+/// Factors as their kernel takes them.
 enum Kind {
     Exact(Factors),
     F32(F32Factors),
 }
 
-impl Ready<'_> {
-    fn new(step: Step, int8: bool) -> Ready {
-        let factors = match int8 && step.rows.level != Level::L16 {
-            true => Kind::Exact(Factors::new(step.factors)),
-            false => Kind::F32(by_record(step.factors)),
-        };
-        Ready { rows: step.rows, factors, closes: step.closes }
+impl Kind {
+    fn new(level: Level, factors: &Panel, int8: bool) -> Kind {
+        match int8 && level != Level::L16 {
+            true => Kind::Exact(Factors::new(factors)),
+            false => Kind::F32(by_record(factors)),
+        }
     }
 
-    /// Adds the step to one tile of the open chunk, from block `first` on.
-    fn add(&self, isa: Isa, first: usize, chunk: &mut [f32]) {
-        let rows = &self.rows;
-        match &self.factors {
+    /// Adds rows to one tile of a chunk, from block `first` on.
+    fn add(&self, isa: Isa, rows: &Rows, first: usize, chunk: &mut [f32]) {
+        match self {
             Kind::Exact(factors) => dispatch::sums_exact(isa, &Sums { rows, first, factors }, chunk),
             Kind::F32(factors) => dispatch::sums_f32(isa, &Sums { rows, first, factors }, chunk),
         }
     }
-}
-
-/// `sum += chunk`, which begins anew.
-fn fold(sum: &mut [f32], chunk: &mut [f32]) {
-    sum.iter_mut().zip(chunk).for_each(|(sum, chunk)| *sum += std::mem::take(chunk));
 }
 
 /// A panel's numbers by record.

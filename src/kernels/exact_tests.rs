@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::Isa;
-use super::accumulate::Accumulator;
+use super::accumulate::ChunkSum;
 use super::panel::Panel;
 use crate::config::{Coding, Form};
 use crate::quant::{Column, Rows, cells, codes_u8, values};
@@ -69,11 +69,10 @@ impl Records {
         if self.count > 0 {
             panel = Panel::of_rows(factors, self.count, 0..self.count);
         }
-        let mut sum = Accumulator::new(columns, self.width, None, true);
+        let mut sum = ChunkSum::new(columns, self.width);
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| sum.add(isa, self.rows(), &panel));
-        sum.close_chunk();
-        sum.finish().into_iter().map(bits).collect()
+        pool.install(|| sum.add(isa, true, &self.rows(), &panel, threads));
+        sum.rows().into_iter().map(bits).collect()
     }
 
     /// The definition for one column, weight by weight.

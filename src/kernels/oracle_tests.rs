@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::Isa;
-use super::accumulate::Accumulator;
+use super::accumulate::{Accumulator, ChunkSum};
 use super::columns::{STRIP, Strip};
 use super::dispatch;
 use super::panel::Panel;
@@ -157,12 +157,13 @@ impl Case {
         let factors = self.numbers(self.records.max(1) * self.count);
         let factors = Panel::of_rows(&factors, self.records.max(1), 0..self.records);
         let start = self.numbers(self.width);
-        let mut sum = Accumulator::new(self.count, self.width, Some(&start), int8);
-        for _ in 0..2 {
-            POOL.install(|| sum.add(isa, rows.clone(), &factors));
-            POOL.install(|| sum.add(isa, rows.clone(), &factors));
-            sum.close_chunk();
-        }
+        let mut sum = Accumulator::new(self.count, self.width, Some(&start));
+        let mut chunk = ChunkSum::new(self.count, self.width);
+        POOL.install(|| {
+            chunk.add(isa, int8, rows, &factors, 1);
+            chunk.add(isa, int8, rows, &factors, 4);
+            sum.fold(&[chunk.clone(), chunk]);
+        });
         bits(sum.finish())
     }
 }
@@ -235,11 +236,10 @@ fn the_largest_codes_overflow_nothing() {
             out
         };
         let sums = |isa: Isa| {
-            let mut sum = Accumulator::new(count, width, None, true);
+            let mut sum = ChunkSum::new(count, width);
             let factors = Panel::of_rows(&vec![-1.0; records * count], records, 0..records);
-            POOL.install(|| sum.add(isa, rows.clone(), &factors));
-            sum.close_chunk();
-            sum.finish()
+            POOL.install(|| sum.add(isa, true, &rows, &factors, 2));
+            sum.rows()
         };
         // Every weight is lo + (code + 1/2) * cell with code 2^bits - 1.
         let largest = if form == Form::Affine { 2.0 } else { 1.0 }

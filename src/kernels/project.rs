@@ -93,24 +93,39 @@ const RECORDS_MANY: usize = 2 * LANES;
 /// # Panics
 /// If `out` is not for these rows and inputs, or the inputs are in int8 and the rows at level 16.
 pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut Panel) {
-    project_all(isa, inputs, [(rows, out)]);
+    project_all(isa, inputs, [[(rows, out)]]);
 }
 
-/// [`project`] of records in several places at once: the pool meets once for all of them.
+/// [`project`] of records in several places at once: the pool meets once for all of them. Matrices that share records are
+/// one job, whose records are read in the order they lie in.
 ///
 /// # Panics
 /// As `project`.
-pub fn project_all<'a>(isa: Isa, inputs: &Inputs, jobs: impl IntoIterator<Item = (&'a Rows<'a>, &'a mut Panel)>) {
+pub fn project_all<'a, const K: usize>(
+    isa: Isa,
+    inputs: &Inputs,
+    jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
+) {
+    let tasks: Vec<_> = jobs.into_iter().flat_map(|job| tasks(inputs, job)).collect();
+    tasks.into_par_iter().for_each(|(rows, first, out)| match &inputs.columns {
+        Columns::F32(x) => dispatch::dots_f32(isa, &Dots { rows, first, x }, out),
+        Columns::Int8(x) => dispatch::dots_int8(isa, &Dots { rows, first, x }, out),
+    });
+}
+
+/// Records of some rows, from one on, and the micropanels they fill.
+type Task<'a> = (&'a Rows<'a>, usize, &'a mut [[f32; LANES]]);
+
+/// Tasks of one job, in the order of their first records.
+fn tasks<'a, const K: usize>(inputs: &Inputs, job: [(&'a Rows<'a>, &'a mut Panel); K]) -> Vec<Task<'a>> {
     let records = if inputs.count == 1 { RECORDS_ONE } else { RECORDS_MANY };
     let mut tasks = Vec::new();
-    for (rows, out) in jobs {
+    for (rows, out) in job {
         let fits = out.records() == rows.count && out.count() == inputs.count;
         assert!(fits && inputs.suit(rows.level), "outputs or inputs that do not fit the rows");
         let parts = out.micropanels_mut().chunks_mut((records / LANES * inputs.count).max(1));
         tasks.extend(parts.enumerate().map(|(task, out)| (rows, task * records, out)));
     }
-    tasks.into_par_iter().for_each(|(rows, first, out)| match &inputs.columns {
-        Columns::F32(x) => dispatch::dots_f32(isa, &Dots { rows, first, x }, out),
-        Columns::Int8(x) => dispatch::dots_int8(isa, &Dots { rows, first, x }, out),
-    });
+    tasks.sort_by_key(|(_, first, _)| *first);
+    tasks
 }

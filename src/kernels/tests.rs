@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::Isa;
-use super::accumulate::Accumulator;
+use super::accumulate::ChunkSum;
 use super::panel::Panel;
 use super::project::{Inputs, project};
 use crate::config::{Coding, Form};
@@ -96,17 +96,16 @@ impl Case {
     fn accumulate(&self, isa: Isa, int8: bool, threads: usize, cut: usize) -> Vec<u32> {
         let factors = self.factors();
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut sum = Accumulator::new(self.count, self.width, None, int8);
+        let mut sum = ChunkSum::new(self.count, self.width);
         let exact = int8 && self.level != Level::L16;
         let (rows, cut) = (self.rows(), if exact { 0 } else { cut.min(self.records) });
         pool.install(|| {
             for part in [0..cut, cut..self.records].into_iter().filter(|part| !part.is_empty()) {
                 let panel = Panel::of_rows(&factors, self.records, part.clone());
-                sum.add(isa, rows.slice(part.start, part.end), &panel);
+                sum.add(isa, int8, &rows.slice(part.start, part.end), &panel, threads);
             }
         });
-        sum.close_chunk();
-        sum.finish().into_iter().map(f32::to_bits).collect()
+        sum.rows().into_iter().map(f32::to_bits).collect()
     }
 
     /// The activations a projection really uses: int8 ones times their scale where it quantises.

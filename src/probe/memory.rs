@@ -4,7 +4,7 @@ use super::median_rate;
 use super::scratch::Noise;
 use crate::config::{Coding, Form};
 use crate::error::{Error, Result};
-use crate::kernels::accumulate::Accumulator;
+use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
 use crate::kernels::{Isa, stream};
@@ -31,7 +31,7 @@ const LEAST: usize = STEP;
 pub enum Kernel {
     /// [`project`]: q, k, v, gate, up, head.
     Dot,
-    /// [`Accumulator::add`]: o, down.
+    /// [`ChunkSum::add`]: o, down.
     Accumulate,
 }
 
@@ -119,11 +119,8 @@ fn dot(isa: Isa, level: Level) -> Box<dyn FnMut(&Rows) + Send> {
 }
 
 fn accumulate(isa: Isa) -> Box<dyn FnMut(&Rows) + Send> {
-    let (factors, mut sum) = (Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK), Accumulator::new(1, WIDTH, None, true));
-    Box::new(move |rows| {
-        sum.add(isa, rows.clone(), black_box(&factors));
-        sum.close_chunk();
-    })
+    let (factors, mut sum) = (Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK), ChunkSum::new(1, WIDTH));
+    Box::new(move |rows| black_box(&mut sum).add(isa, true, rows, black_box(&factors), 1))
 }
 
 /// Random codes, and scales of the range -1 to 1: random ones would make infinities and denormals.
