@@ -108,14 +108,14 @@ fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms {
     let (mut most, mut offset) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-    let numbers = work.factors.column(0)[..work.rows.count].iter();
-    for (r, (h, products)) in numbers.zip(&mut scratch.widths).enumerate() {
-        let (h, cells) = (_mm256_set1_ps(*h), read_cells(work.rows, r, first));
+    let of_records = work.factors.column(0).iter().zip(&mut scratch.widths);
+    read_cells(work.rows, first, of_records, |(h, products), cells| {
+        let h = _mm256_set1_ps(*h);
         let product = _mm256_mul_ps(h, cells.width);
         store8(products, product);
         most = larger(most, product);
         offset = _mm256_fmadd_ps(h, cells.origin, offset);
-    }
+    });
     terms(most, offset)
 }
 
@@ -168,12 +168,11 @@ fn add_visit<const MID: bool>(
 /// Several columns: blocks `first..` of all records into `sums [blocks][N][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    for (r, (widths, origins)) in scratch.widths.iter_mut().zip(&mut scratch.origins).enumerate().take(work.rows.count)
-    {
-        let cells = read_cells(work.rows, r, first);
+    let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
+    read_cells(work.rows, first, of_records, |(widths, origins), cells| {
         store8(widths, cells.width);
         store8(origins, cells.origin);
-    }
+    });
     put_terms(work, scratch);
     for (i, sums) in sums.chunks_exact_mut(work.factors.count).enumerate() {
         pack::<MID>(work.rows, first + i, &mut scratch.packed);
@@ -301,13 +300,16 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column:
     }
 }
 
-/// The cells of groups `first..` of record `r`.
+/// Hands the cells of groups `first..` of every record to `take`, with what `of_records` gives for it.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn read_cells(rows: &Rows, r: usize, first: usize) -> Cells {
-    let scales = rows.scales(r);
-    prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
-    cells(&rows.coding, rows.level, scales, first)
+fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>, mut take: impl FnMut(T, Cells)) {
+    let far = first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride;
+    for (r, of_record) in (0..rows.count).zip(of_records) {
+        let scales = rows.scales(r);
+        prefetch(scales, far);
+        take(of_record, cells(&rows.coding, rows.level, scales, first));
+    }
 }
 
 /// The larger of two sizes, as bits: what is no number is the largest.
