@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 F32 = np.float32
 LANES = 16
+SMALLEST = 2.0**-126  # of normal float32 numbers: below it lie fewer bits than 24
 SPAN = 64  # positions between two looks at the largest score
 STRETCH = 512  # positions whose sums are made apart from all others
 
@@ -118,16 +119,23 @@ class Ordered:
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c rounded once: where the double's error says that it lay between two, as the error points."""
+    """a * b + c rounded once: a double that its own rounding put halfway between two is first moved back."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact
-    c = np.asarray(c, np.float64)
     total = product + c
+    halfway = ((total.view(np.int64) & 0x1FFFFFFF) == 0x10000000) | (np.abs(total) < SMALLEST)
+    if halfway.any():
+        total = np.where(halfway & np.isfinite(total), _odd(product, np.asarray(c, np.float64), total), total)
+    return total.astype(F32)
+
+
+def _odd(product: Array, c: Array, total: Array) -> Array:
+    """The total, made odd as the error points where the double had to round it."""
     # Knuth's two-sum: what rounding to double lost.
     shift = total - product
     lost = (product - (total - shift)) + (c - shift)
     nudged = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
-    odd = (total.view(np.int64) & 1).astype(bool)
-    return np.where((lost != 0) & ~odd & np.isfinite(total), nudged, total).astype(F32)
+    even = (total.view(np.int64) & 1) == 0
+    return np.where((lost != 0) & even, nudged, total)
 
 
 def _fused_products(a: Array, b: Array) -> Array:
