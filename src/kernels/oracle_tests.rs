@@ -7,7 +7,7 @@ use super::accumulate::{Accumulator, ChunkSum};
 use super::columns::{STRIP, Strip};
 use super::dispatch;
 use super::panel::Panel;
-use super::project::{Inputs, project};
+use super::project::{Inputs, project, project_all};
 use crate::config::{Coding, Form};
 use crate::quant::{Column, Rows};
 use crate::types::{BLOCK, Level, Plane};
@@ -149,7 +149,7 @@ impl Case {
         let inputs = POOL.install(|| Inputs::new(isa, &self.numbers(self.count * self.width), self.width, int8));
         let mut out = Panel::new(self.records, self.count);
         POOL.install(|| project(isa, rows, &inputs, &mut out));
-        bits((0..self.count).flat_map(|n| out.column(n)).collect())
+        by_column(&out)
     }
 
     /// Two chunks, so that sums that begin at something are met as well.
@@ -168,6 +168,17 @@ impl Case {
     }
 }
 
+/// More matrices of the same width: their levels, and records that fill no task, one or several.
+fn others() -> impl Strategy<Value = Vec<(Level, usize)>> {
+    let level = prop_oneof![Just(Level::L4), Just(Level::L8), Just(Level::L16)];
+    prop::collection::vec((level, prop_oneof![0usize..3, 3usize..80]), 0..4)
+}
+
+/// The bits of a panel, `[N][records]`.
+fn by_column(panel: &Panel) -> Vec<u32> {
+    bits((0..panel.count()).flat_map(|n| panel.column(n)).collect())
+}
+
 /// Bits, with one for all that are not a number: which of those comes out of a sum of two is the compiler's choice.
 fn bits(values: Vec<f32>) -> Vec<u32> {
     values.into_iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
@@ -181,6 +192,38 @@ proptest! {
         let want = case.dots(Isa::PORTABLE, &rows, int8);
         for isa in SETS.iter() {
             prop_assert_eq!(&case.dots(*isa, &rows, int8), &want, "{}", isa.name());
+        }
+    }
+
+    #[test]
+    fn dots_of_several_matrices_are_those_of_each(
+        case in cases(), others in others(), int8 in any::<bool>(), threads in 1usize..5,
+    ) {
+        let others = others.iter().zip(case.seed..).map(|((level, records), seed)| Case {
+            level: *level, records: *records, seed, ..case.clone()
+        });
+        let cases: Vec<Case> = others.chain([case.clone()]).collect();
+        let int8 = int8 && cases.iter().all(|case| case.level != Level::L16);
+        let planes: Vec<_> = cases.iter().map(Case::planes).collect();
+        let rows: Vec<Rows> = cases.iter().zip(&planes).map(|(case, planes)| case.rows(planes)).collect();
+        let x = case.numbers(case.count * case.width);
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let together = |isa: Isa| {
+            let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.count, case.count)).collect();
+            let inputs = pool.install(|| Inputs::new(isa, &x, case.width, int8));
+            pool.install(|| project_all(isa, &inputs, rows.iter().zip(&mut panels)));
+            panels
+        };
+        let alone: Vec<Vec<u32>> = cases.iter().zip(&rows).map(|(of, rows)| {
+            let mut panel = Panel::new(of.records, case.count);
+            let inputs = POOL.install(|| Inputs::new(Isa::PORTABLE, &x, case.width, int8));
+            POOL.install(|| project(Isa::PORTABLE, rows, &inputs, &mut panel));
+            by_column(&panel)
+        }).collect();
+        for isa in SETS.iter() {
+            for (have, want) in together(*isa).iter().zip(&alone) {
+                prop_assert_eq!(&by_column(have), want, "{}", isa.name());
+            }
         }
     }
 
