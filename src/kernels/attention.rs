@@ -21,19 +21,16 @@
 
 #[cfg(test)]
 mod tests;
-mod tile;
-mod total;
 
-pub(super) use tile::{Row, SPAN, Tile, largest, mix, score, soften};
-pub(super) use total::{Total, join};
+pub use super::queries::Heads;
 
+use super::queries::{SPAN, STRETCH, Tile, Total};
 use super::{Isa, dispatch};
 use crate::types::KvRows;
 use rayon::prelude::*;
 use std::iter::Peekable;
 use std::mem::take;
 use std::ops::Range;
-use tile::STRETCH;
 
 /// Query rows of a tile at most, if more than one token's. Each row reads K and V from the second cache, so a span is
 /// fetched and widened once per tile.
@@ -44,26 +41,6 @@ const TILES: usize = 4;
 
 /// Query rows in stretches for each thread that wait to be joined, if more than one stretch of each tile.
 const WAITING: usize = 512;
-
-/// The heads of one call.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Heads {
-    /// KV heads of this call; they may be a range of the model's.
-    pub kv_heads: usize,
-    /// Query heads that read one KV head: neighbours in a row of `q`.
-    pub group: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Factor on scores.
-    pub scale: f32,
-}
-
-impl Heads {
-    /// Elements of the query heads of one token that read one KV head.
-    pub fn item(&self) -> usize {
-        self.group * self.head_dim
-    }
-}
 
 /// Where the tokens of a call stand.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +97,7 @@ where
         let mut spans = self.spans(&item).peekable();
         for stretch in 0..self.stretches(&item) {
             self.begin(&mut scratch.tile, &item, stretch);
-            walk(self.isa, scratch, &mut spans);
+            attend_spans(self.isa, scratch, &mut spans);
             dispatch::join(self.isa, &mut total, &scratch.tile);
         }
         total.finish();
@@ -138,7 +115,7 @@ where
                 items.iter().enumerate().flat_map(|(i, item)| stretches(item).map(move |s| (i, item, s))).collect();
             let tile = |scratch: &mut Scratch, (_, item, stretch): &(usize, &Item, usize)| {
                 self.begin(&mut scratch.tile, item, *stretch);
-                walk(self.isa, scratch, &mut self.spans(item).skip(stretch * STRETCH / SPAN).peekable());
+                attend_spans(self.isa, scratch, &mut self.spans(item).skip(stretch * STRETCH / SPAN).peekable());
                 take(&mut scratch.tile)
             };
             let tiles: Vec<Tile> = work.par_iter().map_init(Scratch::default, tile).collect();
@@ -214,7 +191,11 @@ struct Scratch {
 }
 
 /// Takes the scratch's tile through the positions of its stretch.
-fn walk<'a>(isa: Isa, scratch: &mut Scratch, spans: &mut Peekable<impl Iterator<Item = (KvRows<'a>, KvRows<'a>)>>) {
+fn attend_spans<'a>(
+    isa: Isa,
+    scratch: &mut Scratch,
+    spans: &mut Peekable<impl Iterator<Item = (KvRows<'a>, KvRows<'a>)>>,
+) {
     let Scratch { tile, wide } = scratch;
     let (mut first, end, d) = (tile.first, tile.end(), tile.head_dim());
     while first < end {

@@ -2,7 +2,8 @@
 //! threads, tiles, the batch or the instruction set.
 //!
 //! Imports run one way: what the rest calls (project, accumulate, activation, attention, peak, stream) → dispatch, which
-//! chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel).
+//! chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel,
+//! queries).
 
 pub mod accumulate;
 pub mod activation;
@@ -12,7 +13,6 @@ mod columns;
 #[cfg_attr(not(target_arch = "x86_64"), path = "dispatch/portable.rs")]
 #[allow(unsafe_code)]
 mod dispatch;
-mod exact;
 #[cfg(test)]
 mod exact_tests;
 mod exp;
@@ -26,6 +26,7 @@ pub mod panel;
 pub mod peak;
 mod portable;
 pub mod project;
+mod queries;
 pub mod rope;
 pub mod stream;
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Where no other instruction set has bodies: the portable ones.
 
-use super::attention::{self, Tile, Total};
 use super::columns::{F32Columns, Int8Columns, Strip};
 use super::factors::Factors;
 use super::lanes::LANES;
+use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, F32Factors, Sums};
-use super::{Isa, exact, portable};
+use super::{Isa, portable};
 use crate::config::Activation;
 use crate::types::KvRows;
 
@@ -27,27 +27,27 @@ pub fn sums_f32(_: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
 
 /// Sums in exact integers; `out` is `[blocks][N][64]`.
 pub fn sums_exact(_: Isa, work: &Sums<Factors>, out: &mut [f32]) {
-    exact::tile(work, out);
+    portable::sums_exact(work, out);
 }
 
 /// Scores of a span's K rows.
 pub fn score(_: Isa, tile: &mut Tile, k: KvRows, _then: KvRows, scratch: &mut Vec<f32>) {
-    attention::score(tile, widened(k, tile.head_dim(), tile.width, scratch));
+    portable::score(tile, widened(k, tile.head_dim(), tile.width, scratch));
 }
 
 /// Scores to weights.
 pub fn soften(_: Isa, tile: &mut Tile) {
-    attention::soften(tile, attention::largest);
+    portable::soften(tile, portable::largest);
 }
 
 /// Weighted sums of a span's V rows.
 pub fn mix(_: Isa, tile: &mut Tile, v: KvRows, _then: KvRows, scratch: &mut Vec<f32>) {
-    attention::mix(tile, widened(v, tile.head_dim(), tile.width, scratch));
+    portable::mix(tile, widened(v, tile.head_dim(), tile.width, scratch));
 }
 
 /// Adds a tile's stretch to what its rows gathered before.
 pub fn join(_: Isa, total: &mut Total, tile: &Tile) {
-    attention::join(total, tile);
+    portable::join(total, tile);
 }
 
 /// A row of activations as int8.

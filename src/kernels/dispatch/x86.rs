@@ -1,17 +1,17 @@
 //! Which body computes a task, by instruction set and operands, on x86-64.
 
-use super::attention::{self, Tile, Total};
 use super::columns::{F32Columns, Int8Columns, Strip};
 use super::factors::Factors;
 use super::isa::{Isa, Set};
 use super::lanes::LANES;
+use super::portable;
+use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, F32Factors, Sums};
 use super::x86::{
-    self, attention::avx2, axpy_f32, exact_avx2, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8,
-    gemv_int8_avx2, heads,
+    self, axpy_f32, exact_avx2, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8, gemv_int8_avx2, heads,
+    heads_avx2,
 };
-use super::{exact, portable};
 use crate::config::Activation;
 use crate::quant::Rows;
 use crate::types::{BLOCK, KvRows};
@@ -87,16 +87,16 @@ pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
         Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { exact_avx2::tile(work, out) },
         // SAFETY: as above.
         Set::Avx512Vnni if by_block(work.rows) => unsafe { x86::exact::tile(work, out) },
-        _ => compiled!(isa, exact::tile, sums_exact(work, out)),
+        _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),
     }
 }
 
 /// Scores of a span's K rows. Memory is asked for `then`, here and in [`mix`], which is wanted after them.
 pub fn score(isa: Isa, tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     match isa.set() {
-        Set::Portable => attention::score(tile, widened(k, tile.head_dim(), tile.width, scratch)),
+        Set::Portable => portable::score(tile, widened(k, tile.head_dim(), tile.width, scratch)),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { avx2::score(tile, k, then, scratch) },
+        Set::Avx2 => unsafe { heads_avx2::score(tile, k, then, scratch) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni => unsafe { heads::score(tile, k, then, scratch) },
     }
@@ -105,9 +105,9 @@ pub fn score(isa: Isa, tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut V
 /// Scores to weights.
 pub fn soften(isa: Isa, tile: &mut Tile) {
     match isa.set() {
-        Set::Portable => attention::soften(tile, attention::largest),
+        Set::Portable => portable::soften(tile, portable::largest),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { avx2::soften(tile) },
+        Set::Avx2 => unsafe { heads_avx2::soften(tile) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni => unsafe { heads::soften(tile) },
     }
@@ -116,9 +116,9 @@ pub fn soften(isa: Isa, tile: &mut Tile) {
 /// Weighted sums of a span's V rows.
 pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     match isa.set() {
-        Set::Portable => attention::mix(tile, widened(v, tile.head_dim(), tile.width, scratch)),
+        Set::Portable => portable::mix(tile, widened(v, tile.head_dim(), tile.width, scratch)),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { avx2::mix(tile, v, then, scratch) },
+        Set::Avx2 => unsafe { heads_avx2::mix(tile, v, then, scratch) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni => unsafe { heads::mix(tile, v, then, scratch) },
     }
@@ -126,7 +126,7 @@ pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec
 
 /// Adds a tile's stretch to what its rows gathered before.
 pub fn join(isa: Isa, total: &mut Total, tile: &Tile) {
-    compiled!(isa, attention::join, join(total, tile))
+    compiled!(isa, portable::join, join(total, tile))
 }
 
 /// A row of activations as int8.

@@ -4,13 +4,17 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod attention;
 mod bounds;
 mod dots;
+mod exact;
 mod quantise;
 mod sums;
 
 pub use activation::activate;
+pub use attention::{join, largest, mix, score, soften};
 pub use bounds::{CHAINS, multiply_add, read};
 pub use dots::{dots_f32, dots_int8};
+pub use exact::sums_exact;
 pub use quantise::quantise;
 pub use sums::sums_f32;

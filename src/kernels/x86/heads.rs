@@ -1,17 +1,18 @@
 //! Attention's two passes over a span with AVX-512: sixteen sums at a time stay in registers. A few query rows widen
 //! half precision as they load it; more of them have it widened once.
 
-use super::super::attention::{self as portable, Row, SPAN, Tile};
 use super::super::lanes::LANES;
-use super::attention::{distance, wide};
+use super::super::portable;
+use super::super::queries::{Row, SPAN, Tile};
 use super::load::{bytes32, floats, prefetch, store};
+use super::widen::{distance, wide};
 use crate::types::KvRows;
 use std::arch::x86_64::*;
 
 /// Query rows up to which rows are taken as they lie in memory: half precision is widened at every use.
 const FEW: usize = 8;
 
-/// See [`super::super::attention::score`].
+/// See [`portable::score`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     let ahead = distance(k, then);
@@ -37,7 +38,7 @@ pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     }
 }
 
-/// See [`super::super::attention::soften`].
+/// See [`portable::soften`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
 pub fn soften(tile: &mut Tile) {
     portable::soften(tile, |least, scores| {
@@ -50,7 +51,7 @@ pub fn soften(tile: &mut Tile) {
     });
 }
 
-/// See [`super::super::attention::mix`].
+/// See [`portable::mix`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
     let ahead = distance(v, then);

@@ -1,14 +1,30 @@
-//! Attention's scores with AVX2: four K rows at a time. (The portable body is compiled into shuffles between its four
-//! dots there, six times slower.)
+//! Attention's passes over a span with AVX2. Scores are written by hand, four K rows at a time: the portable body is
+//! compiled into shuffles between its four dots there, six times slower.
 
-use super::super::attention::Tile;
-use super::super::lanes::LANES;
 use super::load::{floats8, store4};
+use super::widen::wide;
+use crate::kernels::lanes::LANES;
+use crate::kernels::portable;
+use crate::kernels::queries::Tile;
+use crate::types::KvRows;
 use std::arch::x86_64::*;
 
-/// See [`super::super::attention::score`].
+/// Scores to weights.
 #[target_feature(enable = "avx2,fma")]
-pub fn score(tile: &mut Tile, k: &[f32]) {
+pub fn soften(tile: &mut Tile) {
+    portable::soften(tile, portable::largest);
+}
+
+/// Weighted sums of V rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+    portable::mix(tile, wide(tile, v, then, scratch));
+}
+
+/// Scaled scores with K rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
+    let k = wide(tile, k, then, scratch);
     let Tile { width, scale, rows, q, weights, .. } = tile;
     let (k, chunks) = (k.as_chunks::<LANES>().0, *width / LANES);
     for ((row, q), scores) in rows.iter().zip(q.as_chunks::<LANES>().0.chunks_exact(chunks)).zip(weights) {

@@ -5,7 +5,6 @@
 //! In names, gemv is a product with one column and gemm one with several; where no set is named it is AVX-512's.
 
 mod ahead;
-pub mod attention;
 pub mod axpy_f32;
 mod decode;
 mod decode_avx2;
@@ -18,7 +17,7 @@ pub mod gemv_f32;
 pub mod gemv_int8;
 pub mod gemv_int8_avx2;
 pub mod heads;
-mod heads_avx2;
+pub mod heads_avx2;
 mod load;
 mod pack;
 mod pack_avx2;
@@ -27,29 +26,31 @@ mod scales;
 mod scales_avx2;
 mod simd;
 mod tile;
+mod widen;
 
 /// The portable bodies, compiled for a set.
 macro_rules! widened {
     ($module:ident, $features:literal, $chains:literal) => {
         pub mod $module {
             use crate::config::Activation;
-            use crate::kernels::attention::{self, Tile, Total};
             use crate::kernels::columns::{Int8Columns, Strip};
+            use crate::kernels::factors::Factors;
             use crate::kernels::lanes::LANES;
-            use crate::kernels::work::{Dots, ExactWork};
-            use crate::kernels::{exact, portable};
+            use crate::kernels::portable;
+            use crate::kernels::queries::{Tile, Total};
+            use crate::kernels::work::{Dots, Sums};
 
             #[target_feature(enable = $features)]
             pub fn dots_int8(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
                 portable::dots_int8(work, out);
             }
             #[target_feature(enable = $features)]
-            pub fn sums_exact(work: &ExactWork, out: &mut [f32]) {
-                exact::tile(work, out);
+            pub fn sums_exact(work: &Sums<Factors>, out: &mut [f32]) {
+                portable::sums_exact(work, out);
             }
             #[target_feature(enable = $features)]
             pub fn join(total: &mut Total, tile: &Tile) {
-                attention::join(total, tile);
+                portable::join(total, tile);
             }
             #[target_feature(enable = $features)]
             pub fn quantise(row: &[f32], strips: &mut [Strip]) {

@@ -1,17 +1,13 @@
 //! Accumulations at levels 4 and 8 in exact integers: the oracle of the hand-written ones.
 //!
 //! Per group and column: `sum += fma(most / TOP, sum of q_j * code_j, offset)` with `most` the largest `|h_j * cell_j|`
-//! and `offset` the fused sum of `h_j * origin_j` by rising record; `q_j` as in [`super::factors`].
+//! and `offset` the fused sum of `h_j * origin_j` by rising record; `q_j` as in [`crate::kernels::factors`].
 
-#![forbid(unsafe_code)]
-
-use super::factors::{TOP, factor, largest, share};
-use super::work::ExactWork;
+use crate::kernels::columns::HALF;
+use crate::kernels::factors::{Factors, TOP, factor, largest, share};
+use crate::kernels::work::Sums;
 use crate::quant::{Cells, Record, Rows, cells, codes_u8};
 use crate::types::{BLOCK, CHUNK};
-
-/// Half a block: its weights share a group in every coding.
-const HALF: usize = BLOCK / 2;
 
 /// One half block of all records.
 struct Part {
@@ -19,10 +15,10 @@ struct Part {
     cells: Vec<Cells>,
 }
 
-/// All records into one tile's chunk, `[blocks][N][64]`.
+/// In exact integers; `out` is `[blocks][N][64]`.
 #[inline(always)]
-pub(super) fn tile(work: &ExactWork, chunk: &mut [f32]) {
-    for (block, sums) in chunk.chunks_exact_mut(work.factors.count * BLOCK).enumerate() {
+pub fn sums_exact(work: &Sums<Factors>, out: &mut [f32]) {
+    for (block, sums) in out.chunks_exact_mut(work.factors.count * BLOCK).enumerate() {
         for half in [0, 1] {
             let part = Part::new(work.rows, work.first + block, half);
             for (n, sums) in sums.as_chunks_mut::<HALF>().0.iter_mut().skip(half).step_by(2).enumerate() {

@@ -1,83 +1,12 @@
-//! Query rows that share K and V: what is kept of them from span to span, and the passes over a span.
+//! Attention's passes over a span of positions, and how stretches are joined, in the order that
+//! [`crate::kernels::attention`] states.
 
-use super::Heads;
 use crate::kernels::exp::exp;
 use crate::kernels::lanes::{LANES, fold16};
-
-/// Positions between two looks at the largest score.
-pub const SPAN: usize = 64;
+use crate::kernels::queries::{Gathered, Row, SPAN, Tile, Total};
 
 /// Chunks of sixteen output elements that stay in registers over a span.
 const CHUNKS: usize = 4;
-
-/// Positions whose sums are made apart from all others: a multiple of [`SPAN`].
-pub const STRETCH: usize = 512;
-
-/// Query rows on a stretch of positions, `head_dim` elements padded with zeros to `width`: whole lanes.
-#[derive(Debug, Default)]
-pub struct Tile {
-    head_dim: usize,
-    pub width: usize,
-    pub scale: f32,
-    /// First position of the stretch.
-    pub first: usize,
-    pub rows: Vec<Row>,
-    /// `[rows, width]`.
-    pub q: Vec<f32>,
-    /// Scores of a span, then its weights.
-    pub weights: Vec<[f32; SPAN]>,
-    /// Sums of weighted V rows so far: `[rows, width]`.
-    pub out: Vec<f32>,
-}
-
-/// How far a query row is in the stretch.
-#[derive(Debug)]
-pub struct Row {
-    /// Positions that it sees, counted from 0.
-    pub end: usize,
-    /// Those of them that lie in this span.
-    pub seen: usize,
-    /// The largest score so far. It starts at the least number: scores of minus infinity then weigh nothing, and a row
-    /// that has no others divides zero by zero.
-    pub max: f32,
-    /// Sums of the weights so far, by position modulo 16.
-    pub sums: [f32; LANES],
-}
-
-impl Tile {
-    pub fn head_dim(&self) -> usize {
-        self.head_dim
-    }
-
-    /// Where the stretch ends for the row which sees most.
-    pub fn end(&self) -> usize {
-        self.rows.iter().map(|row| row.end).max().unwrap_or(0).min(self.first + STRETCH)
-    }
-
-    /// Takes new rows to the stretch from `first` on: the queries of tokens, `[group * head_dim]`, and how many
-    /// positions each token sees.
-    pub fn begin<'a>(&mut self, heads: &Heads, first: usize, tokens: impl Iterator<Item = (&'a [f32], usize)>) {
-        (self.head_dim, self.width) = (heads.head_dim, heads.head_dim.next_multiple_of(LANES));
-        (self.scale, self.first) = (heads.scale, first);
-        self.rows.clear();
-        self.q.clear();
-        for (queries, end) in tokens {
-            for q in queries.chunks_exact(self.head_dim) {
-                self.q.extend(q);
-                self.rows.push(Row { end, seen: 0, max: f32::MIN, sums: [0.0; LANES] });
-                self.q.resize(self.rows.len() * self.width, 0.0);
-            }
-        }
-        self.weights.resize(self.rows.len(), [0.0; SPAN]);
-        self.out.clear();
-        self.out.resize(self.q.len(), 0.0);
-    }
-
-    /// Turns to the span of `count` positions from `first` on.
-    pub fn see(&mut self, first: usize, count: usize) {
-        self.rows.iter_mut().for_each(|row| row.seen = row.end.saturating_sub(first).min(count));
-    }
-}
 
 /// Scaled scores of all rows with a span's K rows `[.., width]`.
 #[inline(always)]
@@ -204,4 +133,35 @@ fn add<const C: usize>(out: &mut [[f32; LANES]; C], weights: &[f32], v: &[[f32; 
         }
     }
     *out = sums;
+}
+
+/// Adds the next stretch. Rows that see nothing of it stay as they are.
+#[inline(always)]
+pub fn join(total: &mut Total, tile: &Tile) {
+    let rows = tile.rows.iter().zip(tile.out.chunks_exact(tile.width));
+    for (gathered, (row, out)) in total.rows.iter_mut().zip(rows) {
+        if row.end > tile.first {
+            gathered.add(row, out);
+        }
+    }
+}
+
+impl Gathered<'_> {
+    /// Both sides are brought to the larger maximum.
+    #[inline(always)]
+    fn add(&mut self, row: &Row, out: &[f32]) {
+        let max = if row.max > self.max { row.max } else { self.max };
+        let (before, now) = (exp(self.max - max), exp(row.max - max));
+        self.max = max;
+        add_scaled(&mut self.sums, before, &row.sums, now);
+        add_scaled(self.out, before, out, now);
+    }
+}
+
+/// `sums * before + more * now`, every product rounded.
+#[inline(always)]
+fn add_scaled(sums: &mut [f32], before: f32, more: &[f32], now: f32) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum = *sum * before + more * now;
+    }
 }

@@ -1,28 +1,11 @@
-//! Attention's passes over a span with AVX2, and what those with AVX-512 share with them. Memory is asked for rows (`then`) that are wanted after those at
-//! hand, while these are worked on.
+//! Rows of K and V in single precision. Memory is asked for rows (`then`) that are wanted after those at hand, while these
+//! are worked on.
 
-use super::super::attention::{self as portable, Tile};
-use super::super::widen::widened;
-use super::heads_avx2;
 use super::load::{bytes32, prefetch, store8};
+use crate::kernels::queries::Tile;
+use crate::kernels::widen::widened;
 use crate::types::KvRows;
 use std::arch::x86_64::*;
-
-pub mod avx2 {
-    use super::*;
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-        heads_avx2::score(tile, wide(tile, k, then, scratch));
-    }
-    #[target_feature(enable = "avx2,fma")]
-    pub fn soften(tile: &mut Tile) {
-        portable::soften(tile, portable::largest);
-    }
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-        portable::mix(tile, wide(tile, v, then, scratch));
-    }
-}
 
 /// The rows of a span in single precision, `[.., width]`: themselves, or widened into `scratch`.
 #[target_feature(enable = "avx2,f16c")]
