@@ -208,11 +208,17 @@ proptest! {
         let rows: Vec<Rows> = cases.iter().zip(&planes).map(|(case, planes)| case.rows(planes)).collect();
         let x = case.numbers(case.count * case.width);
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let panels = || rows.iter().map(|rows| Panel::new(rows.count, case.count)).collect::<Vec<_>>();
         let together = |isa: Isa| {
-            let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.count, case.count)).collect();
-            let inputs = pool.install(|| Inputs::new(isa, &x, case.width, int8));
-            pool.install(|| project_all(isa, &inputs, rows.iter().zip(&mut panels)));
-            panels
+            let (mut one, mut two) = (panels(), panels());
+            pool.install(|| {
+                let inputs = Inputs::new(isa, &x, case.width, int8);
+                project_all(isa, &inputs, rows.iter().zip(&mut one).map(|job| [job]));
+                let pairs = rows.as_chunks().0.iter().zip(two.as_chunks_mut().0);
+                project_all(isa, &inputs, pairs.map(|([a, b], [c, d])| [(a, c), (b, d)]));
+            });
+            two.truncate(rows.len() / 2 * 2);
+            (one, two)
         };
         let alone: Vec<Vec<u32>> = cases.iter().zip(&rows).map(|(of, rows)| {
             let mut panel = Panel::new(of.records, case.count);
@@ -221,7 +227,8 @@ proptest! {
             by_column(&panel)
         }).collect();
         for isa in SETS.iter() {
-            for (have, want) in together(*isa).iter().zip(&alone) {
+            let (one, two) = together(*isa);
+            for (have, want) in one.iter().zip(&alone).chain(two.iter().zip(&alone)) {
                 prop_assert_eq!(&by_column(have), want, "{}", isa.name());
             }
         }
