@@ -1,10 +1,11 @@
 //! Accumulations of records: o and down, `y[n] += h[n][j] * record_j`.
 //!
 //! **Order.** In f32 records are summed by rising id into their chunk's own vector. With int8 activations, at levels 4 and
-//! 8, a call adds its records (at most 256) as exact integers times one scale a group ([`super::exact`]). Closed chunks
+//! 8, a call adds its records (at most 256) as exact integers times one scale a group ([`super::factors`]). Closed chunks
 //! are added to the result by rising chunk (docs/design.md, 6). Work is cut along the model dimension, where elements do
 //! not meet, so threads change no bit.
 
+use super::columns::STRIP;
 use super::factors::Factors;
 use super::lanes::LANES;
 use super::panel::Panel;
@@ -14,17 +15,14 @@ use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
-/// Tiles along the model dimension for each thread: more than one, so that a thread that was held up is helped; but one
+/// Tasks along the model dimension for each thread: more than one, so that a thread that was held up is helped; but one
 /// where a single column streams, in pieces of records that are long.
-const TILES: usize = 2;
-
-/// Blocks whose cells and scales kernels take at a time.
-const RUN: usize = 16;
+const TASKS: usize = 2;
 
 /// Blocks whose codes kernels take at a time.
 const PAIR: usize = 2;
 
-/// The sum of a chunk in the making: N rows, `[blocks][N][64]`, so that any run of blocks is a tile.
+/// The sum of a chunk in the making: N rows, `[blocks][N][64]`, so that neighbouring blocks lie together.
 #[derive(Clone, Debug)]
 pub struct ChunkSum {
     count: usize,
@@ -50,11 +48,11 @@ impl ChunkSum {
     pub fn add(&mut self, isa: Isa, int8: bool, rows: &Rows, factors: &Panel, threads: usize) {
         let fits = factors.records() == rows.count && factors.count() == self.count && rows.width == self.width;
         assert!(fits, "factors that do not fit rows and outputs");
-        let (count, factors) = (self.count, Kind::new(rows.level, factors, int8));
-        let tiles = if count == 1 || threads == 1 { 1 } else { TILES };
-        let blocks = tile_blocks(rows.blocks(), threads, tiles);
-        self.sums.par_chunks_mut(blocks * count * BLOCK).enumerate().for_each(|(tile, sums)| {
-            factors.add(isa, rows, tile * blocks, sums);
+        let (count, factors) = (self.count, Prepared::new(rows.level, factors, int8));
+        let tasks = if count == 1 || threads == 1 { 1 } else { TASKS };
+        let blocks = task_blocks(rows.blocks(), threads, tasks);
+        self.sums.par_chunks_mut(blocks * count * BLOCK).enumerate().for_each(|(task, sums)| {
+            factors.add(isa, rows, task * blocks, sums);
         });
     }
 
@@ -97,36 +95,36 @@ impl Accumulator {
     }
 }
 
-/// Blocks of a tile where each thread takes `tiles` of them: whole runs, unless pairs keep more threads at work.
-fn tile_blocks(blocks: usize, threads: usize, tiles: usize) -> usize {
-    let share = blocks.div_ceil(tiles * threads);
-    let (runs, pairs) = (share.next_multiple_of(RUN), share.next_multiple_of(PAIR));
+/// Blocks of a task where each thread takes `tasks` of them: whole strips, unless pairs keep more threads at work.
+fn task_blocks(blocks: usize, threads: usize, tasks: usize) -> usize {
+    let share = blocks.div_ceil(tasks * threads);
+    let (strips, pairs) = (share.next_multiple_of(STRIP), share.next_multiple_of(PAIR));
     let longest = |size: usize| blocks.div_ceil(size).div_ceil(threads) * size;
-    if longest(pairs) < longest(runs) { pairs } else { runs }
+    if longest(pairs) < longest(strips) { pairs } else { strips }
 }
 
 /// Sums of a task that folds: one stays in the first cache.
 const FOLDED: usize = 2048;
 
 /// Factors as their kernel takes them.
-enum Kind {
+enum Prepared {
     Exact(Factors),
     F32(F32Factors),
 }
 
-impl Kind {
-    fn new(level: Level, factors: &Panel, int8: bool) -> Kind {
+impl Prepared {
+    fn new(level: Level, factors: &Panel, int8: bool) -> Prepared {
         match int8 && level != Level::L16 {
-            true => Kind::Exact(Factors::new(factors)),
-            false => Kind::F32(by_record(factors)),
+            true => Prepared::Exact(Factors::new(factors)),
+            false => Prepared::F32(by_record(factors)),
         }
     }
 
-    /// Adds rows to one tile of a chunk, from block `first` on.
+    /// Adds rows to the part of a chunk from block `first` on.
     fn add(&self, isa: Isa, rows: &Rows, first: usize, chunk: &mut [f32]) {
         match self {
-            Kind::Exact(factors) => dispatch::sums_exact(isa, &Sums { rows, first, factors }, chunk),
-            Kind::F32(factors) => dispatch::sums_f32(isa, &Sums { rows, first, factors }, chunk),
+            Prepared::Exact(factors) => dispatch::sums_exact(isa, &Sums { rows, first, factors }, chunk),
+            Prepared::F32(factors) => dispatch::sums_f32(isa, &Sums { rows, first, factors }, chunk),
         }
     }
 }
@@ -149,10 +147,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_are_whole_runs_where_those_keep_all_threads_at_work() {
-        assert_eq!([1, 2, 4].map(|threads| tile_blocks(64, threads, 1)), [64, 32, 16]);
-        assert_eq!([1, 2, 4].map(|threads| tile_blocks(64, threads, 2)), [32, 16, 16]);
-        assert_eq!([3, 5, 8, 16, 32, 40].map(|threads| tile_blocks(64, threads, 1)), [22, 14, 8, 4, 2, 2]);
-        assert_eq!([1, 2, 14].map(|blocks| tile_blocks(blocks, 2, 1)), [2, 2, 8]);
+    fn tasks_are_whole_strips_where_those_keep_all_threads_at_work() {
+        assert_eq!([1, 2, 4].map(|threads| task_blocks(64, threads, 1)), [64, 32, 16]);
+        assert_eq!([1, 2, 4].map(|threads| task_blocks(64, threads, 2)), [32, 16, 16]);
+        assert_eq!([3, 5, 8, 16, 32, 40].map(|threads| task_blocks(64, threads, 1)), [22, 14, 8, 4, 2, 2]);
+        assert_eq!([1, 2, 14].map(|blocks| task_blocks(blocks, 2, 1)), [2, 2, 8]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What record j adds to a weight's column is `h_j * (origin + code * cell)`. The part with the code becomes
 //! `q_j * code`, where `q_j = rint(p_j * (TOP / largest |p|))` of the products `p_j = h_j * cell`: up to 15 bits and a
-//! sign for all records of a step together (docs/format.md, 6). The scale is a column's and a group's own, so a record
+//! sign for all records of a call together (docs/format.md, 6). The scale is a column's and a group's own, so a record
 //! with `h_j = 0` is as good as absent. For Gaussian factors and equal cells the rounding is some 70 times smaller than
 //! that of int8 activations (by estimate).
 

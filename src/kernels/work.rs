@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use super::factors::Factors;
 use super::lanes::LANES;
 use crate::quant::Rows;
 use std::ops::Range;
@@ -33,9 +32,6 @@ pub struct Sums<'a, Factors> {
     pub first: usize,
     pub factors: &'a Factors,
 }
-
-/// Sums in exact integers.
-pub type ExactWork<'a> = Sums<'a, Factors>;
 
 /// Factors as they came.
 #[derive(Debug)]

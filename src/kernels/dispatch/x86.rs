@@ -9,7 +9,7 @@ use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, F32Factors, Sums};
 use super::x86::{
-    self, axpy_f32, exact_avx2, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8, gemv_int8_avx2, heads,
+    self, axpy_f32, exact, exact_avx2, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8, gemv_int8_avx2, heads,
     heads_avx2,
 };
 use crate::config::Activation;
@@ -84,9 +84,9 @@ pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
 pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
-        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { exact_avx2::tile(work, out) },
+        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { exact_avx2::sums(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) => unsafe { x86::exact::tile(work, out) },
+        Set::Avx512Vnni if by_block(work.rows) => unsafe { exact::sums(work, out) },
         _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),
     }
 }

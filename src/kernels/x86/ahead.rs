@@ -1,8 +1,8 @@
 //! Asking for codes before they are wanted, a block's lines at every block: asked for many lines at once, the processor
 //! waits for places to keep the requests in.
 
-use super::super::columns::STRIP;
 use super::load::prefetch;
+use crate::kernels::columns::STRIP;
 use crate::quant::{Record, Rows};
 use crate::types::{Level, Plane};
 

@@ -1,13 +1,13 @@
 //! Accumulations of one column with AVX-512, added by rising record, each product rounded first. One record at a time:
 //! the planes of several do not stream from memory.
 
-use super::super::columns::STRIP;
-use super::super::work::{F32Factors, Sums};
 use super::ahead;
 use super::decode::{Decoder, Values};
 use super::load::{floats, store};
 use super::tile::Block;
 use crate::config::Form;
+use crate::kernels::columns::STRIP;
+use crate::kernels::work::{F32Factors, Sums};
 use crate::types::Level;
 use std::arch::x86_64::*;
 

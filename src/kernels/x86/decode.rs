@@ -1,11 +1,11 @@
 //! Blocks of 64 weights decoded into four registers with AVX-512: `quant::values`, sixteen at a time.
 
-use super::super::columns::STRIP;
 use super::ahead::{self, Distance};
 use super::load::{bytes as bytes64, bytes16, bytes32, store};
 use super::scales::scales;
 use super::tile::Block;
 use crate::config::Form;
+use crate::kernels::columns::STRIP;
 use crate::quant::{Record, Rows, bias};
 use crate::types::Level;
 use std::arch::x86_64::*;

@@ -1,24 +1,22 @@
 //! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
-use super::super::factors::{TINY, TOP};
-use super::super::lanes::LANES;
-use super::super::work::ExactWork;
 use super::load::{floats, ints, prefetch, store, store_bytes, store_ints, store_words};
-use super::pack::{Codes, Pair, by_weight, in_order, of_blocks};
+use super::pack::{Pair, PlaneBytes, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
 use super::scales::{Cells, cells};
+use crate::kernels::columns::STRIP;
+use crate::kernels::factors::{Factors, TINY, TOP};
+use crate::kernels::lanes::LANES;
+use crate::kernels::work::Sums;
 use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level, Plane};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-/// Blocks at a time: as many as there are lanes for their cells.
-const RUN: usize = LANES;
-
-/// Runs of one column whose codes are read together: records of 64 blocks from end to end, since what is read in short
+/// Strips of one column whose codes are read together: records of 64 blocks from end to end, since what is read in short
 /// pieces, a record apart, comes at half the memory's rate.
-const RUNS: usize = 4;
+const STRIPS: usize = 4;
 
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
@@ -36,25 +34,25 @@ pub const AHEAD: usize = 16;
 /// Columns of a pass: their 24 sums and four registers of codes fit the register file.
 const COLUMNS: usize = 6;
 
-/// What a thread keeps between tiles. Lines of the cache, since a register that straddles two costs twice.
+/// What a thread keeps between tasks. Lines of the cache, since a register that straddles two costs twice.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Cells of a run's groups and what code 0 decodes to, by record; for one column its products with the cells.
+    /// Cells of a strip's groups and what code 0 decodes to, by record; for one column its products with the cells.
     widths: [[f32; LANES]; CHUNK],
     origins: [[f32; LANES]; CHUNK],
-    /// Factors of one column and a run's groups, by pair of records: the first in the lower word.
-    factors: [[[i32; LANES]; PAIRS]; RUNS],
-    /// Sums of the runs' pairs of blocks for one column.
-    sums: [[[i32; LANES]; 8]; RUNS * RUN / 2],
+    /// Factors of one column and a strip's groups, by pair of records: the first in the lower word.
+    factors: [[[i32; LANES]; PAIRS]; STRIPS],
+    /// Sums of the strips' pairs of blocks for one column.
+    sums: [[[i32; LANES]; 8]; STRIPS * STRIP / 2],
     /// Codes of two blocks.
     packed: [[Packed<4>; PAIRS]; 2],
     /// Factors of some columns for one group.
     columns: [[[i16; 2]; PAIRS]; COLUMNS],
-    /// Of every column and a run's groups.
+    /// Of every column and a strip's groups.
     terms: Vec<Terms>,
 }
 
-/// What makes a weight's sum of integers of one column, for the groups of a run.
+/// What makes a weight's sum of integers of one column, for the groups of a strip.
 #[derive(Clone, Copy, Default)]
 struct Terms {
     /// Times a record's product with its cell: its factor.
@@ -69,20 +67,20 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
         widths: [[0.0; LANES]; CHUNK],
         origins: [[0.0; LANES]; CHUNK],
-        factors: [[[0; LANES]; PAIRS]; RUNS],
-        sums: [[[0; LANES]; 8]; RUNS * RUN / 2],
+        factors: [[[0; LANES]; PAIRS]; STRIPS],
+        sums: [[[0; LANES]; 8]; STRIPS * STRIP / 2],
         packed: [[[[0; 64]; 4]; PAIRS]; 2],
         columns: [[[0; 2]; PAIRS]; COLUMNS],
         terms: vec![],
     }));
 }
 
-/// All records into one tile's chunk, `[blocks][N][64]`, of records of one group a block.
+/// Sums of records of one group a block; `out` is `[blocks][N][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
+pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let blocks = if work.factors.count == 1 { RUNS * RUN } else { RUN };
-        for (part, sums) in chunk.as_chunks_mut::<BLOCK>().0.chunks_mut(blocks * work.factors.count).enumerate() {
+        let blocks = if work.factors.count == 1 { STRIPS * STRIP } else { STRIP };
+        for (part, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(blocks * work.factors.count).enumerate() {
             let first = work.first + part * blocks;
             match (work.factors.count, work.rows.level) {
                 (1, Level::L4) => one::<false>(work, first, sums, scratch),
@@ -96,11 +94,11 @@ pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
 
 /// One column: blocks `first..` of all records into `sums [blocks][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let mut terms = [Terms::default(); RUNS];
-    for (run, terms) in terms.iter_mut().enumerate().take(sums.len().div_ceil(RUN)) {
-        *terms = read_products(work, first + run * RUN, scratch);
-        put_factors(&scratch.widths[..work.rows.count], floats(&terms.share), &mut scratch.factors[run]);
+fn one<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let mut terms = [Terms::default(); STRIPS];
+    for (strip, terms) in terms.iter_mut().enumerate().take(sums.len().div_ceil(STRIP)) {
+        *terms = read_products(work, first + strip * STRIP, scratch);
+        put_factors(&scratch.widths[..work.rows.count], floats(&terms.share), &mut scratch.factors[strip]);
     }
     let twos = &mut scratch.sums[..sums.len().div_ceil(2)];
     twos.as_flattened_mut().fill([0; LANES]);
@@ -109,7 +107,7 @@ fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]
     }
     for (two, (sums, dots)) in sums.chunks_mut(2).zip(&scratch.sums).enumerate() {
         for (i, (sums, dots)) in sums.iter_mut().zip(of_blocks(&load(dots))).enumerate() {
-            add_scaled(sums, &dots, &terms[2 * two / RUN], (2 * two + i) % RUN);
+            add_scaled(sums, &dots, &terms[2 * two / STRIP], (2 * two + i) % STRIP);
         }
     }
 }
@@ -117,7 +115,7 @@ fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]
 /// Reads the cells of groups `first..` of all records and multiplies them by the only column's numbers.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms {
+fn read_products(work: &Sums<Factors>, first: usize, scratch: &mut Scratch) -> Terms {
     let (mut most, mut offset) = (_mm512_setzero_si512(), _mm512_setzero_ps());
     let of_records = work.factors.column(0).iter().zip(&mut scratch.widths);
     read_cells(work.rows, first, of_records, |(h, products), cells| {
@@ -130,7 +128,7 @@ fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms
     terms(most, offset)
 }
 
-/// The factors of one column and run, pair by pair, from its products with the cells.
+/// The factors of one column and strip, pair by pair, from its products with the cells.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn put_factors(products: &[[f32; LANES]], share: __m512, factors: &mut [[i32; LANES]; PAIRS]) {
@@ -152,18 +150,18 @@ fn add_visit<const MID: bool>(
     rows: &Rows,
     first: usize,
     visit: usize,
-    factors: &[[[i32; LANES]; PAIRS]; RUNS],
+    factors: &[[[i32; LANES]; PAIRS]; STRIPS],
     sums: &mut [[[i32; LANES]; 8]],
 ) {
-    let mut records = [[Codes::default(); 2]; VISIT];
+    let mut records = [[PlaneBytes::default(); 2]; VISIT];
     for (r, codes) in records.as_flattened_mut().iter_mut().enumerate() {
         *codes = record_codes::<MID>(rows, 2 * visit + r);
     }
     let pairs = VISIT.min(rows.count.div_ceil(2) - visit);
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
     let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    for (run, (factors, sums)) in factors.iter().zip(sums.chunks_mut(RUN / 2)).enumerate() {
-        let (mut of_lanes, first) = (first_two, first + run * RUN);
+    for (strip, (factors, sums)) in factors.iter().zip(sums.chunks_mut(STRIP / 2)).enumerate() {
+        let (mut of_lanes, first) = (first_two, first + strip * STRIP);
         for (two, sums) in sums.iter_mut().enumerate() {
             let block = first + 2 * two;
             let mut registers = load(sums);
@@ -185,14 +183,14 @@ fn add_visit<const MID: bool>(
 
 /// The codes of record `r`, or of the last.
 #[inline(always)]
-pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> Codes<'a> {
+pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> PlaneBytes<'a> {
     let r = r.min(rows.count - 1);
     [rows.codes(Plane::Base, r), if MID { rows.codes(Plane::Mid, r) } else { &[] }]
 }
 
 /// Asks for the same blocks of a later record.
 #[inline(always)]
-pub fn ahead<const MID: bool>(rows: &Rows, codes: &Codes, block: usize) {
+pub fn ahead<const MID: bool>(rows: &Rows, codes: &PlaneBytes, block: usize) {
     for (codes, column) in codes.iter().zip(&rows.columns).take(1 + usize::from(MID)) {
         prefetch(codes, block * BLOCK / 2 + FAR * column.stride);
     }
@@ -200,7 +198,7 @@ pub fn ahead<const MID: bool>(rows: &Rows, codes: &Codes, block: usize) {
 
 /// Several columns: blocks `first..` of all records into `sums [blocks][N][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let count = work.factors.count;
     let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
     read_cells(work.rows, first, of_records, |(widths, origins), cells| {
@@ -219,7 +217,7 @@ fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK
 /// The terms of every column.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_terms(work: &ExactWork, scratch: &mut Scratch) {
+fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 8;
     let (count, records) = (work.factors.count, work.rows.count);
     scratch.terms.resize(count, Terms::default());
@@ -255,10 +253,10 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, scratch: &mut Scratch) {
     }
 }
 
-/// Group `index` of a run for all columns: `sums` is `[N][64]`.
+/// Group `index` of a strip for all columns: `sums` is `[N][64]`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn group(work: &ExactWork, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let mut of_group = [0.0; CHUNK];
     for (width, widths) in of_group[..work.rows.count].iter_mut().zip(&scratch.widths) {
         *width = widths[index];

@@ -1,21 +1,21 @@
 //! Accumulations in exact integers with AVX2, as `exact`: words of codes times factors of 16 bits, two records a lane
 //! (sums of byte products would saturate). Eight groups at a time: the cells of all records first, then their codes.
 
-use super::super::factors::{TINY, TOP};
-use super::super::work::ExactWork;
 use super::exact::{AHEAD, VISIT, ahead, record_codes};
 use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8, store8};
-use super::pack::Codes;
+use super::pack::PlaneBytes;
 use super::pack_avx2::{Half, by_weight, in_order};
 use super::scales_avx2::{Cells, cells};
+use crate::kernels::factors::{Factors, TINY, TOP};
+use crate::kernels::work::Sums;
 use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::hint::black_box;
 
-/// Blocks at a time: as many as there are lanes for their cells.
-const RUN: usize = 8;
+/// Groups at a time: as many as there are lanes for their cells.
+const GROUPS: usize = 8;
 
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
@@ -26,56 +26,56 @@ const HALF: usize = BLOCK / 2;
 /// Columns of a pass: their eight sums for half a block and its four registers of codes fit the register file.
 const COLUMNS: usize = 2;
 
-/// One number for each group of a run.
-type OfRun<T> = [T; RUN];
+/// One number for each of so many groups.
+type OfGroups<T> = [T; GROUPS];
 
-/// What a thread keeps between tiles. Lines of the cache, since a register that straddles two costs twice.
+/// What a thread keeps between tasks. Lines of the cache, since a register that straddles two costs twice.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Cells of a run's groups and what code 0 decodes to, by record; for one column its products with the cells.
-    widths: [OfRun<f32>; CHUNK],
-    origins: [OfRun<f32>; CHUNK],
-    /// Factors of one column and the run's groups, by pair of records: the first in the lower word.
-    factors: [OfRun<i32>; PAIRS],
-    /// Sums of a run's blocks for one column, by halves.
-    dots: OfRun<[[[i32; 8]; 4]; 2]>,
+    /// Cells of eight groups and what code 0 decodes to, by record; for one column its products with the cells.
+    widths: [OfGroups<f32>; CHUNK],
+    origins: [OfGroups<f32>; CHUNK],
+    /// Factors of one column and the groups, by pair of records: the first in the lower word.
+    factors: [OfGroups<i32>; PAIRS],
+    /// Sums of their blocks for one column, by halves.
+    dots: OfGroups<[[[i32; 8]; 4]; 2]>,
     /// Codes of the halves of one block.
     packed: [[[[u8; 32]; 4]; PAIRS]; 2],
     /// Factors of some columns for one group.
     columns: [[i32; PAIRS]; COLUMNS],
-    /// Of every column and a run's groups.
+    /// Of every column and eight groups.
     terms: Vec<Terms>,
 }
 
-/// What makes a weight's sum of integers of one column, for the groups of a run.
+/// What makes a weight's sum of integers of one column, for eight groups.
 #[derive(Clone, Copy, Default)]
 struct Terms {
     /// Times a record's product with its cell: its factor.
-    share: OfRun<f32>,
+    share: OfGroups<f32>,
     /// Times a sum of factors and codes: what these add.
-    unit: OfRun<f32>,
+    unit: OfGroups<f32>,
     /// What codes of 0 add.
-    offset: OfRun<f32>,
+    offset: OfGroups<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
-        widths: [[0.0; RUN]; CHUNK],
-        origins: [[0.0; RUN]; CHUNK],
-        factors: [[0; RUN]; PAIRS],
-        dots: [[[[0; 8]; 4]; 2]; RUN],
+        widths: [[0.0; GROUPS]; CHUNK],
+        origins: [[0.0; GROUPS]; CHUNK],
+        factors: [[0; GROUPS]; PAIRS],
+        dots: [[[[0; 8]; 4]; 2]; GROUPS],
         packed: [[[[0; 32]; 4]; PAIRS]; 2],
         columns: [[0; PAIRS]; COLUMNS],
         terms: vec![],
     }));
 }
 
-/// All records into one tile's chunk, `[blocks][N][64]`, of records of one group a block.
+/// Sums of records of one group a block; `out` is `[blocks][N][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
+pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        for (run, sums) in chunk.as_chunks_mut::<BLOCK>().0.chunks_mut(RUN * work.factors.count).enumerate() {
-            let first = work.first + run * RUN;
+        for (eight, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(GROUPS * work.factors.count).enumerate() {
+            let first = work.first + eight * GROUPS;
             match (work.factors.count, work.rows.level) {
                 (1, Level::L4) => one::<false>(work, first, sums, scratch),
                 (1, _) => one::<true>(work, first, sums, scratch),
@@ -88,7 +88,7 @@ pub fn tile(work: &ExactWork, chunk: &mut [f32]) {
 
 /// One column: blocks `first..` of all records into `sums [blocks][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+fn one<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let terms = read_products(work, first, scratch);
     put_factors(&scratch.widths[..work.rows.count], floats8(&terms.share), &mut scratch.factors);
     let dots = &mut scratch.dots[..sums.len()];
@@ -106,7 +106,7 @@ fn one<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]
 /// Reads the cells of groups `first..` of all records and multiplies them by the only column's numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms {
+fn read_products(work: &Sums<Factors>, first: usize, scratch: &mut Scratch) -> Terms {
     let (mut most, mut offset) = (_mm256_setzero_si256(), _mm256_setzero_ps());
     let of_records = work.factors.column(0).iter().zip(&mut scratch.widths);
     read_cells(work.rows, first, of_records, |(h, products), cells| {
@@ -122,7 +122,7 @@ fn read_products(work: &ExactWork, first: usize, scratch: &mut Scratch) -> Terms
 /// The factors of the only column, pair by pair, from its products with the cells.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn put_factors(products: &[OfRun<f32>], share: __m256, factors: &mut [OfRun<i32>; PAIRS]) {
+fn put_factors(products: &[OfGroups<f32>], share: __m256, factors: &mut [OfGroups<i32>; PAIRS]) {
     for (factors, products) in factors.iter_mut().zip(products.chunks(2)) {
         let mut both = [_mm256_setzero_si256(); 2];
         for (factor, product) in both.iter_mut().zip(products) {
@@ -140,15 +140,15 @@ fn add_visit<const MID: bool>(
     rows: &Rows,
     first: usize,
     visit: usize,
-    factors: &[OfRun<i32>; PAIRS],
+    factors: &[OfGroups<i32>; PAIRS],
     dots: &mut [[[[i32; 8]; 4]; 2]],
 ) {
-    let mut records = [[Codes::default(); 2]; VISIT];
+    let mut records = [[PlaneBytes::default(); 2]; VISIT];
     for (r, codes) in records.as_flattened_mut().iter_mut().enumerate() {
         *codes = record_codes::<MID>(rows, 2 * visit + r);
     }
     let pairs = VISIT.min(rows.count.div_ceil(2) - visit);
-    for (i, dots) in dots.iter_mut().enumerate().take(RUN) {
+    for (i, dots) in dots.iter_mut().enumerate().take(GROUPS) {
         let mut sums = [load(&dots[0]), load(&dots[1])];
         for (pair, factors) in records[..pairs].iter().zip(&factors[visit..]) {
             for codes in pair {
@@ -167,7 +167,7 @@ fn add_visit<const MID: bool>(
 
 /// Several columns: blocks `first..` of all records into `sums [blocks][N][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
     read_cells(work.rows, first, of_records, |(widths, origins), cells| {
         store8(widths, cells.width);
@@ -183,7 +183,7 @@ fn many<const MID: bool>(work: &ExactWork, first: usize, sums: &mut [[f32; BLOCK
 /// The terms of every column.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn put_terms(work: &ExactWork, scratch: &mut Scratch) {
+fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 5;
     let (count, records) = (work.factors.count, work.rows.count);
     scratch.terms.resize(count, Terms::default());
@@ -224,10 +224,10 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, packed: &mut [[[[u8; 32]; 4]
     }
 }
 
-/// Group `index` of a run for all columns: `sums` is `[N][64]`.
+/// Group `index` of eight for all columns: `sums` is `[N][64]`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn group(work: &ExactWork, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let mut of_group = [0.0; CHUNK];
     for (width, widths) in of_group[..work.rows.count].iter_mut().zip(&scratch.widths) {
         *width = widths[index];

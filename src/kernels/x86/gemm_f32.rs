@@ -1,12 +1,12 @@
 //! f32 products with several columns: records are decoded once, a strip at a time, into memory that the first
 //! cache holds, and multiplied by tiles of records and columns.
 
-use super::super::columns::{F32Columns, STRIP};
-use super::super::lanes::{LANES, fold16};
-use super::super::work::{Dots, F32Factors, Sums};
 use super::ahead::{self, less};
 use super::simd::{Avx2, Avx512, Simd};
 use super::tile::{self, Block, Lane, Matrix, PARTS};
+use crate::kernels::columns::{F32Columns, STRIP};
+use crate::kernels::lanes::{LANES, fold16};
+use crate::kernels::work::{Dots, F32Factors, Sums};
 use crate::quant::Rows;
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};

@@ -1,14 +1,14 @@
 //! Int8 dots of many columns with AVX-512 VNNI: a lane a record, so that an exact dot needs no folding and codes are
 //! unpacked once for all columns. The sums of a group follow the order that `project` states.
 
-use super::super::columns::{Eight, Int8Columns, STRIP};
-use super::super::lanes::LANES;
-use super::super::work::Dots;
 use super::ahead;
 use super::load::{floats, store, store_bytes};
 use super::pack::{RECORDS, by_record};
 use super::product::{Packed, product};
 use super::scales::cells;
+use crate::kernels::columns::{Eight, Int8Columns, STRIP};
+use crate::kernels::lanes::LANES;
+use crate::kernels::work::Dots;
 use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;

@@ -1,13 +1,13 @@
 //! Int8 dots of several columns with AVX2: as `gemm_int8`, a lane a record, codes unpacked once for all columns. Nibble
 //! planes are multiplied apart: eight products of four nibbles with activations (at most 8 * 2 * 15 * 127) fit 16 bits.
 
-use super::super::columns::{Eight, Int8Columns, STRIP};
-use super::super::lanes::LANES;
-use super::super::work::Dots;
 use super::ahead;
 use super::load::{bytes32, floats8, store_bytes32, store8};
 use super::pack_avx2::{RECORDS, transposed};
 use super::scales_avx2::cells;
+use crate::kernels::columns::{Eight, Int8Columns, STRIP};
+use crate::kernels::lanes::LANES;
+use crate::kernels::work::Dots;
 use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;

@@ -1,14 +1,14 @@
 //! f32 dots of one column with AVX-512: weights decoded into registers, in the order of `lanes::dot`. One record at a
 //! time: four planes of one record stream from memory, sixteen of four do not.
 
-use super::super::columns::{F32Columns, STRIP};
-use super::super::lanes::{LANES, fold16};
-use super::super::work::Dots;
 use super::ahead::{self, Distance};
 use super::decode::{Decoder, Values};
 use super::load::{floats, store};
 use super::tile::Block;
 use crate::config::Form;
+use crate::kernels::columns::{F32Columns, STRIP};
+use crate::kernels::lanes::{LANES, fold16};
+use crate::kernels::work::Dots;
 use crate::quant::Record;
 use crate::types::Level;
 use std::arch::x86_64::*;

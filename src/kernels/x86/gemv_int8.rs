@@ -1,12 +1,12 @@
 //! Int8 dots of one column with AVX-512 VNNI: sixteen groups of a record at a time, the exact dot of each in its own
 //! lane, so that scaling and summing are two vector expressions in the order `project` states.
 
-use super::super::columns::{Int8Columns, STRIP, Strip};
-use super::super::lanes::{LANES, fold16};
-use super::super::work::Dots;
 use super::ahead;
 use super::load::{bytes, floats, signed, store};
 use super::scales::{cells, whole};
+use crate::kernels::columns::{Int8Columns, STRIP, Strip};
+use crate::kernels::lanes::{LANES, fold16};
+use crate::kernels::work::Dots;
 use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;

@@ -2,12 +2,12 @@
 //! apart: products of whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most
 //! 4 * 15 * 127) fit.
 
-use super::super::columns::{Int8Columns, STRIP, Strip};
-use super::super::lanes::{LANES, fold16};
-use super::super::work::Dots;
 use super::ahead;
 use super::load::{bytes32, floats8, signed32, store8};
 use super::scales_avx2::cells;
+use crate::kernels::columns::{Int8Columns, STRIP, Strip};
+use crate::kernels::lanes::{LANES, fold16};
+use crate::kernels::work::Dots;
 use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;

@@ -1,11 +1,11 @@
 //! Attention's two passes over a span with AVX-512: sixteen sums at a time stay in registers. A few query rows widen
 //! half precision as they load it; more of them have it widened once.
 
-use super::super::lanes::LANES;
-use super::super::portable;
-use super::super::queries::{Row, SPAN, Tile};
 use super::load::{bytes32, floats, prefetch, store};
 use super::widen::{distance, wide};
+use crate::kernels::lanes::LANES;
+use crate::kernels::portable;
+use crate::kernels::queries::{Row, SPAN, Tile};
 use crate::types::KvRows;
 use std::arch::x86_64::*;
 

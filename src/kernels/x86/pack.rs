@@ -14,22 +14,22 @@ const BYTES: usize = BLOCK / 2;
 pub const RECORDS: usize = 16;
 
 /// A record's bytes in the nibble planes, base and mid.
-pub type Codes<'a> = [&'a [u8]; 2];
+pub type PlaneBytes<'a> = [&'a [u8]; 2];
 
 /// Registers of two blocks: `[half of every eight][which of four]`.
 pub type Pair = [[__m512i; 4]; 2];
 
-/// Block `block` of sixteen records: step k holds, in lane r, codes 4 k.. of record r.
+/// Block `block` of sixteen records: quad k holds, in lane r, codes 4 k.. of record r.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn by_record<const MID: bool>(records: &[Record; RECORDS], block: usize) -> [__m512i; BLOCK / 4] {
     let base = transposed(records, 0, block);
     let mid = if MID { transposed(records, 1, block) } else { base };
-    let mut steps = [_mm512_setzero_si512(); BLOCK / 4];
+    let mut quads = [_mm512_setzero_si512(); BLOCK / 4];
     for i in 0..BLOCK / 8 {
-        [steps[i], steps[BLOCK / 8 + i]] = joined::<MID>(base[i], mid[i]);
+        [quads[i], quads[BLOCK / 8 + i]] = joined::<MID>(base[i], mid[i]);
     }
-    steps
+    quads
 }
 
 /// Bytes 4 i.. of a block in a plane, of sixteen records, in register i.
@@ -67,8 +67,8 @@ fn transposed(records: &[Record; RECORDS], plane: usize, block: usize) -> [__m51
 /// four]`. Quarters 0 and 1 of a register belong to the first block, 2 and 3 to the second; [`of_blocks`] parts them.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn by_weight<const MID: bool>(pair: &[Codes; 2], block: usize) -> Pair {
-    let codes = |codes: &Codes| {
+pub fn by_weight<const MID: bool>(pair: &[PlaneBytes; 2], block: usize) -> Pair {
+    let codes = |codes: &PlaneBytes| {
         let (mut spare, at) = ([None; 2], block * BYTES);
         let [spare_base, spare_mid] = &mut spare;
         let base = bytes(whole(&codes[0][at..], spare_base));

@@ -1,7 +1,7 @@
 //! Codes rearranged as in `pack`, with AVX2.
 
 use super::load::bytes32;
-use super::pack::Codes;
+use super::pack::PlaneBytes;
 use crate::quant::Record;
 use crate::types::BLOCK;
 use std::arch::x86_64::*;
@@ -45,7 +45,7 @@ pub fn transposed(records: &[Record; RECORDS], plane: usize, block: usize) -> [_
 /// Block `block` of two records, their codes side by side as words, by halves of the block.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn by_weight<const MID: bool>(pair: &[Codes; 2], block: usize) -> [Half; 2] {
+pub fn by_weight<const MID: bool>(pair: &[PlaneBytes; 2], block: usize) -> [Half; 2] {
     let base = interleaved(pair, 0, block);
     let mid = if MID { interleaved(pair, 1, block) } else { base };
     let (low, high) = (joined::<MID>(base[0], mid[0]), joined::<MID>(base[1], mid[1]));
@@ -55,7 +55,7 @@ pub fn by_weight<const MID: bool>(pair: &[Codes; 2], block: usize) -> [Half; 2] 
 /// A block's bytes in a plane of two records, by twos: the lower and the upper half of every sixteen.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn interleaved(pair: &[Codes; 2], plane: usize, block: usize) -> [__m256i; 2] {
+fn interleaved(pair: &[PlaneBytes; 2], plane: usize, block: usize) -> [__m256i; 2] {
     let a = bytes32(&pair[0][plane].as_chunks::<BYTES>().0[block]);
     let b = bytes32(&pair[1][plane].as_chunks::<BYTES>().0[block]);
     [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)]

@@ -4,23 +4,23 @@ use super::load::bytes;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// One step of packed codes: `M` registers of sixteen lanes.
+/// Packed codes of one k: `M` registers of sixteen lanes.
 pub type Packed<const M: usize> = [[u8; 64]; M];
 
-/// `weights[k][m] * column(k, n)` summed over the first `steps` of k, `[n][m]`, by `multiply(sum, weights, column)`. What
+/// `weights[k][m] * column(k, n)` summed over the first `depth` of k, `[n][m]`, by `multiply(sum, weights, column)`. What
 /// a column gives (four bytes of an activation, two factors of 16 bits) meets all sixteen lanes.
 ///
-/// `steps` must not be a constant to the compiler: it would unroll the loop, load ahead and spill.
+/// `depth` must not be a constant to the compiler: it would unroll the loop, load ahead and spill.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn product<const M: usize, const N: usize>(
     weights: &[Packed<M>],
-    steps: usize,
+    depth: usize,
     column: impl Fn(usize, usize) -> i32,
     multiply: impl Fn(__m512i, __m512i, __m512i) -> __m512i,
 ) -> [[__m512i; M]; N] {
     let mut sums = [[_mm512_setzero_si512(); M]; N];
-    for (k, weights) in weights[..steps].iter().enumerate() {
+    for (k, weights) in weights[..depth].iter().enumerate() {
         let mut registers = [_mm512_setzero_si512(); M];
         registers.iter_mut().zip(weights).for_each(|(register, weights)| *register = bytes(weights));
         for (n, sums) in sums.iter_mut().enumerate() {

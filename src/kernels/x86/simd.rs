@@ -1,10 +1,10 @@
 //! Sixteen f32 side by side for kernels that are written once for AVX2 and AVX-512: `lanes::LANES` in one register or two.
 
-use super::super::lanes::LANES;
 use super::ahead::Distance;
 use super::load::{floats, floats8, store, store8};
 use super::tile::Block;
 use super::{decode, decode_avx2};
+use crate::kernels::lanes::LANES;
 use crate::quant::{Record, Rows};
 use crate::types::BLOCK;
 use std::arch::x86_64::*;

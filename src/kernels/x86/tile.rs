@@ -1,8 +1,8 @@
 //! Products of decoded weights with many columns, a tile of sums in registers at a time. Every sum has the order that
 //! `lanes::dot` and `lanes::axpy` give it, so that no tile, and no neighbour in it, changes a bit.
 
-use super::super::lanes::LANES;
 use super::simd::Simd;
+use crate::kernels::lanes::LANES;
 use crate::types::BLOCK;
 
 /// Sixteen numbers that a register holds.
