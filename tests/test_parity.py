@@ -151,6 +151,17 @@ def test_int8_activations_are_the_reference(name: str, form: str, group: int, tm
             same_bits(logits(path, np.array(ids[:40]), bits), forward(arch, twin, ids[:40]))
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_groups_of_heads_across_records_read_together(bits: int, tmp_path: Path) -> None:
+    """The second group's 150 records of o lie in two chunks of the store, but are one sum."""
+    config = tiny.CONFIG | {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 50}
+    arch = architecture_of(config)[1]
+    named, ids = tiny.weights(arch, 2), tiny.tokens(arch, 30, 2)
+    expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
+    with stored(tmp_path, config, named, equalize=False) as path:
+        same_bits(logits(path, np.array(ids), bits), expected)
+
+
 def test_long_sequences_are_the_reference(tmp_path: Path) -> None:
     """Beyond two stretches of attention."""
     config = tiny.CONFIG | {"num_key_value_heads": 1, "max_position_embeddings": 1200}

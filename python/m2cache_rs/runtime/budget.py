@@ -23,6 +23,9 @@ _MIB = 1 << 20
 _CHUNK = 256
 # Logits of a decode batch exist three times at most: by vocabulary, by row, as the caller's.
 _LOGIT_COPIES = 3
+# Query rows in stretches that a thread has waiting, and the tiles for each thread from which on none wait
+# (src/kernels/attention.rs).
+_WAITING, _TILES = 512, 4
 # Stack and arena that a thread of the pool touches: 0.25 MiB measured, twice that allowed.
 _THREAD = 512 << 10
 # Pages of libraries that only running touches: 1.1 MiB measured.
@@ -165,6 +168,8 @@ def scratch_bytes(spec: Architecture, positions: int, threads: int, logit_rows: 
     logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
     running = max(activations, logits) + threads * _thread_bytes(spec, rows)
+    if spec.kv_heads < _TILES * threads:
+        running += threads * _waiting_bytes(spec)
     return running * 5 // 4 + small + _UNTOUCHED
 
 
@@ -180,6 +185,12 @@ def _row_bytes(spec: Architecture) -> int:
 def _thread_bytes(spec: Architecture, rows: int) -> int:
     """One thread: records unpacked for many columns, exact sums, f32 lanes a row, a tile of queries."""
     return _THREAD + 37 * (spec.hidden + 64) + (128 << 10) + 1024 * rows + (192 << 10)
+
+
+def _waiting_bytes(spec: Architecture) -> int:
+    """One thread: queries, scores and outputs of rows whose positions several threads share."""
+    width = -(-spec.head_dim // 16) * 16
+    return _WAITING * 4 * (2 * width + 64 + 20)
 
 
 def _vector_bytes(spec: Architecture) -> int:
