@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model
-from m2cache_rs.convert import convert
+from m2cache_rs.convert import convert, huggingface
 from m2cache_rs.eval.metrics import kl_divergence, log_softmax
-from m2cache_rs.models import architecture_of
+from m2cache_rs.models import Architecture, architecture_of
 from m2cache_rs.runtime.decoder import Batch, Kind
 
 from tests.reference import checkpoint, store, text, tiny
@@ -54,7 +55,7 @@ def stored(folder: Path, config: dict[str, Any], named: dict[str, Array], **opti
 
 
 def logits(
-    path: Path, ids: Array, precision: int, act: str = "auto", kind: Kind = Kind.DECODE, kv: str = "f32"
+    path: Path, ids: Array, precision: int | str, act: str = "auto", kind: Kind = Kind.DECODE, kv: str = "f32"
 ) -> Array:
     """One sequence's logits; unlike Model.logits also beyond the context, where dynamic rope begins.
 
@@ -153,13 +154,35 @@ def test_int8_activations_are_the_reference(name: str, form: str, group: int, tm
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_groups_of_heads_across_records_read_together(bits: int, tmp_path: Path) -> None:
-    """The second group's 150 records of o lie in two chunks of the store, but are one sum."""
-    config = tiny.CONFIG | {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 50}
+    """The 150 records of o of the second group lie in two chunks of the store, but are one sum."""
+    config = tiny.CONFIG | {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 50}
     arch = architecture_of(config)[1]
     named, ids = tiny.weights(arch, 2), tiny.tokens(arch, 30, 2)
     expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
     with stored(tmp_path, config, named, equalize=False) as path:
         same_bits(logits(path, np.array(ids), bits), expected)
+
+
+@pytest.mark.parametrize("levels", [(4, 8, 16, 8), (8, 16, 4, 16), (16, 4, 8, 4)])
+def test_every_part_has_its_level(levels: tuple[int, ...], tmp_path: Path) -> None:
+    config, named, ids = smooth("attention-bias")
+    parts = dict(zip(("attn", "ffn", "head", "embed"), levels, strict=True))
+    expected = forward(architecture_of(config)[1], Quantised(named, parts, sums=Ordered()), ids)
+    with stored(tmp_path, config, named, equalize=False) as path:
+        same_bits(logits(path, np.array(ids), ",".join(f"{k}={v}" for k, v in parts.items())), expected)
+
+
+def test_the_factor_on_scores_is_the_spec_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(config: Any, file: str) -> tuple[Any, Architecture]:
+        family, arch = architecture_of(config, file)
+        return family, replace(arch, attention_scale=0.7)
+
+    monkeypatch.setattr(huggingface, "architecture_of", other)
+    arch = other(tiny.CONFIG, "config.json")[1]
+    named, ids = tiny.weights(arch, 3), tiny.tokens(arch, 20, 3)
+    expected = forward(arch, Quantised(named, uniform(16), sums=Ordered()), ids)
+    with stored(tmp_path, tiny.CONFIG, named, equalize=False) as path:
+        same_bits(logits(path, np.array(ids), 16), expected)
 
 
 def test_long_sequences_are_the_reference(tmp_path: Path) -> None:
