@@ -5,6 +5,9 @@
 //! chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel,
 //! queries).
 
+// Elsewhere nothing reads the layouts that only these bodies take.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 pub mod accumulate;
 pub mod activation;
 pub mod attention;
