@@ -5,7 +5,7 @@
 //! chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel,
 //! queries).
 
-// Elsewhere nothing reads the layouts that only these bodies take.
+// Some layouts are read by the bodies for x86-64 alone.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 pub mod accumulate;
