@@ -9,8 +9,8 @@ use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, F32Factors, Sums};
 use super::x86::{
-    self, axpy_f32, exact, exact_avx2, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8, gemv_int8_avx2, heads,
-    heads_avx2,
+    self, axpy_f32, exact, exact_avx2, exact_one, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8,
+    gemv_int8_avx2, heads, heads_avx2,
 };
 use crate::config::Activation;
 use crate::quant::Rows;
@@ -85,6 +85,8 @@ pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { exact_avx2::sums(work, out) },
+        // SAFETY: as above.
+        Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe { exact_one::sums(work, out) },
         // SAFETY: as above.
         Set::Avx512Vnni if by_block(work.rows) => unsafe { exact::sums(work, out) },
         _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),

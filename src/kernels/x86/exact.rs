@@ -1,8 +1,8 @@
 //! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
-use super::load::{floats, ints, prefetch, store, store_bytes, store_ints, store_words};
-use super::pack::{Pair, PlaneBytes, by_weight, in_order, of_blocks};
+use super::load::{floats, prefetch, store, store_bytes, store_words};
+use super::pack::{PlaneBytes, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
 use super::scales::{Cells, cells};
 use crate::kernels::columns::STRIP;
@@ -13,10 +13,6 @@ use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level, Plane};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
-
-/// Strips of one column whose codes are read together: records of 64 blocks from end to end, since what is read in short
-/// pieces, a record apart, comes at half the memory's rate.
-const STRIPS: usize = 4;
 
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
@@ -37,13 +33,9 @@ const COLUMNS: usize = 6;
 /// What a thread keeps between tasks. Lines of the cache, since a register that straddles two costs twice.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Cells of a strip's groups and what code 0 decodes to, by record; for one column its products with the cells.
+    /// Cells of a strip's groups and what code 0 decodes to, by record.
     widths: [[f32; LANES]; CHUNK],
     origins: [[f32; LANES]; CHUNK],
-    /// Factors of one column and a strip's groups, by pair of records: the first in the lower word.
-    factors: [[[i32; LANES]; PAIRS]; STRIPS],
-    /// Sums of the strips' pairs of blocks for one column.
-    sums: [[[i32; LANES]; 8]; STRIPS * STRIP / 2],
     /// Codes of two blocks.
     packed: [[Packed<4>; PAIRS]; 2],
     /// Factors of some columns for one group.
@@ -54,9 +46,9 @@ struct Scratch {
 
 /// What makes a weight's sum of integers of one column, for the groups of a strip.
 #[derive(Clone, Copy, Default)]
-struct Terms {
+pub struct Terms {
     /// Times a record's product with its cell: its factor.
-    share: [f32; LANES],
+    pub share: [f32; LANES],
     /// Times a sum of factors and codes: what these add.
     unit: [f32; LANES],
     /// What codes of 0 add.
@@ -67,8 +59,6 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
         widths: [[0.0; LANES]; CHUNK],
         origins: [[0.0; LANES]; CHUNK],
-        factors: [[[0; LANES]; PAIRS]; STRIPS],
-        sums: [[[0; LANES]; 8]; STRIPS * STRIP / 2],
         packed: [[[[0; 64]; 4]; PAIRS]; 2],
         columns: [[[0; 2]; PAIRS]; COLUMNS],
         terms: vec![],
@@ -79,106 +69,14 @@ thread_local! {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let blocks = if work.factors.count == 1 { STRIPS * STRIP } else { STRIP };
-        for (part, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(blocks * work.factors.count).enumerate() {
-            let first = work.first + part * blocks;
-            match (work.factors.count, work.rows.level) {
-                (1, Level::L4) => one::<false>(work, first, sums, scratch),
-                (1, _) => one::<true>(work, first, sums, scratch),
-                (_, Level::L4) => many::<false>(work, first, sums, scratch),
-                _ => many::<true>(work, first, sums, scratch),
+        for (part, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(STRIP * work.factors.count).enumerate() {
+            let first = work.first + part * STRIP;
+            match work.rows.level {
+                Level::L4 => strip::<false>(work, first, sums, scratch),
+                _ => strip::<true>(work, first, sums, scratch),
             }
         }
     });
-}
-
-/// One column: blocks `first..` of all records into `sums [blocks][64]`.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn one<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let mut terms = [Terms::default(); STRIPS];
-    for (strip, terms) in terms.iter_mut().enumerate().take(sums.len().div_ceil(STRIP)) {
-        *terms = read_products(work, first + strip * STRIP, scratch);
-        put_factors(&scratch.widths[..work.rows.count], floats(&terms.share), &mut scratch.factors[strip]);
-    }
-    let twos = &mut scratch.sums[..sums.len().div_ceil(2)];
-    twos.as_flattened_mut().fill([0; LANES]);
-    for visit in (0..work.rows.count.div_ceil(2)).step_by(VISIT) {
-        add_visit::<MID>(work.rows, first, visit, &scratch.factors, twos);
-    }
-    for (two, (sums, dots)) in sums.chunks_mut(2).zip(&scratch.sums).enumerate() {
-        for (i, (sums, dots)) in sums.iter_mut().zip(of_blocks(&load(dots))).enumerate() {
-            add_scaled(sums, &dots, &terms[2 * two / STRIP], (2 * two + i) % STRIP);
-        }
-    }
-}
-
-/// Reads the cells of groups `first..` of all records and multiplies them by the only column's numbers.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn read_products(work: &Sums<Factors>, first: usize, scratch: &mut Scratch) -> Terms {
-    let (mut most, mut offset) = (_mm512_setzero_si512(), _mm512_setzero_ps());
-    let of_records = work.factors.column(0).iter().zip(&mut scratch.widths);
-    read_cells(work.rows, first, of_records, |(h, products), cells| {
-        let h = _mm512_set1_ps(*h);
-        let product = _mm512_mul_ps(h, cells.width);
-        store(products, product);
-        most = larger(most, product);
-        offset = _mm512_fmadd_ps(h, cells.origin, offset);
-    });
-    terms(most, offset)
-}
-
-/// The factors of one column and strip, pair by pair, from its products with the cells.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_factors(products: &[[f32; LANES]], share: __m512, factors: &mut [[i32; LANES]; PAIRS]) {
-    for (factors, products) in factors.iter_mut().zip(products.chunks(2)) {
-        let mut both = [_mm512_setzero_si512(); 2];
-        for (factor, product) in both.iter_mut().zip(products) {
-            // What is no number becomes i32::MIN, whose lower word is the 0 it stands for.
-            *factor = _mm512_cvtps_epi32(_mm512_mul_ps(floats(product), share));
-        }
-        let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, both[0], _mm512_slli_epi32::<16>(both[1]));
-        store_ints(factors, words);
-    }
-}
-
-/// Pairs of records `visit..`, at most [`VISIT`], into the sums of the pairs of blocks from `first` on.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add_visit<const MID: bool>(
-    rows: &Rows,
-    first: usize,
-    visit: usize,
-    factors: &[[[i32; LANES]; PAIRS]; STRIPS],
-    sums: &mut [[[i32; LANES]; 8]],
-) {
-    let mut records = [[PlaneBytes::default(); 2]; VISIT];
-    for (r, codes) in records.as_flattened_mut().iter_mut().enumerate() {
-        *codes = record_codes::<MID>(rows, 2 * visit + r);
-    }
-    let pairs = VISIT.min(rows.count.div_ceil(2) - visit);
-    // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
-    let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    for (strip, (factors, sums)) in factors.iter().zip(sums.chunks_mut(STRIP / 2)).enumerate() {
-        let (mut of_lanes, first) = (first_two, first + strip * STRIP);
-        for (two, sums) in sums.iter_mut().enumerate() {
-            let block = first + 2 * two;
-            let mut registers = load(sums);
-            for (pair, factors) in records[..pairs].iter().zip(&factors[visit..]) {
-                pair.iter().for_each(|codes| ahead::<MID>(rows, codes, block));
-                let factors = _mm512_permutexvar_epi32(of_lanes, ints(factors));
-                let codes = by_weight::<MID>(pair, block);
-                for (registers, codes) in registers.iter_mut().zip(&codes) {
-                    for (register, codes) in registers.iter_mut().zip(codes) {
-                        *register = add_words(*register, *codes, factors);
-                    }
-                }
-            }
-            keep(sums, &registers);
-            of_lanes = _mm512_add_epi32(of_lanes, _mm512_set1_epi32(2));
-        }
-    }
 }
 
 /// The codes of record `r`, or of the last.
@@ -196,9 +94,9 @@ pub fn ahead<const MID: bool>(rows: &Rows, codes: &PlaneBytes, block: usize) {
     }
 }
 
-/// Several columns: blocks `first..` of all records into `sums [blocks][N][64]`.
+/// Blocks `first..` of all records into `sums [blocks][N][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+fn strip<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let count = work.factors.count;
     let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
     read_cells(work.rows, first, of_records, |(widths, origins), cells| {
@@ -270,7 +168,7 @@ fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch:
         }
         let packed = &scratch.packed[index % 2];
         let finish = |n: usize, dots: &[__m512i; 4], sums: &mut [f32; BLOCK]| {
-            add_scaled(sums, dots, &scratch.terms[first + n], index);
+            add_scaled(sums, &in_order(dots), &scratch.terms[first + n], index);
         };
         let sums = &mut sums[first..];
         first += match left {
@@ -331,14 +229,14 @@ fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>,
 /// The larger of two sizes, as bits: what is no number is the largest.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn larger(most: __m512i, product: __m512) -> __m512i {
+pub fn larger(most: __m512i, product: __m512) -> __m512i {
     _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7fff_ffff)))
 }
 
 /// Terms from the size of the largest products and what codes of 0 add.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn terms(most: __m512i, offset: __m512) -> Terms {
+pub fn terms(most: __m512i, offset: __m512) -> Terms {
     let (most, top, mut terms) = (_mm512_castsi512_ps(most), _mm512_set1_ps(TOP), Terms::default());
     let enough = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(most, _mm512_set1_ps(TINY));
     store(&mut terms.share, _mm512_maskz_div_ps(enough, top, most));
@@ -347,27 +245,13 @@ fn terms(most: __m512i, offset: __m512) -> Terms {
     terms
 }
 
-/// `sums += fma(unit, dots, offset)` with the terms of group `index`.
+/// `sums += fma(unit, dots, offset)`, 64 weights in order, with the terms of group `index`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn add_scaled(sums: &mut [f32; BLOCK], dots: &[__m512i; 4], terms: &Terms, index: usize) {
+pub fn add_scaled(sums: &mut [f32; BLOCK], dots: &[__m512i; 4], terms: &Terms, index: usize) {
     let (unit, offset) = (_mm512_set1_ps(terms.unit[index]), _mm512_set1_ps(terms.offset[index]));
-    for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(in_order(dots)) {
-        let term = _mm512_fmadd_ps(unit, _mm512_cvtepi32_ps(dots), offset);
+    for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(dots) {
+        let term = _mm512_fmadd_ps(unit, _mm512_cvtepi32_ps(*dots), offset);
         store(sums, _mm512_add_ps(floats(sums), term));
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn load(sums: &[[i32; LANES]; 8]) -> Pair {
-    let mut registers = [[_mm512_setzero_si512(); 4]; 2];
-    registers.as_flattened_mut().iter_mut().zip(sums).for_each(|(register, sums)| *register = ints(sums));
-    registers
-}
-
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn keep(sums: &mut [[i32; LANES]; 8], registers: &Pair) {
-    sums.iter_mut().zip(registers.as_flattened()).for_each(|(sums, register)| store_ints(sums, *register));
 }

@@ -10,6 +10,7 @@ mod decode;
 mod decode_avx2;
 pub mod exact;
 pub mod exact_avx2;
+pub mod exact_one;
 pub mod gemm_f32;
 pub mod gemm_int8;
 pub mod gemm_int8_avx2;

@@ -1,0 +1,297 @@
+//! Exact sums of one column with AVX-512 VNNI: a lane a weight, four records a lane. A factor's two bytes are multiplied
+//! apart, each with four codes an instruction, and joined at the end.
+
+use super::exact::{Terms, add_scaled, larger, record_codes, terms};
+use super::gemv_int8::joined;
+use super::load::{bytes, floats, ints, prefetch, store, store_ints};
+use super::pack::{Pair, PlaneBytes};
+use super::scales::{cells, whole};
+use crate::kernels::columns::STRIP;
+use crate::kernels::factors::Factors;
+use crate::kernels::lanes::LANES;
+use crate::kernels::work::Sums;
+use crate::quant::Rows;
+use crate::types::{BLOCK, CHUNK, Level};
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+
+/// Strips whose codes are read together: records of 64 blocks from end to end, since what is read in short pieces, a
+/// record apart, comes at half the memory's rate.
+pub const STRIPS: usize = 4;
+
+/// Records of a lane.
+const FOUR: usize = 4;
+
+/// Records that share a visit to the sums, and are asked for while those in front of them are computed: 36 KB at 4 bits
+/// and d = 4096.
+const VISIT: usize = 16;
+
+/// Records between scales that are asked for and those that are read.
+const AHEAD: usize = 16;
+
+/// Factors of four records for the groups of a strip: a lane a group, upper and lower bytes.
+type Four = [[i32; LANES]; 2];
+
+/// Sums of two blocks: of upper and of lower bytes.
+type Two = [[[i32; LANES]; 8]; 2];
+
+/// What a thread keeps between tasks. Lines of the cache, since a register that straddles two costs twice.
+#[repr(C, align(64))]
+struct Scratch {
+    /// The column's numbers times the cells of a strip's groups, by record.
+    products: [[[f32; LANES]; CHUNK]; STRIPS],
+    factors: [[Four; STRIPS]; CHUNK / FOUR],
+    sums: [Two; STRIPS * STRIP / 2],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
+        products: [[[0.0; LANES]; CHUNK]; STRIPS],
+        factors: [[[[0; LANES]; 2]; STRIPS]; CHUNK / FOUR],
+        sums: [[[[0; LANES]; 8]; 2]; STRIPS * STRIP / 2],
+    }));
+}
+
+/// Sums of records of one group a block with one column; `out` is `[blocks][64]`.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        for (part, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(STRIPS * STRIP).enumerate() {
+            let first = work.first + part * STRIPS * STRIP;
+            match work.rows.level {
+                Level::L4 => blocks::<false>(work, first, sums, scratch),
+                _ => blocks::<true>(work, first, sums, scratch),
+            }
+        }
+    });
+}
+
+/// Blocks `first..` of all records into their sums.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn blocks<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
+    let twos = sums.len().div_ceil(2);
+    let mut coming = Coming { rows: work.rows, first, lines: twos, record: 0, line: 0 };
+    let terms = read_products::<MID>(work, first, &mut coming, scratch);
+    for (strip, terms) in terms.iter().enumerate().take(sums.len().div_ceil(STRIP)) {
+        put_factors(&scratch.products[strip][..work.rows.count], strip, terms, &mut scratch.factors);
+    }
+    let dots = &mut scratch.sums[..twos];
+    dots.fill([[[0; LANES]; 8]; 2]);
+    for visit in (0..work.rows.count).step_by(VISIT) {
+        add_visit::<MID>(work.rows, first, visit, &scratch.factors, &mut coming, dots);
+    }
+    for (two, (sums, dots)) in sums.chunks_mut(2).zip(dots).enumerate() {
+        for (i, (sums, dots)) in sums.iter_mut().zip(in_order(dots)).enumerate() {
+            add_scaled(sums, &dots, &terms[2 * two / STRIP], (2 * two + i) % STRIP);
+        }
+    }
+}
+
+/// Reads the cells of all records and multiplies them by the column's numbers.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn read_products<const MID: bool>(
+    work: &Sums<Factors>,
+    first: usize,
+    coming: &mut Coming,
+    scratch: &mut Scratch,
+) -> [Terms; STRIPS] {
+    let (rows, strips) = (work.rows, coming.lines.div_ceil(STRIP / 2));
+    let (mut most, mut offset) = ([_mm512_setzero_si512(); STRIPS], [_mm512_setzero_ps(); STRIPS]);
+    for (r, h) in work.factors.column(0)[..rows.count].iter().enumerate() {
+        let (h, scales) = (_mm512_set1_ps(*h), rows.scales(r));
+        // The codes of the first visit, too: as many lines as records and blocks of it.
+        coming.ask::<MID>(coming.lines * VISIT / CHUNK);
+        for (strip, products) in scratch.products.iter_mut().enumerate().take(strips) {
+            let first = first + strip * STRIP;
+            prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
+            let cells = cells(&rows.coding, rows.level, scales, first);
+            let product = _mm512_mul_ps(h, cells.width);
+            store(&mut products[r], product);
+            most[strip] = larger(most[strip], product);
+            offset[strip] = _mm512_fmadd_ps(h, cells.origin, offset[strip]);
+        }
+    }
+    let mut all = [Terms::default(); STRIPS];
+    for (all, (most, offset)) in all.iter_mut().zip(most.into_iter().zip(offset)) {
+        *all = terms(most, offset);
+    }
+    all
+}
+
+/// The factors of one strip, four records at a time, from the products with its cells; zeros behind the last record.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn put_factors(products: &[[f32; LANES]], strip: usize, terms: &Terms, factors: &mut [[Four; STRIPS]]) {
+    let share = floats(&terms.share);
+    for (factors, products) in factors.iter_mut().zip(products.chunks(FOUR)) {
+        let mut four = [_mm512_setzero_si512(); FOUR];
+        for (factor, product) in four.iter_mut().zip(products) {
+            // What is no number becomes i32::MIN, whose lower word is the 0 it stands for.
+            *factor = _mm512_cvtps_epi32(_mm512_mul_ps(floats(product), share));
+        }
+        let [upper, lower] = &mut factors[strip];
+        store_ints(lower, lower_bytes(&four));
+        // factor = 256 * upper + lower, both signed.
+        let carried = four.map(|factor| _mm512_srli_epi32::<8>(_mm512_add_epi32(factor, _mm512_set1_epi32(128))));
+        store_ints(upper, lower_bytes(&carried));
+    }
+}
+
+/// The lowest byte of each lane of four registers, side by side.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn lower_bytes(four: &[__m512i; FOUR]) -> __m512i {
+    const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
+    let first = _mm512_mask_blend_epi8(ODD, four[0], _mm512_slli_epi32::<8>(four[1]));
+    let second = _mm512_mask_blend_epi8(ODD, four[2], _mm512_slli_epi32::<8>(four[3]));
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second))
+}
+
+/// Records `visit..`, at most [`VISIT`], into the sums of the pairs of blocks from `first` on.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_visit<const MID: bool>(
+    rows: &Rows,
+    first: usize,
+    visit: usize,
+    factors: &[[Four; STRIPS]],
+    coming: &mut Coming,
+    sums: &mut [Two],
+) {
+    let mut records = [PlaneBytes::default(); VISIT];
+    for (r, codes) in records.iter_mut().enumerate() {
+        *codes = record_codes::<MID>(rows, visit + r);
+    }
+    let fours = VISIT.min(rows.count - visit).div_ceil(FOUR);
+    let (records, factors) = (&records.as_chunks::<FOUR>().0[..fours], &factors[visit / FOUR..][..fours]);
+    // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
+    let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    for (two, sums) in sums.iter_mut().enumerate() {
+        let strip = 2 * two / STRIP;
+        let of_lanes = _mm512_add_epi32(first_two, _mm512_set1_epi32((2 * two % STRIP) as i32));
+        let [mut upper, mut lower] = [load(&sums[0]), load(&sums[1])];
+        for (records, factors) in records.iter().zip(factors) {
+            coming.ask::<MID>(FOUR);
+            let by_upper = _mm512_permutexvar_epi32(of_lanes, ints(&factors[strip][0]));
+            let by_lower = _mm512_permutexvar_epi32(of_lanes, ints(&factors[strip][1]));
+            for (i, codes) in by_weight::<MID>(records, first + 2 * two).as_flattened().iter().enumerate() {
+                upper[i] = _mm512_dpbusd_epi32(upper[i], *codes, by_upper);
+                lower[i] = _mm512_dpbusd_epi32(lower[i], *codes, by_lower);
+            }
+        }
+        keep(&mut sums[0], &upper);
+        keep(&mut sums[1], &lower);
+    }
+}
+
+/// Blocks `block` and `block + 1` of four records, the codes of a weight side by side: `[half][which of four]`. Quarters
+/// 0 and 1 of a register belong to the first block, 2 and 3 to the second; [`in_order`] parts them.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn by_weight<const MID: bool>(records: &[PlaneBytes; FOUR], block: usize) -> Pair {
+    let base = interleaved(records, 0, block);
+    let mid = if MID { interleaved(records, 1, block) } else { base };
+    let mut codes = [[_mm512_setzero_si512(); 4]; 2];
+    for i in 0..4 {
+        [codes[0][i], codes[1][i]] = joined::<MID>(base[i], mid[i]);
+    }
+    codes
+}
+
+/// Bytes of two blocks of four records in a plane, those in the same place side by side.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn interleaved(records: &[PlaneBytes; FOUR], plane: usize, block: usize) -> [__m512i; 4] {
+    let mut rows = [_mm512_setzero_si512(); FOUR];
+    for (row, record) in rows.iter_mut().zip(records) {
+        let mut spare = None;
+        *row = bytes(whole(&record[plane][block * BLOCK / 2..], &mut spare));
+    }
+    let [a, b, c, d] = rows;
+    let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+    let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+    [
+        _mm512_unpacklo_epi16(ab, cd),
+        _mm512_unpackhi_epi16(ab, cd),
+        _mm512_unpacklo_epi16(ab_high, cd_high),
+        _mm512_unpackhi_epi16(ab_high, cd_high),
+    ]
+}
+
+/// The sums of two blocks, 64 weights in order each.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn in_order(sums: &Two) -> [[__m512i; 4]; 2] {
+    let mut blocks = [[_mm512_setzero_si512(); 4]; 2];
+    for half in [0, 1] {
+        let mut four = [_mm512_setzero_si512(); 4];
+        for (i, four) in four.iter_mut().enumerate() {
+            let (upper, lower) = (ints(&sums[0][4 * half + i]), ints(&sums[1][4 * half + i]));
+            *four = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
+        }
+        let quarters = transposed(four);
+        [blocks[0][2 * half], blocks[0][2 * half + 1]] = [quarters[0], quarters[1]];
+        [blocks[1][2 * half], blocks[1][2 * half + 1]] = [quarters[2], quarters[3]];
+    }
+    blocks
+}
+
+/// Quarter i of register k as quarter k of register i.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+    let (ab_high, cd_high) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+    [
+        _mm512_shuffle_i32x4::<0x88>(ab, cd),
+        _mm512_shuffle_i32x4::<0xdd>(ab, cd),
+        _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high),
+        _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high),
+    ]
+}
+
+/// Lines of codes that are wanted next, asked for in the order they lie in, whatever the order they are computed in: the
+/// memory sees one stream.
+struct Coming<'a> {
+    rows: &'a Rows<'a>,
+    first: usize,
+    /// Lines of a record.
+    lines: usize,
+    record: usize,
+    line: usize,
+}
+
+impl Coming<'_> {
+    /// Asks for the next `count` lines.
+    #[inline(always)]
+    fn ask<const MID: bool>(&mut self, count: usize) {
+        if self.line >= self.lines {
+            (self.record, self.line) = (self.record + 1, self.line - self.lines);
+        }
+        if self.record >= self.rows.count {
+            return;
+        }
+        for column in self.rows.columns.iter().take(1 + usize::from(MID)) {
+            let at = self.record * column.stride + column.offset + self.first * BLOCK / 2;
+            for i in 0..count {
+                prefetch(column.bytes, at + (self.line + i) * BLOCK);
+            }
+        }
+        self.line += count;
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn load(sums: &[[i32; LANES]; 8]) -> [__m512i; 8] {
+    let mut registers = [_mm512_setzero_si512(); 8];
+    registers.iter_mut().zip(sums).for_each(|(register, sums)| *register = ints(sums));
+    registers
+}
+
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn keep(sums: &mut [[i32; LANES]; 8], registers: &[__m512i; 8]) {
+    sums.iter_mut().zip(registers).for_each(|(sums, register)| store_ints(sums, *register));
+}
