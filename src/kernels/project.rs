@@ -10,7 +10,7 @@
 use super::columns::{Columns, EIGHT, Eight, F32Columns, Int8Columns, STRIP, Strip};
 use super::lanes::LANES;
 use super::panel::Panel;
-use super::work::Dots;
+use super::work::{Dots, Job};
 use super::{Isa, dispatch};
 use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
@@ -106,26 +106,39 @@ pub fn project_all<'a, const K: usize>(
     inputs: &Inputs,
     jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
 ) {
-    let tasks: Vec<_> = jobs.into_iter().flat_map(|job| tasks(inputs, job)).collect();
-    tasks.into_par_iter().for_each(|(rows, first, out)| match &inputs.columns {
-        Columns::F32(x) => dispatch::dots_f32(isa, &Dots { rows, first, x }, out),
-        Columns::Int8(x) => dispatch::dots_int8(isa, &Dots { rows, first, x }, out),
+    let jobs = jobs.into_iter().inspect(|job| {
+        let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.count && out.count() == inputs.count;
+        assert!(job.iter().all(fits), "outputs that do not fit the rows");
+        assert!(job.iter().all(|(rows, _)| inputs.suit(rows.level)), "inputs that do not fit the rows");
     });
+    let records = if inputs.count == 1 { RECORDS_ONE } else { RECORDS_MANY };
+    let micropanels = (records / LANES * inputs.count).max(1);
+    match &inputs.columns {
+        Columns::F32(x) => {
+            let tasks: Vec<_> = jobs.flat_map(|job| tasks(x, job, records, micropanels)).collect();
+            tasks.into_par_iter().flatten_iter().for_each(|(work, out)| dispatch::dots_f32(isa, &work, out));
+        }
+        Columns::Int8(x) => {
+            let tasks: Vec<_> = jobs.flat_map(|job| tasks(x, job, records, micropanels)).collect();
+            tasks.into_par_iter().for_each(|mut jobs| dispatch::dots_int8(isa, &mut jobs));
+        }
+    }
 }
 
-/// Records of some rows, from one on, and the micropanels they fill.
-type Task<'a> = (&'a Rows<'a>, usize, &'a mut [[f32; LANES]]);
-
-/// Tasks of one job, in the order of their first records.
-fn tasks<'a, const K: usize>(inputs: &Inputs, job: [(&'a Rows<'a>, &'a mut Panel); K]) -> Vec<Task<'a>> {
-    let records = if inputs.count == 1 { RECORDS_ONE } else { RECORDS_MANY };
-    let mut tasks = Vec::new();
-    for (rows, out) in job {
-        let fits = out.records() == rows.count && out.count() == inputs.count;
-        assert!(fits && inputs.suit(rows.level), "outputs or inputs that do not fit the rows");
-        let parts = out.micropanels_mut().chunks_mut((records / LANES * inputs.count).max(1));
-        tasks.extend(parts.enumerate().map(|(task, out)| (rows, task * records, out)));
-    }
-    tasks.sort_by_key(|(_, first, _)| *first);
-    tasks
+/// The tasks of matrices that share records, so many records each.
+fn tasks<'a, C, const K: usize>(
+    x: &'a C,
+    job: [(&'a Rows<'a>, &'a mut Panel); K],
+    records: usize,
+    micropanels: usize,
+) -> Vec<[Job<'a, 'a, C>; K]> {
+    let count = job.iter().map(|(rows, _)| rows.count.div_ceil(records)).max().unwrap_or(0);
+    let mut parts = job.map(|(rows, out)| (rows, out.micropanels_mut().chunks_mut(micropanels)));
+    let task = |task| {
+        parts.each_mut().map(|(rows, parts)| {
+            let work = Dots { rows, first: task * records, x };
+            (work, parts.next().unwrap_or_default())
+        })
+    };
+    (0..count).map(task).collect()
 }

@@ -24,6 +24,26 @@ impl<Columns> Dots<'_, Columns> {
     }
 }
 
+/// Dots with the room they fill, `[micropanels][N][16]`.
+pub type Job<'a, 'out, Columns> = (Dots<'a, Columns>, &'out mut [[f32; LANES]]);
+
+/// Calls `dot` with every record of jobs with one column that share records, and with the room for its dot, in the order
+/// the records lie in: memory is read from end to end.
+#[inline(always)]
+pub fn record_by_record<'a, Columns>(
+    jobs: &mut [Job<'a, '_, Columns>],
+    mut dot: impl FnMut(&Dots<'a, Columns>, usize, &mut f32),
+) {
+    let most = jobs.iter().map(|(_, out)| out.len() * LANES).max().unwrap_or(0);
+    for r in 0..most {
+        for (work, out) in jobs.iter_mut().filter(|(work, _)| work.first + r < work.rows.count) {
+            if let Some(out) = out.as_flattened_mut().get_mut(r) {
+                dot(work, work.first + r, out);
+            }
+        }
+    }
+}
+
 /// All records times their factors, added to the sums of the blocks from `first` on.
 #[derive(Debug)]
 pub struct Sums<'a, Factors> {

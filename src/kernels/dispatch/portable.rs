@@ -5,14 +5,14 @@ use super::factors::Factors;
 use super::lanes::LANES;
 use super::queries::{Tile, Total};
 use super::widen::widened;
-use super::work::{Dots, F32Factors, Sums};
+use super::work::{Dots, F32Factors, Job, Sums};
 use super::{Isa, portable};
 use crate::config::Activation;
 use crate::types::KvRows;
 
-/// Dots in int8; `out` is `[micropanels][N][16]`.
-pub fn dots_int8(_: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
-    portable::dots_int8(work, out);
+/// Dots in int8 of matrices that share records.
+pub fn dots_int8(_: Isa, jobs: &mut [Job<Int8Columns>]) {
+    jobs.iter_mut().for_each(|(work, out)| portable::dots_int8(work, out));
 }
 
 /// Dots in f32; `out` is `[micropanels][N][16]`.

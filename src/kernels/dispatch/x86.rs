@@ -7,7 +7,7 @@ use super::lanes::LANES;
 use super::portable;
 use super::queries::{Tile, Total};
 use super::widen::widened;
-use super::work::{Dots, F32Factors, Sums};
+use super::work::{Dots, F32Factors, Job, Sums};
 use super::x86::{
     self, axpy_f32, exact, exact_avx2, exact_one, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8,
     gemv_int8_avx2, heads, heads_avx2,
@@ -34,16 +34,23 @@ fn by_block(rows: &Rows) -> bool {
     rows.coding.group == BLOCK
 }
 
-/// Dots in int8; `out` is `[micropanels][N][16]`.
-pub fn dots_int8(isa: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
-    let one = work.x.count == 1;
+/// Dots in int8 of matrices that share records.
+pub fn dots_int8(isa: Isa, jobs: &mut [Job<Int8Columns>]) {
+    let one = jobs.iter().all(|(work, _)| work.x.count == 1 && by_block(work.rows));
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
-        Set::Avx2 | Set::Avx512 if by_block(work.rows) && one => unsafe { gemv_int8_avx2::dots(work, out) },
+        Set::Avx2 | Set::Avx512 if one => unsafe { gemv_int8_avx2::dots(jobs) },
         // SAFETY: as above.
+        Set::Avx512Vnni if one => unsafe { gemv_int8::dots(jobs) },
+        _ => jobs.iter_mut().for_each(|(work, out)| dots_int8_many(isa, work, out)),
+    }
+}
+
+/// Dots in int8; `out` is `[micropanels][N][16]`.
+fn dots_int8_many(isa: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
+    match isa.set() {
+        // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { gemm_int8_avx2::dots(work, out) },
-        // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) && one => unsafe { gemv_int8::dots(work, out) },
         // SAFETY: as above.
         Set::Avx512Vnni if by_block(work.rows) => unsafe { gemm_int8::dots(work, out) },
         _ => compiled!(isa, portable::dots_int8, dots_int8(work, out)),

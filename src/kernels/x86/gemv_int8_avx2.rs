@@ -7,7 +7,7 @@ use super::load::{bytes32, floats8, signed32, store8};
 use super::scales_avx2::cells;
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
 use crate::kernels::lanes::{LANES, fold16};
-use crate::kernels::work::Dots;
+use crate::kernels::work::{Job, record_by_record};
 use crate::quant::{Record, Rows};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;
@@ -15,15 +15,15 @@ use std::arch::x86_64::*;
 /// Groups at a time: half a strip.
 const GROUPS: usize = STRIP / 2;
 
-/// Dots of records of one group a block with the only column; `out` is `[micropanels][16]`.
+/// Dots of records of one group a block with the only column.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
-    for (out, r) in out.as_flattened_mut().iter_mut().zip(work.first..work.rows.count) {
+pub fn dots(jobs: &mut [Job<Int8Columns>]) {
+    record_by_record(jobs, |work, r, out| {
         *out = match work.rows.level {
             Level::L4 => dot::<false>(work.rows, r, &work.x.strips),
             _ => dot::<true>(work.rows, r, &work.x.strips),
         };
-    }
+    });
 }
 
 /// The dot of record `r`.
