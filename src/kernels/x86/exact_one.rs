@@ -1,16 +1,16 @@
 //! Exact sums of one column with AVX-512 VNNI: a lane a weight, four records a lane. A factor's two bytes are multiplied
 //! apart, each with four codes an instruction, and joined at the end.
 
-use super::exact::{Terms, add_scaled, larger, record_codes, terms};
+use super::exact::{Terms, add_scaled, larger, terms};
 use super::gemv_int8::joined;
-use super::load::{bytes, floats, ints, prefetch, store, store_ints};
-use super::pack::{Pair, PlaneBytes};
+use super::load::{bytes, bytes_each, floats, ints, prefetch, store, store_ints};
+use super::pack::Pair;
 use super::scales::{cells, whole};
 use crate::kernels::columns::STRIP;
 use crate::kernels::factors::Factors;
 use crate::kernels::lanes::LANES;
 use crate::kernels::work::Sums;
-use crate::quant::Rows;
+use crate::quant::{Column, Rows};
 use crate::types::{BLOCK, CHUNK, Level};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -27,7 +27,7 @@ const FOUR: usize = 4;
 const VISIT: usize = 16;
 
 /// Records between scales that are asked for and those that are read.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
 /// Factors of four records for the groups of a strip: a lane a group, upper and lower bytes.
 type Four = [[i32; LANES]; 2];
@@ -97,11 +97,12 @@ fn read_products<const MID: bool>(
     scratch: &mut Scratch,
 ) -> [Terms; STRIPS] {
     let (rows, strips) = (work.rows, coming.lines.div_ceil(STRIP / 2));
+    let of_visit = (coming.lines * VISIT).div_ceil(rows.count.max(VISIT));
     let (mut most, mut offset) = ([_mm512_setzero_si512(); STRIPS], [_mm512_setzero_ps(); STRIPS]);
     for (r, h) in work.factors.column(0)[..rows.count].iter().enumerate() {
         let (h, scales) = (_mm512_set1_ps(*h), rows.scales(r));
-        // The codes of the first visit, too: as many lines as records and blocks of it.
-        coming.ask::<MID>(coming.lines * VISIT / CHUNK);
+        // And the codes of the first visit.
+        coming.ask::<MID>(of_visit);
         for (strip, products) in scratch.products.iter_mut().enumerate().take(strips) {
             let first = first + strip * STRIP;
             prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
@@ -159,23 +160,21 @@ fn add_visit<const MID: bool>(
     coming: &mut Coming,
     sums: &mut [Two],
 ) {
-    let mut records = [PlaneBytes::default(); VISIT];
-    for (r, codes) in records.iter_mut().enumerate() {
-        *codes = record_codes::<MID>(rows, visit + r);
-    }
     let fours = VISIT.min(rows.count - visit).div_ceil(FOUR);
-    let (records, factors) = (&records.as_chunks::<FOUR>().0[..fours], &factors[visit / FOUR..][..fours]);
+    let factors = &factors[visit / FOUR..][..fours];
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
     let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     for (two, sums) in sums.iter_mut().enumerate() {
+        coming.ask::<MID>(FOUR * fours);
         let strip = 2 * two / STRIP;
         let of_lanes = _mm512_add_epi32(first_two, _mm512_set1_epi32((2 * two % STRIP) as i32));
         let [mut upper, mut lower] = [load(&sums[0]), load(&sums[1])];
-        for (records, factors) in records.iter().zip(factors) {
-            coming.ask::<MID>(FOUR);
+        for (four, factors) in factors.iter().enumerate() {
             let by_upper = _mm512_permutexvar_epi32(of_lanes, ints(&factors[strip][0]));
             let by_lower = _mm512_permutexvar_epi32(of_lanes, ints(&factors[strip][1]));
-            for (i, codes) in by_weight::<MID>(records, first + 2 * two).as_flattened().iter().enumerate() {
+            for (i, codes) in
+                by_weight::<MID>(rows, visit + FOUR * four, first + 2 * two).as_flattened().iter().enumerate()
+            {
                 upper[i] = _mm512_dpbusd_epi32(upper[i], *codes, by_upper);
                 lower[i] = _mm512_dpbusd_epi32(lower[i], *codes, by_lower);
             }
@@ -185,13 +184,13 @@ fn add_visit<const MID: bool>(
     }
 }
 
-/// Blocks `block` and `block + 1` of four records, the codes of a weight side by side: `[half][which of four]`. Quarters
-/// 0 and 1 of a register belong to the first block, 2 and 3 to the second; [`in_order`] parts them.
+/// Blocks `block` and `block + 1` of the four records from `r` on, the codes of a weight side by side: `[half][which of
+/// four]`. Quarters 0 and 1 of a register belong to the first block, 2 and 3 to the second; [`in_order`] parts them.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn by_weight<const MID: bool>(records: &[PlaneBytes; FOUR], block: usize) -> Pair {
-    let base = interleaved(records, 0, block);
-    let mid = if MID { interleaved(records, 1, block) } else { base };
+fn by_weight<const MID: bool>(rows: &Rows, r: usize, block: usize) -> Pair {
+    let base = interleaved(&rows.columns[0], r, block);
+    let mid = if MID { interleaved(&rows.columns[1], r, block) } else { base };
     let mut codes = [[_mm512_setzero_si512(); 4]; 2];
     for i in 0..4 {
         [codes[0][i], codes[1][i]] = joined::<MID>(base[i], mid[i]);
@@ -199,16 +198,13 @@ fn by_weight<const MID: bool>(records: &[PlaneBytes; FOUR], block: usize) -> Pai
     codes
 }
 
-/// Bytes of two blocks of four records in a plane, those in the same place side by side.
+/// Bytes of two blocks of four records in a plane, those in the same place side by side. Behind the last record and the
+/// last block there may be anything: it meets factors of 0, or is not taken.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn interleaved(records: &[PlaneBytes; FOUR], plane: usize, block: usize) -> [__m512i; 4] {
-    let mut rows = [_mm512_setzero_si512(); FOUR];
-    for (row, record) in rows.iter_mut().zip(records) {
-        let mut spare = None;
-        *row = bytes(whole(&record[plane][block * BLOCK / 2..], &mut spare));
-    }
-    let [a, b, c, d] = rows;
+fn interleaved(column: &Column, r: usize, block: usize) -> [__m512i; 4] {
+    let at = r * column.stride + column.offset + block * BLOCK / 2;
+    let [a, b, c, d] = four_lines(column.bytes, at, column.stride);
     let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
     let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
     [
@@ -217,6 +213,20 @@ fn interleaved(records: &[PlaneBytes; FOUR], plane: usize, block: usize) -> [__m
         _mm512_unpacklo_epi16(ab_high, cd_high),
         _mm512_unpackhi_epi16(ab_high, cd_high),
     ]
+}
+
+/// Four times 64 bytes, a stride apart; zeros for those that are not all there.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn four_lines(from: &[u8], at: usize, stride: usize) -> [__m512i; FOUR] {
+    bytes_each(from, at, stride).unwrap_or_else(|| {
+        let mut lines = [_mm512_setzero_si512(); FOUR];
+        for (r, line) in lines.iter_mut().enumerate() {
+            let mut spare = None;
+            *line = bytes(whole(from.get(at + r * stride..).unwrap_or_default(), &mut spare));
+        }
+        lines
+    })
 }
 
 /// The sums of two blocks, 64 weights in order each.

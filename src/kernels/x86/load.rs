@@ -74,6 +74,22 @@ stores! { "avx2,avx512f,avx512bw,avx512vl"
     store(__m512) -> [f32; 16] = _mm512_storeu_ps;
 }
 
+/// `N` times 64 bytes, `stride` apart from `at` on, if all of them are there: one check for all.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn bytes_each<const N: usize>(from: &[u8], at: usize, stride: usize) -> Option<[__m512i; N]> {
+    let last = stride.checked_mul(N - 1)?.checked_add(at)?;
+    if last.checked_add(64).is_none_or(|end| end > from.len()) {
+        return None;
+    }
+    let mut all = [_mm512_setzero_si512(); N];
+    for (i, line) in all.iter_mut().enumerate() {
+        // SAFETY: `at + i * stride + 64` is at most `last + 64`, which lies within `from`.
+        *line = unsafe { _mm512_loadu_si512(from.as_ptr().add(at + i * stride).cast()) };
+    }
+    Some(all)
+}
+
 /// Asks for the cache line `distance` bytes behind the start of `at`; beyond our memory nothing happens.
 #[inline(always)]
 pub fn prefetch(at: &[u8], distance: usize) {
