@@ -65,6 +65,18 @@ class Toy:
     def ffn(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return (x * (layer + 2)) % 7
 
+    def layers(
+        self,
+        span: tuple[int, int],
+        x: NDArray[np.float32],
+        sequences: NDArray[np.uint32],
+        positions: NDArray[np.uint32],
+    ) -> NDArray[np.float32]:
+        for layer in range(*span):
+            x = x + self.attention(layer, x, sequences, positions)
+            x = x + self.ffn(layer, x)
+        return x
+
     def head(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return x @ self.table.T
 

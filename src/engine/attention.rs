@@ -36,7 +36,7 @@ impl Engine {
         })
     }
 
-    fn attention_branch(
+    pub(super) fn attention_branch(
         &mut self,
         layer: usize,
         x: &[f32],

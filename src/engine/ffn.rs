@@ -22,7 +22,7 @@ impl Engine {
         self.timed(layer, |engine| engine.pooled(x.len(), |engine| engine.ffn_branch(layer, x, chunks)))
     }
 
-    fn ffn_branch(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
+    pub(super) fn ffn_branch(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
         let count = self.check_rows(x)?;
         let vectors = self.layer(layer)?;
         let inputs = self.normed(x, &vectors.norm_ffn, self.options.levels.ffn);

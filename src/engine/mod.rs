@@ -22,12 +22,13 @@ use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::kernels::norm::rms_norm;
 use crate::kernels::project::Inputs;
+use crate::kv::KvCache;
 use crate::store::Store;
 use crate::types::{Level, Levels};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use weights::Weights;
 
@@ -127,6 +128,27 @@ impl Engine {
         }
         self.weights.follow(layers, head);
         Ok(())
+    }
+
+    /// Rows `x [N, hidden]` behind some layers; appends their K and V to `kv`. The same bits as adding the branches one by
+    /// one: what threads wait for between calls is saved.
+    ///
+    /// # Errors
+    /// As [`Engine::attention`] and [`Engine::ffn`].
+    pub fn layers(&mut self, layers: Range<usize>, x: &[f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<Vec<f32>> {
+        self.pooled(x.len(), |engine| {
+            let mut x = x.to_vec();
+            for layer in layers {
+                engine.timed(layer, |engine| {
+                    let branch = engine.attention_branch(layer, &x, kv, tokens, None)?;
+                    add(&mut x, branch);
+                    let branch = engine.ffn_branch(layer, &x, None)?;
+                    add(&mut x, branch);
+                    Ok(())
+                })?;
+            }
+            Ok(x)
+        })
     }
 
     /// Runs a part of `layer` and adds its time to the layer's.
@@ -263,8 +285,13 @@ fn wait_awake(over: &AtomicBool) {
 /// Chunks that are computed together at most: enough for a single column to make the threads' meetings small, fewer for
 /// many, whose results take room.
 fn together(columns: usize) -> usize {
-    const MOST: usize = 16;
+    const MOST: usize = 64;
     (MOST / columns).max(1)
+}
+
+fn add(x: &mut [f32], branch: Branch) {
+    let (Branch::Whole(branch) | Branch::Partials(branch)) = branch;
+    x.iter_mut().zip(branch).for_each(|(x, branch)| *x += branch);
 }
 
 /// A range of chunks that lies within `count` and is not empty.

@@ -45,19 +45,29 @@ pub struct Leased {
 
 /// The schedule of an open store: where its blocks lie.
 struct Located {
-    schedule: Arc<Schedule>,
     store: Arc<Store>,
+    /// Of every step: asked for several times a token.
+    wants: Vec<Arc<[Want]>>,
+}
+
+impl Located {
+    fn new(store: &Arc<Store>, schedule: &Schedule) -> Located {
+        let wants = |step| {
+            let (sections, chunk) = schedule.at(step);
+            let records = |id: SectionId| CHUNK.min(store.section(id).layout.records - chunk * CHUNK);
+            sections.iter().map(|id| want(store, schedule, *id, chunk * CHUNK, records(*id))).collect()
+        };
+        Located { store: store.clone(), wants: (0..schedule.steps()).map(wants).collect() }
+    }
 }
 
 impl Steps for Located {
     fn count(&self) -> usize {
-        self.schedule.steps()
+        self.wants.len()
     }
 
-    fn wants(&self, step: usize) -> Vec<Want> {
-        let (sections, chunk) = self.schedule.at(step);
-        let records = |id: SectionId| CHUNK.min(self.store.section(id).layout.records - chunk * CHUNK);
-        sections.iter().map(|id| want(&self.store, &self.schedule, *id, chunk * CHUNK, records(*id))).collect()
+    fn wants(&self, step: usize) -> Arc<[Want]> {
+        self.wants[step].clone()
     }
 
     fn failed(&self, want: &Want, error: Error) -> Error {
@@ -89,7 +99,7 @@ impl Weights {
         let arena = layout.arena(&dram)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
         let Opened { reader, notes } = open(options.io, sources, &arena)?;
-        let steps = Box::new(Located { schedule: schedule.clone(), store: store.clone() });
+        let steps = Box::new(Located::new(&store, &schedule));
         // Blocks with slots of their own are read ahead as far as those of the ring.
         let ahead = options.lookahead.map_or(RING_BYTES, |bytes| bytes as usize);
         let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);

@@ -287,8 +287,8 @@ impl Fetcher {
     }
 
     fn missing(&self, step: usize) -> Vec<(usize, Want)> {
-        let wants = self.steps.wants(step).into_iter().enumerate();
-        wants.filter(|(_, want)| !self.is_loaded(want)).collect()
+        let wants = self.steps.wants(step);
+        wants.iter().copied().enumerate().filter(|(_, want)| !self.is_loaded(want)).collect()
     }
 
     fn is_loaded(&self, want: &Want) -> bool {

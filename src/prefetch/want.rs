@@ -5,6 +5,7 @@ use crate::io::ALIGN;
 use crate::mem::ReadLease;
 use crate::tier::BlockId;
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// Bytes of one section that a step needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub trait Steps: Send {
     /// Steps of a whole pass.
     fn count(&self) -> usize;
     /// What a step needs: whole blocks.
-    fn wants(&self, step: usize) -> Vec<Want>;
+    fn wants(&self, step: usize) -> Arc<[Want]>;
     /// The error of a read that failed, with the name of what was wanted.
     fn failed(&self, _want: &Want, error: Error) -> Error {
         error

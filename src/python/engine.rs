@@ -97,6 +97,23 @@ impl Engine {
         shaped(py, branch, x.shape())
     }
 
+    /// Rows behind layers (a, b), float32 [N, hidden], from those in front of them; appends K and V. sequences and positions
+    /// are uint32 [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call.
+    fn layers<'py>(
+        &self,
+        py: Python<'py>,
+        layers: (usize, usize),
+        x: In2<'py, f32>,
+        kv: &KvCache,
+        sequences: In1<'py, u32>,
+        positions: In1<'py, u32>,
+    ) -> PyResult<Out<'py, f32>> {
+        let rows = x.slice()?;
+        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
+        let behind = py.detach(|| lock(&self.0).layers(layers.0..layers.1, rows, &kv.0, tokens))?;
+        Out::new(py, behind, &[x.shape()[0], x.shape()[1]])
+    }
+
     /// FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
     /// 256 neurons, [b - a, N, hidden], without bias.
     #[pyo3(signature = (layer, x, chunks=None))]

@@ -12,6 +12,11 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import Floats, Ids, Span
 
 
+# Layers of a call where rows are few: threads that sleep between calls cost a fortieth of a token's time at 7B, and
+# Ctrl-C waits for a call.
+FEW_LAYERS, FEW_ROWS = 4, 32
+
+
 class CpuBackend:
     """A `Backend` whose arithmetic, weight cache and KV lie in the Rust core; calls release the GIL.
 
@@ -35,6 +40,14 @@ class CpuBackend:
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows [N, hidden]."""
         return self.engine.embed(tokens)
+
+    def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+        """Rows [N, hidden] behind some layers; Ctrl-C is noticed every few."""
+        step = FEW_LAYERS if len(x) <= FEW_ROWS else 1
+        for first in range(*span, step):
+            last = min(first + step, span[1])
+            x = self.engine.layers((first, last), x, self.kv, sequences, positions)
+        return x
 
     def attention(
         self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None

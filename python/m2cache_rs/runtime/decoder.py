@@ -46,6 +46,9 @@ class Backend(Protocol):
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows of tokens [N]."""
 
+    def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+        """The rows behind these layers, by the same bits as adding both branches of each to x."""
+
     def attention(
         self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None
     ) -> Floats:
@@ -148,15 +151,21 @@ class Decoder:
     def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
         self.backend.follow((span.start, span.stop), span.stop == self.layers and bool(want.any()))
         x = self._enter(batch)
+        if self.observer is None:
+            x = self.backend.layers((span.start, span.stop), x, batch.sequences, batch.positions)
+        else:
+            self._watched(batch, span, x)
+        if span.stop < self.layers:
+            return x[want]
+        self._observe(self.layers, "final", x)
+        return self._logits(x[want])
+
+    def _watched(self, batch: Batch, span: range, x: Floats) -> None:
         for layer in span:
             self._observe(layer, "attn", x)
             x += self.backend.attention(layer, x, batch.sequences, batch.positions)
             self._observe(layer, "ffn", x)
             x += self.backend.ffn(layer, x)
-        if span.stop < self.layers:
-            return x[want]
-        self._observe(self.layers, "final", x)
-        return self._logits(x[want])
 
     def _logits(self, x: Floats) -> Floats:
         step = self.logit_rows or max(1, len(x))
