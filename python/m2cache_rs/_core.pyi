@@ -108,6 +108,11 @@ class Engine:
         """
         Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
         """
+    def layers(self, /, layers: tuple[SupportsIndex, SupportsIndex], x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32]) -> NDArray[float32]:
+        """
+        Rows behind layers (a, b), float32 [N, hidden], from those in front of them; appends K and V. sequences and positions
+        are uint32 [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call.
+        """
     @staticmethod
     def needs(store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> tuple[int, int]:
         """

@@ -177,14 +177,14 @@ def _row_bytes(spec: Architecture) -> int:
     """One row: x, its branch, the normed and the coded inputs; then attention's or the FFN's own."""
     q, kv, hidden = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.hidden
     shared = 4 * hidden * 2 + (4 + 4 + 4 + 3) * hidden
-    sums = 4 * hidden * 3
+    sums = 4 * hidden * 4
     mixing, output = 4 * (3 * q + 2 * kv), 4 * 2 * q + sums
     return shared + max(mixing, output, sums + 4 * 5 * _CHUNK) + spec.kv_heads * 64
 
 
 def _thread_bytes(spec: Architecture, rows: int) -> int:
     """One thread: records unpacked for many columns, exact sums, f32 lanes a row, a tile of queries."""
-    return _THREAD + 37 * (spec.hidden + 64) + (128 << 10) + 1024 * rows + (192 << 10)
+    return _THREAD + 37 * (spec.hidden + 64) + (128 << 10) + 1024 * rows + (288 << 10)
 
 
 def _waiting_bytes(spec: Architecture) -> int:
