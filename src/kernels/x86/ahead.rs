@@ -6,6 +6,8 @@ use crate::kernels::columns::STRIP;
 use crate::quant::{Record, Rows};
 use crate::types::{Level, Plane};
 
+const LINE: usize = 64;
+
 /// Prefetch distance: how far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
 pub type Distance = [usize; 3];
 
@@ -27,7 +29,6 @@ pub fn less(near: Distance, back: Distance) -> Distance {
 /// Asks for the lines of the block that lies `far` behind block `block`.
 #[inline(always)]
 pub fn block(level: Level, record: &Record, block: usize, far: Distance) {
-    const LINE: usize = 64;
     for plane in level.planes() {
         let bytes = plane.block_bytes();
         if (block * bytes).is_multiple_of(LINE) {
@@ -52,4 +53,37 @@ pub fn strip<const MID: bool>(rows: &Rows, record: &Record, first: usize, far: D
         block(if MID { Level::L8 } else { Level::L4 }, record, first + i, far);
     }
     scales(rows, record, first, far);
+}
+
+/// Lines that are wanted next, asked for in the order they lie in, whatever the order they are computed in: the memory
+/// sees one stream.
+pub struct Coming<'a> {
+    rows: &'a Rows<'a>,
+    /// Where the lines of a record begin, in bytes behind the start of its codes.
+    first: usize,
+    /// Lines of a record in the planes base and mid.
+    lines: [usize; 2],
+    /// The next line: record, and line of the record.
+    next: [(usize, usize); 2],
+}
+
+impl<'a> Coming<'a> {
+    /// Of the records from `record` on.
+    pub fn new(rows: &'a Rows<'a>, record: usize, first: usize, lines: [usize; 2]) -> Coming<'a> {
+        Coming { rows, first, lines, next: [(record, 0); 2] }
+    }
+
+    /// Asks for the next `count` lines of base, or of base and mid.
+    #[inline(always)]
+    pub fn ask<const MID: bool>(&mut self, count: usize) {
+        for (plane, column) in self.rows.columns.iter().enumerate().take(1 + usize::from(MID)) {
+            let (record, line) = self.next[plane];
+            let (record, line) = if line < self.lines[plane] { (record, line) } else { (record + 1, 0) };
+            if record < self.rows.count {
+                let at = record * column.stride + column.offset + self.first + line * LINE;
+                (0..count).for_each(|i| prefetch(column.bytes, at + i * LINE));
+            }
+            self.next[plane] = (record, line + count);
+        }
+    }
 }

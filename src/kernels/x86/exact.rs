@@ -1,8 +1,9 @@
 //! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
+use super::ahead::Coming;
 use super::load::{floats, prefetch, store, store_bytes, store_words};
-use super::pack::{PlaneBytes, by_weight, in_order, of_blocks};
+use super::pack::{PlaneBytes, by_column, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
 use super::scales::{Cells, cells};
 use crate::kernels::columns::STRIP;
@@ -36,6 +37,8 @@ struct Scratch {
     /// Cells of a strip's groups and what code 0 decodes to, by record.
     widths: [[f32; LANES]; CHUNK],
     origins: [[f32; LANES]; CHUNK],
+    /// Cells of every group, those behind the last record of another task.
+    by_group: [[f32; CHUNK]; STRIP],
     /// Codes of two blocks.
     packed: [[Packed<4>; PAIRS]; 2],
     /// Factors of some columns for one group.
@@ -59,6 +62,7 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
         widths: [[0.0; LANES]; CHUNK],
         origins: [[0.0; LANES]; CHUNK],
+        by_group: [[0.0; CHUNK]; STRIP],
         packed: [[[[0; 64]; 4]; PAIRS]; 2],
         columns: [[[0; 2]; PAIRS]; COLUMNS],
         terms: vec![],
@@ -98,18 +102,33 @@ pub fn ahead<const MID: bool>(rows: &Rows, codes: &PlaneBytes, block: usize) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn strip<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let count = work.factors.count;
+    let mut coming = of_strip(work.rows, first);
     let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
     read_cells(work.rows, first, of_records, |(widths, origins), cells| {
+        if first == work.first {
+            coming.ask::<MID>(STRIP / 2);
+        }
         store(widths, cells.width);
         store(origins, cells.origin);
     });
     put_terms(work, scratch);
+    for (first, widths) in scratch.widths.as_chunks().0.iter().enumerate() {
+        for (group, widths) in scratch.by_group.iter_mut().zip(by_column(widths)) {
+            store(&mut group.as_chunks_mut().0[first], widths);
+        }
+    }
+    let mut coming = of_strip(work.rows, first + STRIP);
     for (two, sums) in sums.chunks_mut(2 * count).enumerate() {
         pack::<MID>(work.rows, first + 2 * two, scratch);
         for (i, sums) in sums.chunks_exact_mut(count).enumerate() {
-            group(work, 2 * two + i, sums, scratch);
+            group::<MID>(work, 2 * two + i, sums, &mut coming, scratch);
         }
     }
+}
+
+/// The lines of a strip's codes: those of the next are asked for while one is multiplied.
+fn of_strip<'a>(rows: &'a Rows, first: usize) -> Coming<'a> {
+    Coming::new(rows, 0, first * BLOCK / 2, [STRIP / 2; 2])
 }
 
 /// The terms of every column.
@@ -144,7 +163,6 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, scratch: &mut Scratch) {
     let [one, other] = &mut scratch.packed;
     for (pair, (one, other)) in one.iter_mut().zip(other).enumerate().take(rows.count.div_ceil(2)) {
         let pair = [record_codes::<MID>(rows, 2 * pair), record_codes::<MID>(rows, 2 * pair + 1)];
-        pair.iter().for_each(|codes| ahead::<MID>(rows, codes, block));
         let [first, second] = of_blocks(&by_weight::<MID>(&pair, block));
         one.iter_mut().zip(first).for_each(|(to, from)| store_bytes(to, from));
         other.iter_mut().zip(second).for_each(|(to, from)| store_bytes(to, from));
@@ -154,16 +172,23 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, scratch: &mut Scratch) {
 /// Group `index` of a strip for all columns: `sums` is `[N][64]`.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let mut of_group = [0.0; CHUNK];
-    for (width, widths) in of_group[..work.rows.count].iter_mut().zip(&scratch.widths) {
-        *width = widths[index];
-    }
+fn group<const MID: bool>(
+    work: &Sums<Factors>,
+    index: usize,
+    sums: &mut [[f32; BLOCK]],
+    coming: &mut Coming,
+    scratch: &mut Scratch,
+) {
+    const RECORDS: usize = CHUNK / STRIP;
+    let of_group = scratch.by_group[index];
     let pairs = work.rows.count.div_ceil(2);
     let mut first = 0;
     while first < sums.len() {
         let left = sums.len() - first;
         for (n, column) in scratch.columns.iter_mut().enumerate().take(left) {
+            if first + n < RECORDS {
+                (0..RECORDS.div_ceil(work.factors.count)).for_each(|_| coming.ask::<MID>(STRIP / 2));
+            }
             put_column(work.factors.column(first + n), &of_group, scratch.terms[first + n].share[index], column);
         }
         let packed = &scratch.packed[index % 2];
@@ -171,9 +196,11 @@ fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch:
             add_scaled(sums, &in_order(dots), &scratch.terms[first + n], index);
         };
         let sums = &mut sums[first..];
+        // Few columns leave the multipliers waiting for their sums, so that eight are twice four.
         first += match left {
+            7 | 8 | 4 | 5 => columns::<4>(packed, pairs, &scratch.columns, sums, finish),
             COLUMNS.. => columns::<COLUMNS>(packed, pairs, &scratch.columns, sums, finish),
-            3.. => columns::<3>(packed, pairs, &scratch.columns, sums, finish),
+            2 | 3 => columns::<2>(packed, pairs, &scratch.columns, sums, finish),
             _ => columns::<1>(packed, pairs, &scratch.columns, sums, finish),
         };
     }

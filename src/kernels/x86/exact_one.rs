@@ -1,6 +1,7 @@
 //! Exact sums of one column with AVX-512 VNNI: a lane a weight, four records a lane. A factor's two bytes are multiplied
 //! apart, each with four codes an instruction, and joined at the end.
 
+use super::ahead::Coming;
 use super::exact::{Terms, add_scaled, larger, terms};
 use super::gemv_int8::joined;
 use super::load::{bytes, bytes_each, floats, ints, prefetch, store, store_ints};
@@ -70,8 +71,8 @@ pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn blocks<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let twos = sums.len().div_ceil(2);
-    let mut coming = Coming { rows: work.rows, first, lines: twos, record: 0, line: 0 };
-    let terms = read_products::<MID>(work, first, &mut coming, scratch);
+    let mut coming = Coming::new(work.rows, 0, first * BLOCK / 2, [twos; 2]);
+    let terms = read_products::<MID>(work, first, twos, &mut coming, scratch);
     for (strip, terms) in terms.iter().enumerate().take(sums.len().div_ceil(STRIP)) {
         put_factors(&scratch.products[strip][..work.rows.count], strip, terms, &mut scratch.factors);
     }
@@ -93,11 +94,12 @@ fn blocks<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32;
 fn read_products<const MID: bool>(
     work: &Sums<Factors>,
     first: usize,
+    twos: usize,
     coming: &mut Coming,
     scratch: &mut Scratch,
 ) -> [Terms; STRIPS] {
-    let (rows, strips) = (work.rows, coming.lines.div_ceil(STRIP / 2));
-    let of_visit = (coming.lines * VISIT).div_ceil(rows.count.max(VISIT));
+    let (rows, strips) = (work.rows, twos.div_ceil(STRIP / 2));
+    let of_visit = (twos * VISIT).div_ceil(rows.count.max(VISIT));
     let (mut most, mut offset) = ([_mm512_setzero_si512(); STRIPS], [_mm512_setzero_ps(); STRIPS]);
     for (r, h) in work.factors.column(0)[..rows.count].iter().enumerate() {
         let (h, scales) = (_mm512_set1_ps(*h), rows.scales(r));
@@ -259,37 +261,6 @@ fn transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high),
         _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high),
     ]
-}
-
-/// Lines of codes that are wanted next, asked for in the order they lie in, whatever the order they are computed in: the
-/// memory sees one stream.
-struct Coming<'a> {
-    rows: &'a Rows<'a>,
-    first: usize,
-    /// Lines of a record.
-    lines: usize,
-    record: usize,
-    line: usize,
-}
-
-impl Coming<'_> {
-    /// Asks for the next `count` lines.
-    #[inline(always)]
-    fn ask<const MID: bool>(&mut self, count: usize) {
-        if self.line >= self.lines {
-            (self.record, self.line) = (self.record + 1, self.line - self.lines);
-        }
-        if self.record >= self.rows.count {
-            return;
-        }
-        for column in self.rows.columns.iter().take(1 + usize::from(MID)) {
-            let at = self.record * column.stride + column.offset + self.first * BLOCK / 2;
-            for i in 0..count {
-                prefetch(column.bytes, at + (self.line + i) * BLOCK);
-            }
-        }
-        self.line += count;
-    }
 }
 
 #[inline]

@@ -1,9 +1,9 @@
 //! Int8 dots of many columns with AVX-512 VNNI: a lane a record, so that an exact dot needs no folding and codes are
 //! unpacked once for all columns. The sums of a group follow the order that `project` states.
 
-use super::ahead;
+use super::ahead::Coming;
 use super::load::{floats, store, store_bytes};
-use super::pack::{RECORDS, by_record};
+use super::pack::{RECORDS, by_column, by_record};
 use super::product::{Packed, product};
 use super::scales::cells;
 use crate::kernels::columns::{Eight, Int8Columns, STRIP};
@@ -62,47 +62,69 @@ pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
             }
         }
         let quads = black_box(QUADS);
+        let mut coming = coming(work, out.len() / count);
         let out = &mut out.chunks_exact_mut(count).collect::<Vec<_>>();
         for (part, x) in work.x.eights.chunks(groups.len()).enumerate() {
             let first = part * COLUMNS;
             match count - first {
-                1 => columns::<1>(groups, x, quads, first, out),
-                2 => columns::<2>(groups, x, quads, first, out),
-                3..=4 => columns::<4>(groups, x, quads, first, out),
-                _ => columns::<COLUMNS>(groups, x, quads, first, out),
+                1 => columns::<1>(groups, x, quads, first, &mut coming, out),
+                2 => columns::<2>(groups, x, quads, first, &mut coming, out),
+                3..=4 => columns::<4>(groups, x, quads, first, &mut coming, out),
+                _ => columns::<COLUMNS>(groups, x, quads, first, &mut coming, out),
             }
         }
     });
+}
+
+/// The records behind those of a task of so many micropanels, to be asked for while these are multiplied, and how many of
+/// their lines at every block: all within the first columns.
+fn coming<'a>(work: &Dots<'a, Int8Columns>, micropanels: usize) -> (Coming<'a>, usize) {
+    const LINE: usize = 64;
+    let Dots { rows, first, .. } = work;
+    let (codes, scales) = (rows.blocks() * BLOCK / 2, rows.coding.scale_bytes(rows.width));
+    let lines = [(codes + scales).div_ceil(LINE), codes.div_ceil(LINE)];
+    let records = micropanels * RECORDS;
+    (Coming::new(rows, first + records, 0, lines), (records * lines[0]).div_ceil(rows.blocks()))
 }
 
 /// Unpacks the `index`th micropanel; its last record fills lanes that have none.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn pack<const MID: bool>(rows: &Rows, records: Range<usize>, index: usize, groups: &mut [Group]) {
     let records: [Record; RECORDS] = std::array::from_fn(|r| rows.record((records.start + r).min(records.end - 1)));
-    let (level, next) = (if MID { Level::L8 } else { Level::L4 }, ahead::records(rows, RECORDS));
     for (block, group) in groups.iter_mut().enumerate() {
-        records.iter().for_each(|record| ahead::block(level, record, block, next));
         let quads = by_record::<MID>(&records, block);
         group.codes.iter_mut().zip(quads).for_each(|(to, from)| store_bytes(&mut to[index], from));
     }
-    for (r, record) in records.iter().enumerate() {
-        for (strip, groups) in groups.chunks_mut(STRIP).enumerate() {
+    for (strip, groups) in groups.chunks_mut(STRIP).enumerate() {
+        let (mut widths, mut origins) = ([[0.0; STRIP]; RECORDS], [[0.0; STRIP]; RECORDS]);
+        for ((record, widths), origins) in records.iter().zip(&mut widths).zip(&mut origins) {
             let cells = cells(&rows.coding, rows.level, record.scales, strip * STRIP);
-            let (mut widths, mut origins) = ([0.0; STRIP], [0.0; STRIP]);
-            store(&mut widths, cells.width);
-            store(&mut origins, cells.origin);
-            for (group, (width, origin)) in groups.iter_mut().zip(widths.into_iter().zip(origins)) {
-                (group.widths[index][r], group.origins[index][r]) = (width, origin);
-            }
+            store(widths, cells.width);
+            store(origins, cells.origin);
+        }
+        let (widths, origins) = (by_column(&widths), by_column(&origins));
+        for (group, (width, origin)) in groups.iter_mut().zip(widths.into_iter().zip(origins)) {
+            store(&mut group.widths[index], width);
+            store(&mut group.origins[index], origin);
         }
     }
 }
 
 /// The first `N` of eight columns, as many as there are from `first` on, of all micropanels of `out`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn columns<const N: usize>(groups: &[Group], x: &[Eight], quads: usize, first: usize, out: &mut [&mut [[f32; LANES]]]) {
+fn columns<const N: usize>(
+    groups: &[Group],
+    x: &[Eight],
+    quads: usize,
+    first: usize,
+    (coming, lines): &mut (Coming, usize),
+    out: &mut [&mut [[f32; LANES]]],
+) {
     let Lanes(lanes) = &mut Lanes([[[[0.0; LANES]; N]; MICROPANELS]; STRIP]);
     for (block, (group, x)) in groups.iter().zip(x).enumerate() {
+        if first == 0 {
+            coming.ask::<true>(*lines);
+        }
         let column = |k: usize, n: usize| i32::from_le_bytes(x.quads[k % QUADS][n].map(|code| code as u8));
         let multiply = |sum, codes, x| _mm512_dpbusd_epi32(sum, codes, x);
         let dots = product::<MICROPANELS, N>(&group.codes, quads, column, multiply);

@@ -1,8 +1,9 @@
 //! Codes rearranged for products of many columns: a lane a record (dots), a lane a weight (accumulations).
 
 use super::gemv_int8::joined;
-use super::load::{bytes, bytes32};
+use super::load::{bytes, bytes32, floats};
 use super::scales::whole;
+use crate::kernels::lanes::LANES;
 use crate::quant::Record;
 use crate::types::BLOCK;
 use std::arch::x86_64::*;
@@ -87,6 +88,37 @@ fn words([low, high]: [__m512i; 2]) -> [__m512i; 4] {
     let byte = _mm512_set1_epi16(0xff);
     let (even, odd) = (|x| _mm512_and_si512(x, byte), |x| _mm512_srli_epi16::<8>(x));
     [even(low), odd(low), even(high), odd(high)]
+}
+
+/// Column i of sixteen rows in register i.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn by_column(rows: &[[f32; LANES]; LANES]) -> [__m512; LANES] {
+    let mut fours = [[_mm512_setzero_pd(); 4]; 4];
+    for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+        let (a, b, c, d) = (floats(&rows[0]), floats(&rows[1]), floats(&rows[2]), floats(&rows[3]));
+        let (ab, cd) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
+        let (ab_high, cd_high) =
+            (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+        *four = [
+            _mm512_unpacklo_pd(ab, cd),
+            _mm512_unpackhi_pd(ab, cd),
+            _mm512_unpacklo_pd(ab_high, cd_high),
+            _mm512_unpackhi_pd(ab_high, cd_high),
+        ];
+    }
+    // Quarter q of fours[f][i]: column 4 q + i of rows 4 f.. .
+    let mut columns = [_mm512_setzero_ps(); LANES];
+    for i in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|f| _mm512_castpd_ps(fours[f][i]));
+        let (ab, cd) = (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d));
+        let (ab_high, cd_high) = (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d));
+        columns[i] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+        columns[4 + i] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+        columns[8 + i] = _mm512_shuffle_f32x4::<0x88>(ab_high, cd_high);
+        columns[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high);
+    }
+    columns
 }
 
 /// Registers of two blocks, or their sums, as registers of one block each.
