@@ -26,3 +26,25 @@ def test_tokens_lie_in_the_vocabulary(small: Path) -> None:
         assert np.isfinite(model.backend.embed(np.array([0, last], np.uint32))).all()
         with pytest.raises(UsageError, match=f"token {last + 1} lies outside the vocabulary of {last + 1}"):
             model.backend.embed(np.array([0, last + 1], np.uint32))
+
+
+@pytest.mark.parametrize(("rows", "precision"), [(1, 4), (5, 8), (40, 16)])
+def test_layers_are_their_branches_added(small: Path, rows: int, precision: int) -> None:
+    x = np.random.default_rng(rows).standard_normal((rows, SMALL["hidden_size"])).astype(np.float32)
+    positions = np.arange(rows, dtype=np.uint32)
+    with Model.open(small, precision=precision) as model, model.sequence(rows) as one, model.sequence(rows) as two:
+        backend, by_hand = model.backend, x.copy()
+        for layer in range(SMALL["num_hidden_layers"]):
+            by_hand += backend.attention(layer, by_hand, np.full(rows, one, np.uint32), positions)
+            by_hand += backend.ffn(layer, by_hand)
+        ids = np.full(rows, two, np.uint32)
+        together = backend.layers((0, SMALL["num_hidden_layers"]), x, ids, positions)
+    np.testing.assert_array_equal(together.view(np.uint32), by_hand.view(np.uint32))
+
+
+def test_layers_must_be_those_of_the_model(small: Path) -> None:
+    x, one = np.zeros((1, SMALL["hidden_size"]), np.float32), np.zeros(1, np.uint32)
+    with Model.open(small) as model:
+        for span in ((1, 0), (0, SMALL["num_hidden_layers"] + 1)):
+            with pytest.raises(UsageError, match="of a model with"):
+                model.backend.engine.layers(span, x, model.backend.kv, one, one)

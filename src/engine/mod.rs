@@ -122,29 +122,34 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` for layers the model does not have.
     pub fn follow(&mut self, layers: Range<usize>, head: bool) -> Result<()> {
-        if layers.start > layers.end || layers.end > self.arch.layers {
-            let Range { start, end } = layers;
-            return Err(Error::usage(format!("layers {start}..{end} of a model with {}", self.arch.layers)));
-        }
+        self.check_layers(&layers)?;
         self.weights.follow(layers, head);
         Ok(())
+    }
+
+    fn check_layers(&self, &Range { start, end }: &Range<usize>) -> Result<()> {
+        match start <= end && end <= self.arch.layers {
+            true => Ok(()),
+            false => Err(Error::usage(format!("layers {start}..{end} of a model with {}", self.arch.layers))),
+        }
     }
 
     /// Rows `x [N, hidden]` behind some layers; appends their K and V to `kv`. The same bits as adding the branches one by
     /// one: what threads wait for between calls is saved.
     ///
     /// # Errors
-    /// As [`Engine::attention`] and [`Engine::ffn`].
+    /// As [`Engine::attention`] and [`Engine::ffn`]; `Error::Usage` for layers the model does not have.
     pub fn layers(&mut self, layers: Range<usize>, x: &[f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<Vec<f32>> {
+        self.check_layers(&layers)?;
+        self.check_rows(x)?;
         self.pooled(x.len(), |engine| {
             let mut x = x.to_vec();
             for layer in layers {
                 engine.timed(layer, |engine| {
                     let branch = engine.attention_branch(layer, &x, kv, tokens, None)?;
-                    add(&mut x, branch);
+                    add(&mut x, &branch)?;
                     let branch = engine.ffn_branch(layer, &x, None)?;
-                    add(&mut x, branch);
-                    Ok(())
+                    add(&mut x, &branch)
                 })?;
             }
             Ok(x)
@@ -247,8 +252,8 @@ fn pool(threads: Option<usize>) -> Result<ThreadPool> {
 }
 
 /// Runs `part` on this thread of a pool while the others wait for their share of it awake: one that sleeps is there
-/// 30 us after it is called, and a part calls some twenty times. They sleep once nothing came for a while (reads are
-/// waited for) and when the part ends.
+/// 30 us after it is called, and a layer calls some ten times. They sleep once nothing came for a while (reads are
+/// waited for), then till the part ends, and when it does.
 fn awake<T: Send>(part: impl FnOnce() -> T + Send) -> T {
     let (me, over) = (rayon::current_thread_index(), AtomicBool::new(false));
     rayon::scope(|scope| {
@@ -289,9 +294,13 @@ fn together(columns: usize) -> usize {
     (MOST / columns).max(1)
 }
 
-fn add(x: &mut [f32], branch: Branch) {
-    let (Branch::Whole(branch) | Branch::Partials(branch)) = branch;
+/// Adds a whole branch to the residual stream.
+fn add(x: &mut [f32], branch: &Branch) -> Result<()> {
+    let Branch::Whole(branch) = branch else {
+        return Err(Error::Internal("a branch in parts where all was asked for"));
+    };
     x.iter_mut().zip(branch).for_each(|(x, branch)| *x += branch);
+    Ok(())
 }
 
 /// A range of chunks that lies within `count` and is not empty.

@@ -1,9 +1,9 @@
 //! Accumulations of records: o and down, `y[n] += h[n][j] * record_j`.
 //!
 //! **Order.** In f32 records are summed by rising id into their chunk's own vector. With int8 activations, at levels 4 and
-//! 8, a call adds its records (at most 256) as exact integers times one scale a group ([`super::factors`]). Closed chunks
-//! are added to the result by rising chunk (docs/design.md, 6). Work is cut along the model dimension, where elements do
-//! not meet, so threads change no bit.
+//! 8, a call adds its records (at most 256) as exact integers times one scale a group ([`super::factors`]). Chunks are
+//! added to the result in their order, whoever computed them (docs/design.md, 6), and one that threads share is cut along
+//! the model dimension, where elements do not meet: threads change no bit.
 
 use super::columns::STRIP;
 use super::factors::Factors;

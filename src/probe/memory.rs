@@ -79,20 +79,22 @@ impl Memory {
         })
     }
 
-    /// GB of stored weights that a kernel takes a second at a level for one token, on all threads, a chunk of records a
-    /// call as in a layer.
+    /// GB of stored weights that a kernel takes a second at a level for one token, on all threads, a chunk of records for
+    /// each as in a layer.
     pub fn kernel(&self, kernel: Kernel, level: Level, limit: Duration) -> f64 {
         let rows = self.rows(level);
-        let bytes = rows.columns.iter().map(|c| c.stride).sum::<usize>() * CHUNK;
+        let chunks = self.pool.current_num_threads().clamp(1, (rows.count / CHUNK).max(1));
+        let (isa, records) = (self.isa, chunks * CHUNK);
+        let bytes = rows.columns.iter().map(|c| c.stride).sum::<usize>() * records;
         let mut step: Box<dyn FnMut(&Rows) + Send> = match kernel {
-            Kernel::Dot => self.pool.install(|| dot(self.isa, level)),
-            Kernel::Accumulate => accumulate(self.isa),
+            Kernel::Dot => self.pool.install(|| dot(isa, level, records)),
+            Kernel::Accumulate => accumulate(isa, chunks),
         };
-        let mut chunks = (0..rows.count / CHUNK).cycle();
+        let mut parts = (0..rows.count / records).cycle();
         self.pool.install(|| {
             median_rate(limit, || {
-                let first = chunks.next().unwrap_or(0) * CHUNK;
-                step(&rows.slice(first, first + CHUNK));
+                let first = parts.next().unwrap_or(0) * records;
+                step(&rows.slice(first, first + records));
                 bytes
             })
         })
@@ -112,15 +114,20 @@ impl Memory {
     }
 }
 
-fn dot(isa: Isa, level: Level) -> Box<dyn FnMut(&Rows) + Send> {
+fn dot(isa: Isa, level: Level, records: usize) -> Box<dyn FnMut(&Rows) + Send> {
     let x: Vec<f32> = (0..WIDTH).map(|i| (i as f32).sin()).collect();
-    let (inputs, mut out) = (Inputs::new(isa, &x, WIDTH, level != Level::L16), Panel::new(CHUNK, 1));
+    let (inputs, mut out) = (Inputs::new(isa, &x, WIDTH, level != Level::L16), Panel::new(records, 1));
     Box::new(move |rows| project(isa, rows, &inputs, black_box(&mut out)))
 }
 
-fn accumulate(isa: Isa) -> Box<dyn FnMut(&Rows) + Send> {
-    let (factors, mut sum) = (Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK), ChunkSum::new(1, WIDTH));
-    Box::new(move |rows| black_box(&mut sum).add(isa, true, rows, black_box(&factors), 1))
+fn accumulate(isa: Isa, chunks: usize) -> Box<dyn FnMut(&Rows) + Send> {
+    let factors = Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK);
+    let mut sums = vec![ChunkSum::new(1, WIDTH); chunks];
+    Box::new(move |rows| {
+        black_box(&mut sums).par_iter_mut().enumerate().for_each(|(i, sum)| {
+            sum.add(isa, true, &rows.slice(i * CHUNK, (i + 1) * CHUNK), black_box(&factors), 1);
+        });
+    })
 }
 
 /// Random codes, and scales of the range -1 to 1: random ones would make infinities and denormals.

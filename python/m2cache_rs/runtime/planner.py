@@ -28,8 +28,9 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.budget import Budget, Levels, Weights
 from m2cache_rs.runtime.decoder import PROMPT_CHUNK
 
-# Finding a chunk's blocks, handing out their leases, and a round of the pool. Measured; see benches/NOTES.md.
-_CHUNK = 10e-6
+# Finding a chunk's blocks, handing out their leases, adding its sums, and its share of waking the pool.
+# Measured; see benches/NOTES.md ("One decoded token, again").
+_CHUNK = 2.5e-6
 # Detokenising and sampling one token of a vocabulary of 100,000. Measured.
 _SAMPLE = 0.5e-3
 # What one further row costs of the first, which decodes the weights. Measured; see benches/NOTES.md.

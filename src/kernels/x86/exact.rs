@@ -18,13 +18,6 @@ use std::cell::RefCell;
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
 
-/// Pairs of records that share a visit to the sums of one column.
-pub const VISIT: usize = 1;
-
-/// Records between codes that are asked for and those that are computed: 18 KB at 4 bits and d = 4096. With one pair of
-/// records a visit, 2 / 4 / 8 / 16 gave 22 / 28 / 30 / 28 GB/s in an FFN of one column.
-const FAR: usize = 8;
-
 /// Records between a scale that is asked for and the one that is read.
 pub const AHEAD: usize = 16;
 
@@ -88,14 +81,6 @@ pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
 pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> PlaneBytes<'a> {
     let r = r.min(rows.count - 1);
     [rows.codes(Plane::Base, r), if MID { rows.codes(Plane::Mid, r) } else { &[] }]
-}
-
-/// Asks for the same blocks of a later record.
-#[inline(always)]
-pub fn ahead<const MID: bool>(rows: &Rows, codes: &PlaneBytes, block: usize) {
-    for (codes, column) in codes.iter().zip(&rows.columns).take(1 + usize::from(MID)) {
-        prefetch(codes, block * BLOCK / 2 + FAR * column.stride);
-    }
 }
 
 /// Blocks `first..` of all records into `sums [blocks][N][64]`.

@@ -1,7 +1,7 @@
 //! Accumulations in exact integers with AVX2, as `exact`: words of codes times factors of 16 bits, two records a lane
 //! (sums of byte products would saturate). Eight groups at a time: the cells of all records first, then their codes.
 
-use super::exact::{AHEAD, VISIT, ahead, record_codes};
+use super::exact::{AHEAD, record_codes};
 use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8, store8};
 use super::pack::PlaneBytes;
 use super::pack_avx2::{Half, by_weight, in_order};
@@ -19,6 +19,12 @@ const GROUPS: usize = 8;
 
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
+
+/// Pairs of records that share a visit to the sums of one column.
+const VISIT: usize = 1;
+
+/// Records between codes that are asked for and those that are computed.
+const FAR: usize = 8;
 
 /// Half a block.
 const HALF: usize = BLOCK / 2;
@@ -130,6 +136,14 @@ fn put_factors(products: &[OfGroups<f32>], share: __m256, factors: &mut [OfGroup
             *factor = _mm256_cvtps_epi32(_mm256_mul_ps(floats8(product), share));
         }
         store_ints8(factors, _mm256_blend_epi16::<0xaa>(both[0], _mm256_slli_epi32::<16>(both[1])));
+    }
+}
+
+/// Asks for the same blocks of a later record.
+#[inline(always)]
+fn ahead<const MID: bool>(rows: &Rows, codes: &PlaneBytes, block: usize) {
+    for (codes, column) in codes.iter().zip(&rows.columns).take(1 + usize::from(MID)) {
+        prefetch(codes, block * BLOCK / 2 + FAR * column.stride);
     }
 }
 
