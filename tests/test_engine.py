@@ -32,7 +32,11 @@ def test_tokens_lie_in_the_vocabulary(small: Path) -> None:
 def test_layers_are_their_branches_added(small: Path, rows: int, precision: int) -> None:
     x = np.random.default_rng(rows).standard_normal((rows, SMALL["hidden_size"])).astype(np.float32)
     positions = np.arange(rows, dtype=np.uint32)
-    with Model.open(small, precision=precision) as model, model.sequence(rows) as one, model.sequence(rows) as two:
+    with (
+        Model.open(small, precision=precision) as model,
+        model.sequence(rows) as one,
+        model.sequence(rows) as two,
+    ):
         backend, by_hand = model.backend, x.copy()
         for layer in range(SMALL["num_hidden_layers"]):
             by_hand += backend.attention(layer, by_hand, np.full(rows, one, np.uint32), positions)
