@@ -23,9 +23,11 @@ pub const STRIPS: usize = 4;
 /// Records of a lane.
 const FOUR: usize = 4;
 
-/// Records that share a visit to the sums, and are asked for while those in front of them are computed: 36 KB at 4 bits
-/// and d = 4096.
-const VISIT: usize = 16;
+/// Records that share a visit to the sums, and are asked for while those in front of them are computed: 32 KB of codes
+/// at d = 4096, in one plane or in two. Twice as much does not stay in the first cache.
+const fn at_once(mid: bool) -> usize {
+    if mid { 8 } else { 16 }
+}
 
 /// Records between scales that are asked for and those that are read.
 const AHEAD: usize = 32;
@@ -78,7 +80,7 @@ fn blocks<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32;
     }
     let dots = &mut scratch.sums[..twos];
     dots.fill([[[0; LANES]; 8]; 2]);
-    for visit in (0..work.rows.count).step_by(VISIT) {
+    for visit in (0..work.rows.count).step_by(at_once(MID)) {
         add_visit::<MID>(work.rows, first, visit, &scratch.factors, &mut coming, dots);
     }
     for (two, (sums, dots)) in sums.chunks_mut(2).zip(dots).enumerate() {
@@ -99,7 +101,7 @@ fn read_products<const MID: bool>(
     scratch: &mut Scratch,
 ) -> [Terms; STRIPS] {
     let (rows, strips) = (work.rows, twos.div_ceil(STRIP / 2));
-    let of_visit = (twos * VISIT).div_ceil(rows.count.max(VISIT));
+    let of_visit = (twos * at_once(MID)).div_ceil(rows.count.max(at_once(MID)));
     let (mut most, mut offset) = ([_mm512_setzero_si512(); STRIPS], [_mm512_setzero_ps(); STRIPS]);
     for (r, h) in work.factors.column(0)[..rows.count].iter().enumerate() {
         let (h, scales) = (_mm512_set1_ps(*h), rows.scales(r));
@@ -151,7 +153,7 @@ fn lower_bytes(four: &[__m512i; FOUR]) -> __m512i {
     _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second))
 }
 
-/// Records `visit..`, at most [`VISIT`], into the sums of the pairs of blocks from `first` on.
+/// Records `visit..`, at most [`at_once`], into the sums of the pairs of blocks from `first` on.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_visit<const MID: bool>(
@@ -162,7 +164,7 @@ fn add_visit<const MID: bool>(
     coming: &mut Coming,
     sums: &mut [Two],
 ) {
-    let fours = VISIT.min(rows.count - visit).div_ceil(FOUR);
+    let fours = at_once(MID).min(rows.count - visit).div_ceil(FOUR);
     let factors = &factors[visit / FOUR..][..fours];
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
     let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
