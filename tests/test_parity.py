@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model
+from m2cache_rs._core import Engine, Store
 from m2cache_rs.convert import convert, huggingface
 from m2cache_rs.eval.metrics import kl_divergence, log_softmax
 from m2cache_rs.models import Architecture, architecture_of
@@ -55,13 +56,20 @@ def stored(folder: Path, config: dict[str, Any], named: dict[str, Array], **opti
 
 
 def logits(
-    path: Path, ids: Array, precision: int | str, act: str = "auto", kind: Kind = Kind.DECODE, kv: str = "f32"
+    path: Path,
+    ids: Array,
+    precision: int | str,
+    act: str = "auto",
+    kind: Kind = Kind.DECODE,
+    kv: str = "f32",
+    cache: int | None = None,
 ) -> Array:
     """One sequence's logits; unlike Model.logits also beyond the context, where dynamic rope begins.
 
     Keys and values in f32 by default, as the references keep them.
     """
-    with Model.open(path, precision=precision, act=act, kv=kv) as model, model.sequence(len(ids)) as sequence:
+    opened = Model.open(path, precision=precision, act=act, kv=kv, cache=cache)
+    with opened as model, model.sequence(len(ids)) as sequence:
         return model.forward(Batch.run(np.asarray(ids, np.uint32), sequence, 0, kind))
 
 
@@ -161,6 +169,19 @@ def test_groups_of_heads_across_records_read_together(bits: int, tmp_path: Path)
     expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
     with stored(tmp_path, config, named, equalize=False) as path:
         same_bits(logits(path, np.array(ids), bits), expected)
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_a_group_of_heads_goes_on_in_the_next_run_of_chunks(bits: int, tmp_path: Path) -> None:
+    """Groups of 700 records of o, whose chunks of 256 are leased singly where the cache holds no more."""
+    config = tiny.CONFIG | {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 100}
+    arch = architecture_of(config)[1]
+    named, ids = tiny.weights(arch, 4), tiny.tokens(arch, 12, 4)
+    expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
+    with stored(tmp_path, config, named, equalize=False) as path:
+        least = Engine.needs(Store(str(path)), (bits, bits, bits, bits))[1]
+        for cache in (least, None):
+            same_bits(logits(path, np.array(ids), bits, cache=cache), expected)
 
 
 @pytest.mark.parametrize("levels", [(4, 8, 16, 8), (8, 16, 4, 16), (16, 4, 8, 4)])

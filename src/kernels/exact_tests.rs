@@ -210,9 +210,10 @@ fn check_edge(records: &Records, factors: [f32; 3], scale: f16) {
 #[test]
 fn numbers_of_threads_change_no_bit() {
     let coding = Coding { form: Form::Affine, group: 64, cells: [1, 1, 1] };
-    for (level, width, columns) in
-        [(Level::L4, 4096, 1), (Level::L8, 2500, 3), (Level::L4, 1100, 9), (Level::L16, 1990, 2)]
-    {
+    // A task of one column takes 64 blocks at a time: 4096 is one such part, the widest here are four and three.
+    let one = [(Level::L4, 4096, 1), (Level::L4, 4160, 1), (Level::L4, 12352, 1), (Level::L8, 8256, 1)];
+    let more = [(Level::L8, 2500, 3), (Level::L4, 1100, 9), (Level::L16, 1990, 2)];
+    for (level, width, columns) in one.into_iter().chain(more) {
         let (records, mut noise) = (Records::random(coding, level, width, 19, 3), Noise(1));
         let factors: Vec<f32> = (0..19 * columns).map(|_| noise.factor(9)).collect();
         let want = records.sums(Isa::PORTABLE, &factors, columns, 1);

@@ -96,3 +96,23 @@ pub fn prefetch(at: &[u8], distance: usize) {
     // SAFETY: a prefetch reads nothing that the program sees and never faults, whatever the address.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(distance).cast()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+
+    #[test]
+    fn lines_that_are_not_all_there_are_not_read() {
+        if !Isa::available().iter().any(|isa| isa.name() == "avx512") {
+            eprintln!("skipped: this machine has no AVX-512");
+            return;
+        }
+        let bytes = [7; 256];
+        // SAFETY: the set is there.
+        let read = |len: usize, at, stride| unsafe { bytes_each::<3>(&bytes[..len], at, stride).is_some() };
+        assert!(read(256, 0, 96) && read(256, 64, 64) && read(64, 0, 0));
+        assert!(!read(255, 0, 96) && !read(256, 1, 96) && !read(256, 65, 64) && !read(63, 0, 0));
+        assert!(!read(256, usize::MAX, 1) && !read(256, 0, usize::MAX / 2 + 1));
+    }
+}
