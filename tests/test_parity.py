@@ -161,22 +161,15 @@ def test_int8_activations_are_the_reference(name: str, form: str, group: int, tm
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
-def test_groups_of_heads_across_records_read_together(bits: int, tmp_path: Path) -> None:
-    """The 150 records of o of the second group lie in two chunks of the store, but are one sum."""
-    config = tiny.CONFIG | {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 50}
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 50), (14, 2, 100)])
+def test_groups_of_heads_across_records_read_together(
+    heads: int, kv_heads: int, head_dim: int, bits: int, tmp_path: Path
+) -> None:
+    """Groups of 150 or 700 records of o cross chunks of 256, also where the cache holds one at a time."""
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    config = tiny.CONFIG | sizes
     arch = architecture_of(config)[1]
     named, ids = tiny.weights(arch, 2), tiny.tokens(arch, 30, 2)
-    expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
-    with stored(tmp_path, config, named, equalize=False) as path:
-        same_bits(logits(path, np.array(ids), bits), expected)
-
-
-@pytest.mark.parametrize("bits", [4, 16])
-def test_a_group_of_heads_goes_on_in_the_next_run_of_chunks(bits: int, tmp_path: Path) -> None:
-    """Groups of 700 records of o, whose chunks of 256 are leased singly where the cache holds no more."""
-    config = tiny.CONFIG | {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 100}
-    arch = architecture_of(config)[1]
-    named, ids = tiny.weights(arch, 4), tiny.tokens(arch, 12, 4)
     expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
     with stored(tmp_path, config, named, equalize=False) as path:
         least = Engine.needs(Store(str(path)), (bits, bits, bits, bits))[1]

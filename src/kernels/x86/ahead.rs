@@ -6,7 +6,8 @@ use crate::kernels::columns::STRIP;
 use crate::quant::{Record, Rows};
 use crate::types::{Level, Plane};
 
-const LINE: usize = 64;
+/// A cache line.
+pub const LINE: usize = 64;
 
 /// Prefetch distance: how far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
 pub type Distance = [usize; 3];

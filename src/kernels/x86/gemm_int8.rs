@@ -1,7 +1,7 @@
 //! Int8 dots of many columns with AVX-512 VNNI: a lane a record, so that an exact dot needs no folding and codes are
 //! unpacked once for all columns. The sums of a group follow the order that `project` states.
 
-use super::ahead::Coming;
+use super::ahead::{Coming, LINE};
 use super::load::{floats, store, store_bytes};
 use super::pack::{RECORDS, by_column, by_record};
 use super::product::{Packed, product};
@@ -79,7 +79,6 @@ pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
 /// The records behind those of a task of so many micropanels, to be asked for while these are multiplied, and how many of
 /// their lines at every block: all within the first columns.
 fn coming<'a>(work: &Dots<'a, Int8Columns>, micropanels: usize) -> (Coming<'a>, usize) {
-    const LINE: usize = 64;
     let Dots { rows, first, .. } = work;
     let (codes, scales) = (rows.blocks() * BLOCK / 2, rows.coding.scale_bytes(rows.width));
     let lines = [(codes + scales).div_ceil(LINE), codes.div_ceil(LINE)];
