@@ -183,6 +183,22 @@ def test_the_observer_sees_what_stands_in_front_of_every_norm() -> None:
     assert seen == [(layer, which, (2, HIDDEN)) for layer, which in norms]
 
 
+def test_progress_counts_calls_and_leaves_branches_to_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch.run(np.arange(40, dtype=np.uint32) % VOCAB, 0, 0, Kind.PROMPT)
+    told: list[int] = []
+    watched = Decoder(Toy(), LAYERS, lambda layer, which, x: None, progress=told.append)
+    watched.backend.create(np.ones(1, np.float32), 1.0)
+    want = watched.forward(batch)
+    assert sum(told) == len(batch.positions) * LAYERS
+    toy, calls, told[:] = Toy(), [], []
+    toy.create(np.ones(1, np.float32), 1.0)
+    whole = toy.layers
+    monkeypatch.setattr(toy, "layers", lambda span, *rest: calls.append(span) or whole(span, *rest))
+    assert (Decoder(toy, LAYERS, progress=told.append).forward(batch) == want).all()
+    assert calls == [(layer, layer + 1) for layer in range(LAYERS)], "a call a layer for more than 32 rows"
+    assert told == [40] * LAYERS
+
+
 def test_a_fork_goes_its_own_way() -> None:
     toy = Toy()
     decoder = Decoder(toy, LAYERS)

@@ -11,10 +11,6 @@ from m2cache_rs._core import Engine, KvCache
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import Floats, Ids, Span
 
-# Layers of a call where rows are few: waking threads that slept between calls took some 35 us each time, and
-# Ctrl-C waits for a call.
-FEW_LAYERS, FEW_ROWS = 4, 32
-
 
 class CpuBackend:
     """A `Backend` whose arithmetic, weight cache and KV lie in the Rust core; calls release the GIL.
@@ -41,12 +37,8 @@ class CpuBackend:
         return self.engine.embed(tokens)
 
     def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
-        """Rows [N, hidden] behind some layers; Ctrl-C is noticed every few."""
-        step = FEW_LAYERS if len(x) <= FEW_ROWS else 1
-        for first in range(*span, step):
-            last = min(first + step, span[1])
-            x = self.engine.layers((first, last), x, self.kv, sequences, positions)
-        return x
+        """Rows [N, hidden] behind some layers; Ctrl-C is noticed behind the call."""
+        return self.engine.layers(span, x, self.kv, sequences, positions)
 
     def attention(
         self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None

@@ -16,12 +16,16 @@ from m2cache_rs.errors import UsageError
 Floats = NDArray[np.float32]
 Ids = NDArray[np.uint32]
 Observer = Callable[[int, str, Floats], None]
+Progress = Callable[[int], None]
 Span = tuple[int, int]
 
 # Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
 PROMPT_CHUNK = 256
 # Decode tokens whose logits are the same bits alone and together.
 DECODE_BATCH = 32
+# Layers of a backend's call where rows are few: threads that slept between calls took some 35 us to wake.
+# Ctrl-C and progress wait for a call.
+FEW_LAYERS, FEW_ROWS = 4, 32
 
 
 class Kind(IntEnum):
@@ -111,9 +115,10 @@ class Decoder:
     """Runs batches through `layers` layers of `backend`.
 
     `observer(layer, which, x)` sees the hidden rows in front of every norm, which being `attn`, `ffn` or
-    (layer = `layers`) `final`: calibration listens there. `passed(batch)` is called behind every pass
-    with its rows: those of a batch that run together. `logit_rows` bounds the rows that the head takes at
-    once (None: all that are wanted).
+    (layer = `layers`) `final`: calibration listens there; only then are branches asked for one by one.
+    `progress` is told the work done, rows times layers, behind every call of some layers. `passed(batch)` is
+    called behind every pass with its rows: those of a batch that run together. `logit_rows` bounds the rows
+    that the head takes at once (None: all that are wanted).
     """
 
     backend: Backend
@@ -121,6 +126,7 @@ class Decoder:
     observer: Observer | None = None
     passed: Callable[[Batch], None] | None = None
     logit_rows: int | None = None
+    progress: Progress | None = None
 
     def forward(
         self, batch: Batch, layers: range | None = None, want: NDArray[np.bool_] | None = None
@@ -150,15 +156,23 @@ class Decoder:
 
     def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
         self.backend.follow((span.start, span.stop), span.stop == self.layers and bool(want.any()))
-        x = self._enter(batch)
-        if self.observer is None:
-            x = self.backend.layers((span.start, span.stop), x, batch.sequences, batch.positions)
-        else:
-            self._watched(batch, span, x)
+        x = self._walk(batch, span, self._enter(batch))
         if span.stop < self.layers:
             return x[want]
         self._observe(self.layers, "final", x)
         return self._logits(x[want])
+
+    def _walk(self, batch: Batch, span: range, x: Floats) -> Floats:
+        step = FEW_LAYERS if len(x) <= FEW_ROWS else 1
+        for first in span[::step]:
+            part = range(first, min(first + step, span.stop))
+            if self.observer is None:
+                x = self.backend.layers((part.start, part.stop), x, batch.sequences, batch.positions)
+            else:
+                self._watched(batch, part, x)
+            if self.progress is not None:
+                self.progress(len(x) * len(part))
+        return x
 
     def _watched(self, batch: Batch, span: range, x: Floats) -> None:
         for layer in span:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from m2cache_rs.config import Sampling
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.decoder import Batch, Floats, Ids, Kind, Observer
+from m2cache_rs.runtime.decoder import Batch, Ids, Kind
 from m2cache_rs.runtime.sampling import sample
 from m2cache_rs.runtime.text import Detokenizer, StopStrings
 
@@ -48,19 +48,19 @@ class Request:
 
 @dataclass
 class PromptProgress:
-    """An observer of the decoder that tells the share of a prompt's work that is done, 0 to 1.
+    """Tells the share of a prompt's work that is done, 0 to 1: rows times layers.
 
-    Every row passes two norms a layer, so that even the first chunk of a model read from a disk moves.
+    Layers count, so that even the only chunk of a prompt moves while the model is read from a disk.
     """
 
     work: int
     told: Callable[[float], None]
     done: int = 0
 
-    def __call__(self, layer: int, which: str, x: Floats) -> None:
-        """Rows x are about to pass a norm."""
+    def __call__(self, more: int) -> None:
+        """So much more is done."""
+        self.done += more
         self.told(self.done / self.work)
-        self.done += len(x) * (which != "final")
 
 
 def new_tokens(asked: int | None, prompt: int, context: int, room: str = "the model's context") -> int:
@@ -109,10 +109,10 @@ def generate(model: Model, request: Request) -> Generator[Token]:
     text, stops = Detokenizer(model.text_of, ids), StopStrings(request.stops)
     with model.sequence(len(ids)) as sequence:
         batch = Batch.run(request.prompt, sequence, 0, Kind.PROMPT)
-        observer = _observer(model, request)
+        progress = _progress(model, request)
         for left in range(request.count - 1, -1, -1):
-            row = model.forward(batch, _last_row(batch), observer)[0]
-            observer = None
+            row = model.forward(batch, _last_row(batch), progress=progress)[0]
+            progress = None
             chosen = sample(row, request.settings, request.seed, len(ids), ids)
             last = left == 0 or chosen in model.assets.eos
             shown = stops.push("" if chosen in model.assets.eos else text.push(chosen))
@@ -123,9 +123,12 @@ def generate(model: Model, request: Request) -> Generator[Token]:
             ids.append(chosen)
 
 
-def _observer(model: Model, request: Request) -> Observer | None:
-    work = 2 * model.architecture.layers * len(request.prompt)
-    return None if request.progress is None else PromptProgress(work, request.progress)
+def _progress(model: Model, request: Request) -> PromptProgress | None:
+    if request.progress is None:
+        return None
+    progress = PromptProgress(model.architecture.layers * len(request.prompt), request.progress)
+    progress(0)
+    return progress
 
 
 def _last_row(batch: Batch) -> NDArray[np.bool_]:

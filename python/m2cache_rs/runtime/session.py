@@ -32,6 +32,7 @@ from m2cache_rs.runtime.decoder import (
     Ids,
     Kind,
     Observer,
+    Progress,
     pieces,
 )
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
@@ -175,7 +176,7 @@ class Model:
         (default: 256, or what the context leaves). The same seed gives the same tokens whatever cache,
         threads and other generations do. Rotary frequencies that depend on the length (dynamic, longrope) are
         those of the whole prompt throughout. `progress` is told the share of the prompt that has run, from 0
-        to 1, twice a layer.
+        to 1, behind every layer or few.
 
         Raises UsageError for arguments, and while running NumericsError, StoreIOError, DamageError; the model
         stays usable after each.
@@ -325,14 +326,18 @@ class Model:
                     self._backend.free(created)
 
     def forward(
-        self, batch: Batch, want: NDArray[np.bool_] | None = None, observer: Observer | None = None
+        self,
+        batch: Batch,
+        want: NDArray[np.bool_] | None = None,
+        observer: Observer | None = None,
+        progress: Progress | None = None,
     ) -> Floats:
         """Logits of the wanted rows; see `Decoder.forward`. One call runs at a time."""
         with self._own:
             if self._recorder is not None:
                 self._recorder.begin()
             decoder = Decoder(
-                self.backend, self.architecture.layers, observer, self._recorder, self._logit_rows
+                self.backend, self.architecture.layers, observer, self._recorder, self._logit_rows, progress
             )
             rows = decoder.forward(batch, want=want)
             self._passes += len(list(pieces(batch)))
