@@ -31,6 +31,8 @@ KERNELS = (
     {"dispatch"},
     {"project", "accumulate", "activation", "attention", "norm", "rope", "peak", "stream"},
 )
+# Rooms whose files all lie in one folder.
+FLAT = ("store", "quant", "mem", "prefetch", "kv", "probe", "engine")
 PYTHON = {
     "cli": {"convert", "eval", "runtime", "models", "_core", "config", "errors", ""},
     "eval": {"runtime", "models", "_core", "config", "errors"},
@@ -60,6 +62,36 @@ def test_kernels_import_one_way() -> None:
         found[name] |= kernels_named(product(path), path.parent in {room, room / "dispatch"})
     against = {(name, used) for name, names in found.items() for used in names if rank[used] > rank[name]}
     assert not against
+
+
+@pytest.mark.parametrize("room", FLAT)
+def test_files_of_a_room_import_without_circles(room: str) -> None:
+    """`super` in a file of a room is the room; what mod.rs re-exports counts as the file it comes from."""
+    files = {
+        path.stem: product(path) for path in (ROOT / "src" / room).glob("*.rs") if "tests" not in path.stem
+    }
+    exported = {name: file for file, names in uses(files.pop("mod")) for name in names}
+    reach = {
+        name: {exported.get(used, used) for used, _ in uses(text)} & files.keys() - {name}
+        for name, text in files.items()
+    }
+    assert any(reach.values())
+    for _ in files:
+        reach = {name: direct.union(*(reach[used] for used in direct)) for name, direct in reach.items()}
+    assert not [name for name in files if name in reach[name]]
+
+
+def uses(text: str) -> list[tuple[str, set[str]]]:
+    """(module, names) of every path through `super` or, in a mod.rs, of every `pub use`."""
+    text = re.sub(r"//.*", "", text)
+    found = []
+    for group in re.findall(r"\bsuper::\{([^;]*)\};", text):
+        found += [(name, set[str]()) for name in re.findall(r"(?:^|,)\s*(\w+)", group)]
+    for module, names in re.findall(
+        r"\b(?:super|pub use|pub\(crate\) use)(?:::| )(\w+)(?:::([^;(]*))?", text
+    ):
+        found.append((module, set(re.findall(r"\w+", names))))
+    return found
 
 
 def kernels_named(text: str, top: bool) -> set[str]:

@@ -2,25 +2,50 @@
 //! dictate, so that nothing behind this point meets an offset, count or name that the arithmetic did not produce itself.
 
 use super::declared::Declared;
+use super::digest::digest;
 use super::header::{Header, read_header_from};
 use super::layout::FileLayout;
-use super::manifest::{FileEntry, MANIFEST, digest};
-use super::open::{Store, StoreFile};
+use super::manifest::{FileEntry, MANIFEST, Manifest};
 use super::regular::open_regular;
 use crate::error::{Error, Result, one_line, quoted};
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Opens file `index` of a store in one of its roots, if it is exactly what its layout and the manifest say.
-pub fn open_file(store: &Store, index: usize, layout: FileLayout, root: usize) -> Result<StoreFile> {
-    let manifest = &store.manifest;
+/// An open file of weights.
+#[derive(Debug)]
+pub struct StoreFile {
+    /// Its path, for messages.
+    pub path: PathBuf,
+    /// The handle.
+    pub file: Arc<File>,
+    /// Index into the roots of the store: the directory it lies in.
+    pub root: usize,
+    /// What it holds.
+    pub layout: FileLayout,
+    /// The digests its header declares.
+    pub declared: Declared,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// First byte and digest of every vector.
+    pub(super) vectors: HashMap<String, (u64, String)>,
+}
+
+/// Opens file `index` of a store (its directory and manifest) in one of its roots (which, and where), if it is exactly
+/// what its layout and the manifest say.
+pub fn open_file(
+    (store, manifest): (&Path, &Manifest),
+    index: usize,
+    layout: FileLayout,
+    (root, folder): (usize, &Path),
+) -> Result<StoreFile> {
     let entry = &manifest.files[index];
     let blank = Declared::new(manifest.architecture.hidden, manifest.encoding.coding, &layout);
     let header_bytes = blank.header(&layout).len() as u64;
     check_entry(entry, &layout, header_bytes, manifest.architecture.hidden)
-        .map_err(|e| Error::format(store.path.join(MANIFEST), e))?;
-    let path = store.roots[root].join(&layout.name);
+        .map_err(|e| Error::format(store.join(MANIFEST), e))?;
+    let path = folder.join(&layout.name);
     let mut file = open_regular(&path)?;
     let size = file.metadata().map_err(|e| Error::io("reading", &path, e))?.len();
     check_size(&path, size, entry.bytes)?;

@@ -1,7 +1,7 @@
 //! One text for one JSON value, to be hashed: a digest must depend neither on white space nor on the order of names nor
 //! on how a library happens to print floats.
 
-use super::manifest::digest;
+use super::digest::digest;
 use serde_json::Value;
 
 /// xxh3-128 in hex of a value's canonical text.

@@ -1,6 +1,7 @@
 //! `m2cache.json`: what makes a directory a store. Written last.
 
 use super::canonical::digest_of;
+use super::digest::digest_file;
 use super::regular::read_capped;
 use super::roots::{self, FEATURE};
 use crate::config::{Architecture, Encoding};
@@ -53,7 +54,7 @@ pub struct Asset {
 /// The entry of a file that was copied into `directory`.
 pub fn asset(directory: &Path, name: String) -> Result<Asset> {
     let path = directory.join(&name);
-    let digest = super::digest_file(&path)?;
+    let digest = digest_file(&path)?;
     let bytes = path.metadata().map_err(|e| Error::io("reading", &path, e))?.len();
     Ok(Asset { name, bytes, digest })
 }
@@ -151,7 +152,7 @@ impl Manifest {
     fn validate(&self) -> std::result::Result<(), String> {
         self.architecture.validate()?;
         self.encoding.validate(&self.architecture)?;
-        roots::validate(self)?;
+        roots::validate(&self.roots, &self.features, self.files.len())?;
         let mut names: HashSet<&str> = self.files.iter().map(|f| f.name.as_str()).chain([MANIFEST]).collect();
         for asset in &self.assets {
             if !is_plain_name(&asset.name) {
@@ -218,9 +219,4 @@ fn check_version(path: &Path, value: &Value) -> Result<()> {
         }
         None => Ok(()),
     }
-}
-
-/// xxh3-128 in hex.
-pub fn digest(bytes: &[u8]) -> String {
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes))
 }

@@ -1,10 +1,11 @@
 //! An open store: where its sections lie, and reading them.
 
-use super::accept::open_file;
+use super::accept::{StoreFile, open_file};
 use super::catalog::{Catalog, SectionId};
-use super::declared::Declared;
-use super::layout::{FileLayout, SectionLayout, file};
-use super::manifest::{MANIFEST, Manifest, digest};
+use super::digest::digest;
+use super::layout::{SectionLayout, file};
+use super::manifest::{MANIFEST, Manifest};
+use super::marker;
 use super::regular::open_regular;
 use super::roots;
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 /// Where a section lies.
 #[derive(Clone, Debug)]
@@ -28,25 +29,6 @@ pub struct Section {
     pub sums: u64,
     /// Set once the table was found to match the header's digest.
     pub(super) trusted: OnceLock<()>,
-}
-
-/// An open file of weights.
-#[derive(Debug)]
-pub struct StoreFile {
-    /// Its path, for messages.
-    pub path: PathBuf,
-    /// The handle.
-    pub file: Arc<File>,
-    /// Index into [`Store::roots`]: the directory it lies in.
-    pub root: usize,
-    /// What it holds.
-    pub layout: FileLayout,
-    /// The digests its header declares.
-    pub declared: Declared,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// First byte and digest of every vector.
-    pub(super) vectors: HashMap<String, (u64, String)>,
 }
 
 /// An open store.
@@ -87,7 +69,7 @@ impl Store {
         }
         let manifest = Manifest::read(path)?;
         check_count(path, &manifest)?;
-        let roots = roots::directories(path, &manifest)?;
+        let roots = marker::directories(path, &manifest)?;
         Ok(Store::unopened(path.into(), manifest, roots))
     }
 
@@ -107,7 +89,8 @@ impl Store {
     /// Opens a file of weights behind those that are open.
     fn open_file(&mut self, index: usize) -> Result<()> {
         let layout = file(&self.manifest.architecture, &self.manifest.encoding, index);
-        let file = open_file(self, index, layout, self.places[index])?;
+        let root = self.places[index];
+        let file = open_file((&self.path, &self.manifest), index, layout, (root, &self.roots[root]))?;
         self.index(file);
         Ok(())
     }

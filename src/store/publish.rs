@@ -1,6 +1,6 @@
 //! Putting a finished directory in its place, atomically.
 
-use super::roots::remove_roots;
+use super::marker::remove_roots;
 use crate::error::{Error, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;

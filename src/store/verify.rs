@@ -1,14 +1,13 @@
 //! Checking every byte of a store against its digests and checksums.
 
 use super::catalog::SectionId;
+use super::digest::{digest, digest_file};
 use super::header::read_header_from;
-use super::manifest::digest;
 use super::open::Store;
 use super::regular::open_regular;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
-use std::io::Read;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes read at a time.
 const PIECE: usize = 4 << 20;
@@ -220,19 +219,6 @@ impl Store {
             count: count as u64,
             stored,
             computed,
-        }
-    }
-}
-
-/// xxh3-128 of a file, read in pieces.
-pub fn digest_file(path: &std::path::Path) -> Result<String> {
-    let mut file = open_regular(path)?;
-    let mut hash = Xxh3::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(|e| Error::io("reading", path, e))? {
-            0 => return Ok(format!("{:032x}", hash.digest128())),
-            n => hash.update(&buffer[..n]),
         }
     }
 }

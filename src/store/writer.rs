@@ -1,9 +1,11 @@
 //! Writing a store tile by tile: sizes are known up front, checksums are taken on the way, the header goes in last.
 
 use super::declared::Declared;
+use super::digest::digest;
 use super::layout::{FileLayout, SectionLayout, TensorLayout, files};
-use super::manifest::{FileEntry, MANIFEST, Manifest, digest};
-use super::roots::{self, MARKER};
+use super::manifest::{FileEntry, MANIFEST, Manifest};
+use super::marker::{MARKER, marker};
+use super::roots::spread;
 use super::tile::{RawRows, Tile, check_tile, sections_of};
 use crate::config::{Architecture, Encoding};
 use crate::error::{Error, Result};
@@ -60,7 +62,7 @@ impl StoreWriter {
         let (open, done, roots) = (None, HashMap::new(), vec![]);
         let mut writer = StoreWriter { directories, architecture, encoding, files, roots, open, done };
         let sizes: Vec<u64> = writer.sizes().into_iter().map(|(_, bytes)| bytes).collect();
-        writer.roots = roots::spread(&sizes, writer.directories.len());
+        writer.roots = spread(&sizes, writer.directories.len());
         Ok(writer)
     }
 
@@ -223,7 +225,7 @@ impl StoreWriter {
             return Err(Error::usage(format!("{named} roots are named, but files were written into {written}")));
         }
         for (root, directory) in self.directories.iter().enumerate().skip(1) {
-            write_durably(directory, MARKER, &roots::marker(&manifest.id, root))?;
+            write_durably(directory, MARKER, &marker(&manifest.id, root))?;
         }
         write_durably(&self.directories[0], MANIFEST, &format!("{:#}", serde_json::json!(manifest)))?;
         Ok(manifest.id)
