@@ -15,17 +15,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from limits import loops
-from limits.cgroup import Cgroup
-from limits.runs import RunError
-from m2cache_rs.errors import M2CacheError
+from limits import options
+from limits.capped import loops
+from limits.capped.cgroup import Cgroup
+from limits.capped.runs import RunError
 from shape import Shape
 from synth import synthesize
 
@@ -87,7 +86,7 @@ def compare(stores: dict[str, Path], group: Cgroup, io: str, new: int) -> dict[s
     }
 
 
-def options() -> argparse.Namespace:
+def chosen_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,7 +103,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     """Makes devices and stores, measures, prints, removes all."""
-    chosen = options()
+    chosen = chosen_options()
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=chosen.work, prefix="striped-")))
         points = [stack.enter_context(loops.mounted(work, DEVICE)) for _ in range(2)]
@@ -117,10 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except (M2CacheError, OSError, loops.NoDevicesError, RunError) as error:
-        sys.exit(f"striped.py: error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("striped.py: interrupted; nothing is left of it")
+    options.run("striped.py", main, (loops.NoDevicesError, RunError), "nothing is left of it")

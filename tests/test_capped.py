@@ -9,37 +9,13 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.reference.tiny import CONFIG
+from tests.benches import BENCHES, LLAMA, SHAPE
 
-BENCHES = Path(__file__).resolve().parents[1] / "benches"
 MIB = 1 << 20
-SHAPE = CONFIG | {
-    "hidden_size": 256,
-    "head_dim": 48,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "vocab_size": 320,
-    "max_position_embeddings": 1024,
-}
-LLAMA = "M2CACHE_LLAMA_PYTHON"
-
-
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of benches/limits by name."""
-    monkeypatch.syspath_prepend(BENCHES)
-
-    def load(name: str) -> ModuleType:
-        return import_module(f"limits.{name}")
-
-    return load
 
 
 # ---- cgroups
@@ -48,7 +24,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def group(limits: Any) -> Any:
     """A real cgroup of 64 MiB."""
-    cgroup = limits("cgroup")
+    cgroup = limits("capped.cgroup")
     try:
         with cgroup.limited(64 * MIB) as made:
             yield made
@@ -58,7 +34,7 @@ def group(limits: Any) -> Any:
 
 
 def test_a_program_in_a_group_is_killed_above_its_limit_and_not_below(limits: Any, group: Any) -> None:
-    run = limits("watch").run
+    run = limits("capped.watch").run
     fill = "import sys; x = bytearray(int(sys.argv[1])); x[::4096] = b'1' * len(x[::4096])"
     small = run(group.command([sys.executable, "-c", fill, str(16 * MIB)]))
     assert (small.code, small.killed, group.kills()) == (0, False, 0)
@@ -69,7 +45,7 @@ def test_a_program_in_a_group_is_killed_above_its_limit_and_not_below(limits: An
 
 
 def test_version_2_is_limited_by_its_own_files(limits: Any, tmp_path: Path) -> None:
-    cgroup = limits("cgroup")
+    cgroup = limits("capped.cgroup")
     (tmp_path / "user.slice/app").mkdir(parents=True)
     (tmp_path / "cgroup.controllers").write_text("cpu memory")
     mkdir = Path.mkdir
@@ -91,7 +67,7 @@ def test_version_2_is_limited_by_its_own_files(limits: Any, tmp_path: Path) -> N
 
 
 def test_the_kills_of_version_2_are_counted(limits: Any, tmp_path: Path) -> None:
-    cgroup = limits("cgroup")
+    cgroup = limits("capped.cgroup")
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n")
     (tmp_path / "memory.peak").write_text("123\n")
     made = cgroup.Cgroup(tmp_path, cgroup.V2)
@@ -99,14 +75,14 @@ def test_the_kills_of_version_2_are_counted(limits: Any, tmp_path: Path) -> None
 
 
 def test_places_are_the_top_then_ours(limits: Any, tmp_path: Path) -> None:
-    cgroup = limits("cgroup")
+    cgroup = limits("capped.cgroup")
     (tmp_path / "memory/docker/1").mkdir(parents=True)
     found = list(cgroup.places(tmp_path, "3:cpu:/x\n2:memory:/docker/1\n"))
     assert found == [(tmp_path / "memory", cgroup.V1), (tmp_path / "memory/docker/1", cgroup.V1)]
 
 
 def test_a_user_gets_a_group_beside_their_own(limits: Any, tmp_path: Path) -> None:
-    cgroup = limits("cgroup")
+    cgroup = limits("capped.cgroup")
     (tmp_path / "user.slice/app/shell").mkdir(parents=True)
     (tmp_path / "cgroup.controllers").write_text("memory")
     found = [base for base, _ in cgroup.places(tmp_path, "0::/user.slice/app/shell\n")]
@@ -115,7 +91,7 @@ def test_a_user_gets_a_group_beside_their_own(limits: Any, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("own", ["", "0::/\n", "2:memory:/\n"])
 def test_without_a_controller_the_way_out_is_named(limits: Any, tmp_path: Path, own: str) -> None:
-    cgroup = limits("cgroup")
+    cgroup = limits("capped.cgroup")
     with (
         pytest.raises(cgroup.NoCgroupError, match=r"memory controller.*systemd-run"),
         cgroup.limited(MIB, tmp_path, own),
@@ -130,7 +106,7 @@ def test_a_program_is_watched_to_its_end(
     limits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays until it was looked at."""
-    watch, looked = limits("watch"), tmp_path / "looked"
+    watch, looked = limits("capped.watch"), tmp_path / "looked"
     look = watch._look
 
     def tell(pid: int, seen: Any) -> None:
@@ -149,10 +125,10 @@ def test_a_program_is_watched_to_its_end(
 
 
 def test_reads_of_a_cold_file_are_counted(limits: Any, tmp_path: Path) -> None:
-    disk, path = limits("disk"), tmp_path / "data"
+    disk, path = limits("capped.disk"), tmp_path / "data"
     path.write_bytes(os.urandom(32 * MIB))
     disk.forget([path])
-    seen = limits("watch").run(["cat", str(path)])
+    seen = limits("capped.watch").run(["cat", str(path)])
     if seen.read == 0:
         pytest.skip(f"reads of {tmp_path} are not counted: no disk below it, or it cannot be forgotten")
     assert seen.read >= 32 * MIB
@@ -161,7 +137,7 @@ def test_reads_of_a_cold_file_are_counted(limits: Any, tmp_path: Path) -> None:
 
 
 def test_the_rate_is_what_is_left_behind_a_burst(limits: Any, tmp_path: Path) -> None:
-    disk, path = limits("disk"), tmp_path / "data"
+    disk, path = limits("capped.disk"), tmp_path / "data"
     path.write_bytes(bytes(8 * MIB))
     try:
         rate = disk.measure([path], 70000, 1)
@@ -177,7 +153,7 @@ def test_the_rate_is_what_is_left_behind_a_burst(limits: Any, tmp_path: Path) ->
 
 
 def test_the_bound_takes_the_slower_of_disk_and_arithmetic(limits: Any) -> None:
-    bound = limits("bound").Bound
+    bound = limits("capped.bound").Bound
     slow_disk = bound(touched=3000, hold=1000, rate=1000.0, compute=0.5)
     assert (slow_disk.needed, slow_disk.io, slow_disk.tokens_per_second) == (2000, 2.0, 0.5)
     assert slow_disk.limit == "the disk"
@@ -186,19 +162,19 @@ def test_the_bound_takes_the_slower_of_disk_and_arithmetic(limits: Any) -> None:
 
 
 def test_the_first_sweep_reads_everything(limits: Any) -> None:
-    sweeps = limits("bound").Sweeps(prompt=512, new=9, chunk=256)
+    sweeps = limits("capped.bound").Sweeps(prompt=512, new=9, chunk=256)
     read = 1000 + 9 * 300
     assert sweeps.chunks == 2
     assert sweeps.later(read, 1000) == 300
     assert sweeps.first_token(read, 1000) == 1300
-    alone = limits("bound").Sweeps(prompt=16, new=1, chunk=256)
+    alone = limits("capped.bound").Sweeps(prompt=16, new=1, chunk=256)
     assert (alone.later(1000, 1000), alone.first_token(1000, 1000)) == (0, 1000)
 
 
 @pytest.mark.parametrize(("name", "published"), [("llama-2-7b", 3.8258e9), ("llama-3-8b", 4.6612e9)])
 def test_gguf_sizes_are_those_of_published_files(limits: Any, name: str, published: float) -> None:
     """Of the files that llama-quantize made; they hold the vocabulary besides."""
-    size = limits("gguf_shape").size(import_module("shape").Shape.of(name).architecture)
+    size = limits("peer.gguf_shape").size(import_module("shape").Shape.of(name).architecture)
     assert published - 12e6 < size < published
 
 
@@ -218,13 +194,13 @@ def run(program: str, rate: float, **more: Any) -> dict[str, Any]:
 def measured(limits: Any, **more: Any) -> Any:
     values = {
         "name": "tiny", "cap": 700, "gguf": 1000, "touched": 1000, "hold": 600,
-        "sweeps": limits("bound").Sweeps(16, 65, 256),
+        "sweeps": limits("capped.bound").Sweeps(16, 65, 256),
         "ours": [run("ours", 0.8), run("ours", 0.9), run("ours", 0.7)],
         "resident": [run("", 4.0)], "llama": [run("", 0.2, decode_read=6400)], "llama_resident": [],
         "plan": {"expected": {"tokens_per_second": 0.88}},
         "plan_at_rate": {"expected": {"tokens_per_second": 0.9}},
     }  # fmt: skip
-    return limits("summary").Measured(**(values | more))
+    return limits("capped.summary").Measured(**(values | more))
 
 
 def test_the_summary_compares_with_bound_peer_and_plan(limits: Any) -> None:

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.test_capped import BENCHES, LLAMA, SHAPE
+from tests.benches import BENCHES, LLAMA, SHAPE
 
 ECHO = """
 import json, sys
@@ -36,29 +35,21 @@ threading.Thread(target=spin, daemon=True).start()
 """
 
 
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of benches/limits by name."""
-    monkeypatch.syspath_prepend(BENCHES)
-
-    def load(name: str) -> ModuleType:
-        return import_module(f"limits.{name}")
-
-    return load
-
-
 # ---- llama.cpp's files
 
 
 @pytest.mark.parametrize(("name", "published"), [("llama-2-7b", 7.1611e9), ("llama-3-8b", 8.5408e9)])
 def test_sizes_at_8_bits_are_those_of_published_files(limits: Any, name: str, published: float) -> None:
-    size = limits("gguf_shape").size(import_module("shape").Shape.of(name).architecture, "Q8_0")
+    size = limits("peer.gguf_shape").size(import_module("shape").Shape.of(name).architecture, "Q8_0")
     assert published - 12e6 < size < published
 
 
 def test_a_token_touches_all_but_the_embedding(limits: Any) -> None:
     """32 layers of 218 million weights and a head of 131 million, at 4.5 and 6.5625 or 8.5 bits."""
-    touched, spec = limits("gguf_shape").touched, import_module("shape").Shape.of("llama-2-7b").architecture
+    touched, spec = (
+        limits("peer.gguf_shape").touched,
+        import_module("shape").Shape.of("llama-2-7b").architecture,
+    )
     layers, head, gains = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 32000 * 4096, 65 * 4096 * 4
     row = 4096 * 18 // 32
     assert touched(spec, "Q4_0") == layers * 18 // 32 + head * 210 // 256 + gains + row
@@ -98,14 +89,14 @@ class Fake:
 
 
 def test_a_run_is_timed_from_the_question_to_each_token(limits: Any) -> None:
-    found = limits("answering").Requests(Fake()).run(ids=[1, 2], new=4)
+    found = limits("inram.answering").Requests(Fake()).run(ids=[1, 2], new=4)
     assert (found["tokens"], found["decode"]) == (4, pytest.approx(3))
     assert found["first_token"] >= 1
 
 
 def test_one_and_many_rows_take_turns_and_the_first_turn_does_not_count(limits: Any) -> None:
     fake = Fake()
-    found = limits("answering").Requests(fake).together(ids=[1] * 16, rows=8, calls=2)
+    found = limits("inram.answering").Requests(fake).together(ids=[1] * 16, rows=8, calls=2)
     turn = ["decode 1", "decode 8"]
     assert fake.calls == ["begin 43", "prompt 16", *turn * 3, "end"]
     assert (len(found["one"]), len(found["many"])) == (2, 2)
@@ -113,7 +104,7 @@ def test_one_and_many_rows_take_turns_and_the_first_turn_does_not_count(limits: 
 
 def test_the_long_text_is_run_once_and_shortened_again(limits: Any) -> None:
     fake = Fake()
-    requests = limits("answering").Requests(fake)
+    requests = limits("inram.answering").Requests(fake)
     first = requests.depths(near=[1] * 4, far=[1] * 9, calls=2)
     again = requests.depths(near=[1] * 4, far=[1] * 9, calls=2)
     round_ = ["begin 6", "prompt 4", *["decode 1"] * 4, "end", "cut 9"]
@@ -124,7 +115,7 @@ def test_the_long_text_is_run_once_and_shortened_again(limits: Any) -> None:
 
 @pytest.fixture
 def worker(limits: Any) -> Iterator[Any]:
-    made = limits("worker").Worker("echo", [sys.executable, "-c", ECHO])
+    made = limits("inram.worker").Worker("echo", [sys.executable, "-c", ECHO])
     yield made
     made.close()
 
@@ -155,9 +146,9 @@ def test_a_worker_that_waits_takes_no_time_and_one_that_spins_is_found_out(worke
     ],
 )
 def test_the_end_of_a_worker_is_told(limits: Any, worker: Any, code: str, message: str) -> None:
-    with pytest.raises(limits("worker").WorkerError, match=message):
+    with pytest.raises(limits("inram.worker").WorkerError, match=message):
         worker.ask("end", code=code)
-    with pytest.raises(limits("worker").WorkerError):
+    with pytest.raises(limits("inram.worker").WorkerError):
         worker.ask("more")
 
 
@@ -165,7 +156,7 @@ def test_the_end_of_a_worker_is_told(limits: Any, worker: Any, code: str, messag
 
 
 def measured(limits: Any, *programs: str) -> Any:
-    inram = limits("inram")
+    inram = limits("inram.summary")
     asked = inram.Asked(threads=2, new=65, prompts=[100], rows=8, context=1000)
 
     def answers(slow: float) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What `capped.py` and `decode.py` are made of."""
+"""What decode.py and capped.py share, and rooms for llama.cpp (`peer`) and for each (`inram`, `capped`)."""

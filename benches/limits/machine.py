@@ -10,7 +10,7 @@ from typing import Any
 
 from m2cache_rs import _core
 
-from limits.peer import Peer
+from limits.peer.program import Peer
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

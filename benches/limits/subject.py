@@ -16,8 +16,8 @@ from shape import Shape
 from stand_in import tokens
 from synth import synthesize
 
-from limits import gguf_shape
-from limits.peer import Peer
+from limits.peer import gguf_shape
+from limits.peer.program import Peer
 from limits.tell import tell
 
 PLANES = {4: "base", 8: "mid", 16: "all"}

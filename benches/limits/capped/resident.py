@@ -1,6 +1,6 @@
 """Our decoder with every weight in memory: what the arithmetic alone takes, printed as one JSON object.
 
-    python resident.py STORE LEVEL THREADS NEW_TOKENS PROMPT
+    python -m limits.capped.resident STORE LEVEL THREADS NEW_TOKENS PROMPT
 
 The prompt runs once before the clock starts, so that the measured run reads nothing.
 """

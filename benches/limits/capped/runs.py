@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limits import cgroup, disk, watch
-from limits.peer import Peer
+from limits import module
+from limits.capped import cgroup, disk, watch
+from limits.peer.program import Peer
 from limits.subject import Subject
 
 HEADROOM = 16 << 20
 """Of a cap, left to the kernel (page tables, buffers of the process): the rest is our --dram."""
-HERE = Path(__file__).parent
 
 Run = dict[str, Any]
 
@@ -61,15 +61,15 @@ class Task:
     def ours_resident(self, cap: int | None) -> Run:
         """Our decoder without a cap, all weights in memory."""
         assert cap is None
-        command = [sys.executable, str(HERE / "resident.py"), str(self.subject.store)]
-        command += [str(word) for word in (self.subject.level, self.threads, self.new)]
-        run = _measured([*command, self.subject.prompt(self.prompt)], self._files(), None)
+        subject = self.subject
+        words = (subject.store, subject.level, self.threads, self.new, subject.prompt(self.prompt))
+        run = _measured(module.command(sys.executable, "capped.resident", *words), self._files(), None)
         return run | _speed(run.pop("result"))
 
     def llama(self, peer: Peer, cap: int | None) -> Run:
         """llama.cpp, mapped, its weights not repacked."""
         ids = self.subject.ids(self.prompt)
-        command = peer.command(self.subject.gguf, ids, self.new, self.threads)
+        command = peer.command("capped.llama_run", self.subject.gguf, self.new, self.threads, *ids)
         run = self._capped(command, [self.subject.gguf], cap)
         result = run.pop("result")
         if result:

@@ -6,18 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from m2cache_rs.models import Architecture
 from stand_in import tokens
 
-from limits.gguf_shape import tensors
+from limits import module
+from limits.peer.gguf_shape import tensors
 from limits.tell import tell
 
 PACKAGES = ("llama-cpp-python==0.3.36", "gguf==0.19.0")
-HERE = Path(__file__).parent
 
 
 class PeerError(Exception):
@@ -59,20 +58,14 @@ class Peer:
             "tensors": [astuple(tensor) for tensor in tensors(spec, kind)],
             "tokens": tokens(spec.vocab),
         }
-        command = [self.python, HERE / "random_gguf.py"]
+        command = self.command("peer.random_gguf")
         done = subprocess.run(command, input=json.dumps(wish), capture_output=True, text=True)
         if done.returncode:
             raise PeerError(f"{path} could not be written: {done.stderr.strip().splitlines()[-1]}")
 
-    def answers(self, model: Path, positions: int, threads: int) -> list[str]:
-        """What keeps the model in memory and answers (`llama_answers.py`)."""
-        words = [self.python, HERE / "llama_answers.py", model, positions, threads]
-        return [str(word) for word in words]
-
-    def command(self, model: Path, ids: Sequence[int], new: int, threads: int) -> list[str]:
-        """What runs `ids` and `new` tokens behind them."""
-        words = [self.python, HERE / "llama_run.py", model, new, threads, *ids]
-        return [str(word) for word in words]
+    def command(self, name: str, *words: object) -> list[str]:
+        """What runs a module of `limits` with it."""
+        return module.command(self.python, name, *words)
 
 
 def _built() -> Path:

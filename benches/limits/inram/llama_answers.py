@@ -1,6 +1,6 @@
 """Run by the peer's Python: llama.cpp at its best for this machine, asked by `decode.py` (see `answering`).
 
-    python llama_answers.py MODEL.gguf POSITIONS THREADS
+    python -m limits.inram.llama_answers MODEL.gguf POSITIONS THREADS
 
 The file is read and not mapped, so that weights are repacked into the layout of this processor's kernels;
 `about` says how many were.
@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
-from answering import answer
-from llama_api import Log, load, start, step, vocabulary
+
+from limits.inram.answering import answer
+from limits.peer.llama_api import Log, load, start, step, vocabulary
 
 MIB = 1 << 20
 BUFFER = re.compile(r"(\S+) model buffer size = +([\d.]+) MiB")

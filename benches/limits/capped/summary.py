@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from limits.bound import Bound, Sweeps
+from limits.capped.bound import Bound, Sweeps
 
 Run = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Our decoder with every weight in memory, asked by `decode.py` (see `answering`).
 
-python ours_answers.py STORE LEVEL POSITIONS THREADS
+python -m limits.inram.ours_answers STORE LEVEL POSITIONS THREADS
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from answering import answer
 from m2cache_rs import Model
 from m2cache_rs.errors import M2CacheError
 from m2cache_rs.runtime.decoder import Batch, Kind
+
+from limits.inram.answering import answer
 
 WARM = [1] * 4
 

@@ -16,8 +16,9 @@ from typing import Any
 import gguf
 import numpy as np
 
+from limits.peer.blocks import BLOCKS
+
 PIECE = 16 << 20
-BLOCKS = {"Q4_0": (32, 18), "Q8_0": (32, 34), "Q6_K": (256, 210)}
 # Standard deviation of a block's codes around their middle: uniform 4, 8 and 6 bits.
 SPREAD = {"Q4_0": 4.64, "Q8_0": 73.9, "Q6_K": 18.47}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
 
-BLOCKS = {"F32": (1, 4), "Q4_0": (32, 18), "Q8_0": (32, 34), "Q6_K": (256, 210)}
-"""Type -> (values, bytes) of a block."""
+from limits.peer.blocks import BLOCKS
+
 KINDS = {4: "Q4_0", 8: "Q8_0"}
 """Bits -> the file that is compared with."""
 ALIGN = 32

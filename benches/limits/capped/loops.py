@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from limits import cgroup, disk
+from limits.capped import cgroup, disk
 
 THROTTLE = "blkio.throttle.read_bps_device"
 

@@ -1,6 +1,6 @@
 """Run by the peer's Python: decodes greedily with llama.cpp and prints what that took as one JSON object.
 
-    python llama_run.py MODEL.gguf NEW_TOKENS THREADS ID [ID ...]
+    python -m limits.capped.llama_run MODEL.gguf NEW_TOKENS THREADS ID [ID ...]
 
 The file is mapped, and its weights are used where they lie: with `use_extra_bufts` llama.cpp would repack
 them into memory of its own, which a cap below the model's size kills. `anonymous` says whether it did.
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import llama_cpp
-from llama_api import Log, load, start, step, vocabulary
+
+from limits.peer.llama_api import Log, load, start, step, vocabulary
 
 
 def process() -> dict[str, int]:

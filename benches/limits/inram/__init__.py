@@ -1,0 +1,1 @@
+"""Both programs with their model in memory, asked in turns (decode.py)."""

@@ -1,0 +1,1 @@
+"""llama.cpp beside us: its build, its interface, files of its format."""
