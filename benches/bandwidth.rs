@@ -9,7 +9,7 @@ use m2cache_rs::kernels::panel::Panel;
 use m2cache_rs::kernels::project::{Inputs, project};
 use m2cache_rs::kernels::{Isa, stream};
 use m2cache_rs::mem::{Arena, ReadLease, SlotId};
-use m2cache_rs::quant::{Column, Rows};
+use m2cache_rs::quant::{PlaneView, Rows};
 use m2cache_rs::types::{CHUNK, Level, Plane};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::hint::black_box;
@@ -57,12 +57,13 @@ impl Weights {
     }
 
     fn rows(&self, level: Level) -> Rows<'_> {
-        let count = SET / record_bytes(&self.coding, level) / PART * PART;
-        let column = |plane: &Plane| {
+        let records = SET / record_bytes(&self.coding, level) / PART * PART;
+        let mut planes = [PlaneView::EMPTY; 3];
+        for (view, plane) in planes.iter_mut().zip(level.planes()) {
             let stride = self.coding.plane_bytes(*plane, WIDTH);
-            Column { bytes: &self.planes[*plane as usize][..count * stride], stride, offset: 0 }
-        };
-        Rows { coding: self.coding, level, width: WIDTH, count, columns: level.planes().iter().map(column).collect() }
+            *view = PlaneView::of(&self.planes[*plane as usize][..records * stride], stride, 0);
+        }
+        Rows { coding: self.coding, level, width: WIDTH, records, planes }
     }
 }
 
@@ -110,7 +111,7 @@ fn row<'a>(
     mut chunk: impl FnMut(&Rows<'a>) + Send + 'a,
 ) -> Row<'a> {
     let name = format!("{name} level {} N {count}", rows.level.bits());
-    let (bytes, parts) = (PART * record_bytes(&rows.coding, rows.level), rows.count / PART);
+    let (bytes, parts) = (PART * record_bytes(&rows.coding, rows.level), rows.records / PART);
     // Many columns take long enough with a single chunk.
     let records = if count > 32 { CHUNK } else { PART };
     let bytes = bytes / (PART / records);

@@ -95,12 +95,12 @@ impl Engine {
             let most = together(inputs.count);
             let leased = weights.lease_run(Some(layer), &[matrix], options.levels.attn, first..end, most)?;
             let parts = cuts(&leased, matrix, first, &rows)?;
-            let mut panels: Vec<Panel> = parts.iter().map(|(_, part)| Panel::new(part.count, inputs.count)).collect();
+            let mut panels: Vec<Panel> = parts.iter().map(|(_, part)| Panel::new(part.records, inputs.count)).collect();
             let jobs = parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]);
             pool.install(|| project_all(*isa, inputs, jobs));
             for ((at, part), panel) in parts.iter().zip(&mut panels) {
                 if let Some(bias) = layers[layer].bias(matrix) {
-                    panel.add_bias(&bias[*at..at + part.count]);
+                    panel.add_bias(&bias[*at..at + part.records]);
                 }
                 panel.put_rows(&mut out, rows.len(), at - rows.start);
             }
@@ -134,7 +134,7 @@ impl Engine {
             let groups = groups.map(|steps| (open.take().unwrap_or_else(|| ChunkSum::new(count, arch.hidden)), steps));
             let mut sums = team.each(groups.collect(), |(mut sum, steps), threads| {
                 for (at, rows) in steps {
-                    let of_mixed = at - base..at - base + rows.count;
+                    let of_mixed = at - base..at - base + rows.records;
                     let factors = Panel::of_rows(mixed, width, of_mixed);
                     team.install(|| sum.add(*isa, int8, rows, &factors, threads));
                 }
@@ -162,7 +162,7 @@ fn cuts<'a>(leased: &'a [Leased], matrix: Matrix, first: usize, rows: &Range<usi
 
 /// Rows from record `first` on, cut at multiples of `chunk`: the first record of each piece, and its records.
 fn pieces<'a>(first: usize, rows: &Rows<'a>, chunk: usize) -> impl Iterator<Item = (usize, Rows<'a>)> {
-    let end = first + rows.count;
+    let end = first + rows.records;
     let mut start = first;
     std::iter::from_fn(move || {
         let (from, to) = (start, end.min((start / chunk + 1) * chunk));

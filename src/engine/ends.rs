@@ -59,7 +59,7 @@ impl Engine {
             let matrix = arch.head_matrix();
             let leased = weights.lease_run(None, &[matrix], level, first..arch.vocab, together(count))?;
             let rows = leased.iter().map(|leased| leased.rows(matrix)).collect::<Result<Vec<_>>>()?;
-            let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.count, count)).collect();
+            let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.records, count)).collect();
             pool.install(|| project_all(*isa, &inputs, rows.iter().zip(&mut panels).map(|job| [job])));
             for panel in panels {
                 panel.put_rows(&mut out, arch.vocab, first);

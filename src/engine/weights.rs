@@ -5,7 +5,7 @@ use super::schedule::{RING_BYTES, Schedule, sections};
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
 use crate::prefetch::{Fetcher, Held, Layout, Steps, Want};
-use crate::quant::{Column, Rows};
+use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{BlockId, Dram};
 use crate::types::{CHUNK, Level, Matrix};
@@ -218,14 +218,14 @@ impl Leased {
 
     /// One matrix's records of the run.
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
-        let columns = self.level.planes().iter().map(|plane| {
+        let mut planes = [PlaneView::EMPTY; 3];
+        for (view, plane) in planes.iter_mut().zip(self.level.planes()) {
             let (id, offset) = self.store.slice(self.layer, matrix, *plane)?;
             let held = self.sections.iter().find(|(have, _)| *have == id);
             let (_, held) = held.ok_or(Error::Internal("records of a matrix that was not leased"))?;
-            Ok(Column { bytes: held, stride: self.store.section(id).layout.stride, offset })
-        });
-        let columns = columns.collect::<Result<_>>()?;
-        let width = self.store.manifest.architecture.hidden;
-        Ok(Rows { coding: self.store.manifest.encoding.coding, level: self.level, width, count: self.count, columns })
+            *view = PlaneView::of(held, self.store.section(id).layout.stride, offset);
+        }
+        let (coding, width) = (self.store.manifest.encoding.coding, self.store.manifest.architecture.hidden);
+        Ok(Rows { coding, level: self.level, width, records: self.count, planes })
     }
 }

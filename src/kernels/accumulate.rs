@@ -46,7 +46,7 @@ impl ChunkSum {
     /// # Panics
     /// If `factors` is not for these rows and columns, or for more than 256 records.
     pub fn add(&mut self, isa: Isa, int8: bool, rows: &Rows, factors: &Panel, threads: usize) {
-        let fits = factors.records() == rows.count && factors.count() == self.count && rows.width == self.width;
+        let fits = factors.records() == rows.records && factors.count() == self.count && rows.width == self.width;
         assert!(fits, "factors that do not fit rows and outputs");
         let (count, factors) = (self.count, Prepared::new(rows.level, factors, int8));
         let tasks = if count == 1 || threads == 1 { 1 } else { TASKS };

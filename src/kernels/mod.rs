@@ -16,15 +16,11 @@ mod columns;
 #[cfg_attr(not(target_arch = "x86_64"), path = "dispatch/portable.rs")]
 #[allow(unsafe_code)]
 mod dispatch;
-#[cfg(test)]
-mod exact_tests;
 mod exp;
 mod factors;
 mod isa;
 pub mod lanes;
 pub mod norm;
-#[cfg(test)]
-mod oracle_tests;
 pub mod panel;
 pub mod peak;
 mod portable;

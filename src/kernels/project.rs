@@ -107,7 +107,7 @@ pub fn project_all<'a, const K: usize>(
     jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
 ) {
     let jobs = jobs.into_iter().inspect(|job| {
-        let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.count && out.count() == inputs.count;
+        let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.records && out.count() == inputs.count;
         assert!(job.iter().all(fits), "outputs that do not fit the rows");
         assert!(job.iter().all(|(rows, _)| inputs.suit(rows.level)), "inputs that do not fit the rows");
     });
@@ -132,7 +132,7 @@ fn tasks<'a, C, const K: usize>(
     records: usize,
     micropanels: usize,
 ) -> Vec<[Job<'a, 'a, C>; K]> {
-    let count = job.iter().map(|(rows, _)| rows.count.div_ceil(records)).max().unwrap_or(0);
+    let count = job.iter().map(|(rows, _)| rows.records.div_ceil(records)).max().unwrap_or(0);
     let mut parts = job.map(|(rows, out)| (rows, out.micropanels_mut().chunks_mut(micropanels)));
     let task = |task| {
         parts.each_mut().map(|(rows, parts)| {

@@ -20,7 +20,7 @@ impl<Columns> Dots<'_, Columns> {
     #[inline(always)]
     pub fn micropanel(&self, index: usize) -> Range<usize> {
         let first = self.first + index * LANES;
-        first..self.rows.count.min(first + LANES)
+        first..self.rows.records.min(first + LANES)
     }
 }
 
@@ -36,7 +36,7 @@ pub fn record_by_record<'a, Columns>(
 ) {
     let most = jobs.iter().map(|(_, out)| out.len() * LANES).max().unwrap_or(0);
     for r in 0..most {
-        for (work, out) in jobs.iter_mut().filter(|(work, _)| work.first + r < work.rows.count) {
+        for (work, out) in jobs.iter_mut().filter(|(work, _)| work.first + r < work.rows.records) {
             if let Some(out) = out.as_flattened_mut().get_mut(r) {
                 dot(work, work.first + r, out);
             }

@@ -9,7 +9,7 @@ use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
 use crate::kernels::{Isa, stream};
 use crate::mem::{Arena, ReadLease, SlotId};
-use crate::quant::{Column, Rows};
+use crate::quant::{PlaneView, Rows};
 use crate::types::{CHUNK, Level, Plane};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -83,14 +83,14 @@ impl Memory {
     /// each as in a layer.
     pub fn kernel(&self, kernel: Kernel, level: Level, limit: Duration) -> f64 {
         let rows = self.rows(level);
-        let chunks = self.pool.current_num_threads().clamp(1, (rows.count / CHUNK).max(1));
+        let chunks = self.pool.current_num_threads().clamp(1, (rows.records / CHUNK).max(1));
         let (isa, records) = (self.isa, chunks * CHUNK);
-        let bytes = rows.columns.iter().map(|c| c.stride).sum::<usize>() * records;
+        let bytes = rows.planes.iter().map(|plane| plane.stride).sum::<usize>() * records;
         let mut step: Box<dyn FnMut(&Rows) + Send> = match kernel {
             Kernel::Dot => self.pool.install(|| dot(isa, level, records)),
             Kernel::Accumulate => accumulate(isa, chunks),
         };
-        let mut parts = (0..rows.count / records).cycle();
+        let mut parts = (0..rows.records / records).cycle();
         self.pool.install(|| {
             median_rate(limit, || {
                 let first = parts.next().unwrap_or(0) * records;
@@ -103,14 +103,15 @@ impl Memory {
     /// As many records as the memory holds at a level, plane after plane.
     fn rows(&self, level: Level) -> Rows<'_> {
         let strides: Vec<usize> = level.planes().iter().map(|p| CODING.plane_bytes(*p, WIDTH)).collect();
-        let count = self.bytes.len() / strides.iter().sum::<usize>();
+        let records = self.bytes.len() / strides.iter().sum::<usize>();
         let mut rest = &self.bytes[..];
-        let columns = strides.into_iter().map(|stride| {
-            let (bytes, behind) = rest.split_at(count * stride);
+        let mut planes = [PlaneView::EMPTY; 3];
+        for (view, stride) in planes.iter_mut().zip(strides) {
+            let (bytes, behind) = rest.split_at(records * stride);
             rest = behind;
-            Column { bytes, stride, offset: 0 }
-        });
-        Rows { coding: CODING, level, width: WIDTH, count, columns: columns.collect() }
+            *view = PlaneView::of(bytes, stride, 0);
+        }
+        Rows { coding: CODING, level, width: WIDTH, records, planes }
     }
 }
 

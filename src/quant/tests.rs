@@ -28,8 +28,9 @@ fn encode(coding: &Coding, weights: &[f32]) -> (Vec<Vec<u8>>, usize) {
 }
 
 fn rows<'a>(coding: &Coding, planes: &'a [Vec<u8>], width: usize, level: Level) -> Rows<'a> {
-    let columns = planes.iter().take(level.plane_count()).map(|p| Column { bytes: p, stride: p.len(), offset: 0 });
-    Rows { coding: *coding, level, width, count: 1, columns: columns.collect() }
+    let mut views = [PlaneView::EMPTY; 3];
+    views.iter_mut().zip(planes).take(level.plane_count()).for_each(|(to, p)| *to = PlaneView::of(p, p.len(), 0));
+    Rows { coding: *coding, level, width, records: 1, planes: views }
 }
 
 fn decode(coding: &Coding, planes: &[Vec<u8>], width: usize, level: Level) -> Vec<f32> {

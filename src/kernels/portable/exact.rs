@@ -32,7 +32,7 @@ impl Part {
     #[inline(always)]
     fn new(rows: &Rows, block: usize, half: usize) -> Part {
         let group = (block * BLOCK + half * HALF) / rows.coding.group;
-        let records = (0..rows.count).map(|r| rows.record(r));
+        let records = (0..rows.records).map(|r| rows.record(r));
         let read = |record: Record| {
             (codes_u8(rows.level, &record, block)[half], cells(&rows.coding, rows.level, record.scales, group))
         };

@@ -12,19 +12,28 @@ pub const LINE: usize = 64;
 /// Prefetch distance: how far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
 pub type Distance = [usize; 3];
 
-/// The same blocks `records` on.
-pub fn records(rows: &Rows, records: usize) -> Distance {
-    std::array::from_fn(|plane| rows.columns.get(plane).map_or(0, |column| records * column.stride))
+/// From record `from` to record `to`.
+#[inline(always)]
+pub fn between(rows: &Rows, from: usize, to: usize) -> Distance {
+    rows.planes.map(|plane| plane.begin(to).wrapping_sub(plane.begin(from)))
 }
 
-/// Blocks of the same record `blocks` on.
-pub fn blocks(blocks: usize) -> Distance {
-    Plane::ALL.map(|plane| blocks * plane.block_bytes())
+/// From record `r` to that `records` on.
+#[inline(always)]
+pub fn records(rows: &Rows, r: usize, records: usize) -> Distance {
+    between(rows, r, r + records)
 }
 
-/// From `near` to before it by `back`.
-pub fn less(near: Distance, back: Distance) -> Distance {
-    std::array::from_fn(|plane| near[plane].wrapping_sub(back[plane]))
+/// From a block to another of its record.
+#[inline(always)]
+pub fn blocks(from: usize, to: usize) -> Distance {
+    Plane::ALL.map(|plane| (to * plane.block_bytes()).wrapping_sub(from * plane.block_bytes()))
+}
+
+/// One distance behind another.
+#[inline(always)]
+pub fn both(one: Distance, other: Distance) -> Distance {
+    std::array::from_fn(|plane| one[plane].wrapping_add(other[plane]))
 }
 
 /// Asks for the lines of the block that lies `far` behind block `block`.
@@ -38,10 +47,11 @@ pub fn block(level: Level, record: &Record, block: usize, far: Distance) {
     }
 }
 
-/// Asks for the scales of the sixteen blocks from `block` on, of the record `far` behind: a line, or parts of two.
+/// Asks for the scales of the sixteen blocks from `block` on, of the record `far` behind that of `scales`: a line, or parts
+/// of two.
 #[inline(always)]
-pub fn scales(rows: &Rows, record: &Record, block: usize, far: Distance) {
-    prefetch(record.scales, block * rows.coding.form.scale_bytes() + far[0]);
+pub fn scales(rows: &Rows, scales: &[u8], block: usize, far: Distance) {
+    prefetch(scales, block * rows.coding.form.scale_bytes() + far[0]);
 }
 
 /// Records between an int8 dot with one column and what is asked for: the lines of a record and a half are in flight.
@@ -53,7 +63,7 @@ pub fn strip<const MID: bool>(rows: &Rows, record: &Record, first: usize, far: D
     for i in 0..STRIP {
         block(if MID { Level::L8 } else { Level::L4 }, record, first + i, far);
     }
-    scales(rows, record, first, far);
+    scales(rows, record.scales, first, far);
 }
 
 /// Lines that are wanted next, asked for in the order they lie in, whatever the order they are computed in: the memory
@@ -77,12 +87,12 @@ impl<'a> Coming<'a> {
     /// Asks for the next `count` lines of base, or of base and mid.
     #[inline(always)]
     pub fn ask<const MID: bool>(&mut self, count: usize) {
-        for (plane, column) in self.rows.columns.iter().enumerate().take(1 + usize::from(MID)) {
+        for (plane, view) in self.rows.planes.iter().enumerate().take(1 + usize::from(MID)) {
             let (record, line) = self.next[plane];
             let (record, line) = if line < self.lines[plane] { (record, line) } else { (record + 1, 0) };
-            if record < self.rows.count {
-                let at = record * column.stride + column.offset + self.first + line * LINE;
-                (0..count).for_each(|i| prefetch(column.bytes, at + i * LINE));
+            if record < self.rows.records {
+                let at = view.begin(record) + self.first + line * LINE;
+                (0..count).for_each(|i| prefetch(view.bytes, at + i * LINE));
             }
             self.next[plane] = (record, line + count);
         }

@@ -30,14 +30,13 @@ pub fn sums(work: &Sums<F32Factors>, out: &mut [f32]) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn records<const BITS: u32, const AFFINE: bool>(work: &Sums<F32Factors>, out: &mut [f32]) {
     let decoder = Decoder::<BITS, AFFINE>::new(work.rows);
-    let next = ahead::records(work.rows, AHEAD);
     let sums: &mut [Block] = out.as_chunks_mut().0.as_chunks_mut().0;
     for (r, factor) in work.factors.values.iter().enumerate() {
-        let record = work.rows.record(r);
+        let (record, next) = (work.rows.record(r), ahead::records(work.rows, r, AHEAD));
         for (strip, sums) in sums.chunks_mut(STRIP).enumerate() {
             let first = work.first + strip * STRIP;
             let blocks = decoder.blocks(&record, first, sums.len());
-            ahead::scales(work.rows, &record, first, next);
+            ahead::scales(work.rows, record.scales, first, next);
             for (block, sums) in sums.iter_mut().enumerate() {
                 ahead::block(work.rows.level, &record, first + block, next);
                 let products = decoder.products(&blocks, block, _mm512_set1_ps(*factor));

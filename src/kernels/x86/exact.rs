@@ -1,8 +1,8 @@
 //! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
-use super::ahead::Coming;
-use super::load::{floats, prefetch, store, store_bytes, store_words};
+use super::ahead::{self, Coming};
+use super::load::{floats, store, store_bytes, store_words};
 use super::pack::{PlaneBytes, by_column, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
 use super::scales::{Cells, cells};
@@ -79,7 +79,7 @@ pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
 /// The codes of record `r`, or of the last.
 #[inline(always)]
 pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> PlaneBytes<'a> {
-    let r = r.min(rows.count - 1);
+    let r = r.min(rows.records - 1);
     [rows.codes(Plane::Base, r), if MID { rows.codes(Plane::Mid, r) } else { &[] }]
 }
 
@@ -121,7 +121,7 @@ fn of_strip<'a>(rows: &'a Rows, first: usize) -> Coming<'a> {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 8;
-    let (count, records) = (work.factors.count, work.rows.count);
+    let (count, records) = (work.factors.count, work.rows.records);
     scratch.terms.resize(count, Terms::default());
     for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
         let mut columns = [work.factors.column(0); AT_ONCE];
@@ -146,7 +146,7 @@ fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn pack<const MID: bool>(rows: &Rows, block: usize, scratch: &mut Scratch) {
     let [one, other] = &mut scratch.packed;
-    for (pair, (one, other)) in one.iter_mut().zip(other).enumerate().take(rows.count.div_ceil(2)) {
+    for (pair, (one, other)) in one.iter_mut().zip(other).enumerate().take(rows.records.div_ceil(2)) {
         let pair = [record_codes::<MID>(rows, 2 * pair), record_codes::<MID>(rows, 2 * pair + 1)];
         let [first, second] = of_blocks(&by_weight::<MID>(&pair, block));
         one.iter_mut().zip(first).for_each(|(to, from)| store_bytes(to, from));
@@ -166,7 +166,7 @@ fn group<const MID: bool>(
 ) {
     const RECORDS: usize = CHUNK / STRIP;
     let of_group = scratch.by_group[index];
-    let pairs = work.rows.count.div_ceil(2);
+    let pairs = work.rows.records.div_ceil(2);
     let mut first = 0;
     while first < sums.len() {
         let left = sums.len() - first;
@@ -230,10 +230,9 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column:
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>, mut take: impl FnMut(T, Cells)) {
-    let far = first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride;
-    for (r, of_record) in (0..rows.count).zip(of_records) {
+    for (r, of_record) in (0..rows.records).zip(of_records) {
         let scales = rows.scales(r);
-        prefetch(scales, far);
+        ahead::scales(rows, scales, first, ahead::records(rows, r, AHEAD));
         take(of_record, cells(&rows.coding, rows.level, scales, first));
     }
 }

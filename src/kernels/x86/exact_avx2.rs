@@ -1,6 +1,7 @@
 //! Accumulations in exact integers with AVX2, as `exact`: words of codes times factors of 16 bits, two records a lane
 //! (sums of byte products would saturate). Eight groups at a time: the cells of all records first, then their codes.
 
+use super::ahead::{self, Distance};
 use super::exact::{AHEAD, record_codes};
 use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8, store8};
 use super::pack::PlaneBytes;
@@ -19,9 +20,6 @@ const GROUPS: usize = 8;
 
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
-
-/// Pairs of records that share a visit to the sums of one column.
-const VISIT: usize = 1;
 
 /// Records between codes that are asked for and those that are computed.
 const FAR: usize = 8;
@@ -96,11 +94,11 @@ pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn one<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let terms = read_products(work, first, scratch);
-    put_factors(&scratch.widths[..work.rows.count], floats8(&terms.share), &mut scratch.factors);
+    put_factors(&scratch.widths[..work.rows.records], floats8(&terms.share), &mut scratch.factors);
     let dots = &mut scratch.dots[..sums.len()];
     dots.as_flattened_mut().as_flattened_mut().fill([0; 8]);
-    for visit in (0..work.rows.count.div_ceil(2)).step_by(VISIT) {
-        add_visit::<MID>(work.rows, first, visit, &scratch.factors, dots);
+    for (pair, factors) in scratch.factors.iter().enumerate().take(work.rows.records.div_ceil(2)) {
+        add_pair::<MID>(work.rows, first, pair, factors, dots);
     }
     for (i, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
         for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(dots) {
@@ -139,39 +137,38 @@ fn put_factors(products: &[OfGroups<f32>], share: __m256, factors: &mut [OfGroup
     }
 }
 
-/// Asks for the same blocks of a later record.
+/// The codes of two records, and how far behind them those lie that are asked for.
 #[inline(always)]
-fn ahead<const MID: bool>(rows: &Rows, codes: &PlaneBytes, block: usize) {
-    for (codes, column) in codes.iter().zip(&rows.columns).take(1 + usize::from(MID)) {
-        prefetch(codes, block * BLOCK / 2 + FAR * column.stride);
+fn pair_of<'a, const MID: bool>(rows: &Rows<'a>, pair: usize) -> ([PlaneBytes<'a>; 2], [Distance; 2]) {
+    let pair = [2 * pair, 2 * pair + 1];
+    (pair.map(|r| record_codes::<MID>(rows, r)), pair.map(|r| ahead::records(rows, r, FAR)))
+}
+
+/// Asks for block `block` of the record `far` behind that of `codes`.
+#[inline(always)]
+fn ask<const MID: bool>(codes: &PlaneBytes, block: usize, far: Distance) {
+    for (codes, far) in codes.iter().zip(far).take(1 + usize::from(MID)) {
+        prefetch(codes, (block * BLOCK / 2).wrapping_add(far));
     }
 }
 
-/// Pairs of records `visit..`, at most [`VISIT`], into the sums of the blocks from `first` on.
+/// A pair of records into the sums of the blocks from `first` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_visit<const MID: bool>(
+fn add_pair<const MID: bool>(
     rows: &Rows,
     first: usize,
-    visit: usize,
-    factors: &[OfGroups<i32>; PAIRS],
+    pair: usize,
+    factors: &OfGroups<i32>,
     dots: &mut [[[[i32; 8]; 4]; 2]],
 ) {
-    let mut records = [[PlaneBytes::default(); 2]; VISIT];
-    for (r, codes) in records.as_flattened_mut().iter_mut().enumerate() {
-        *codes = record_codes::<MID>(rows, 2 * visit + r);
-    }
-    let pairs = VISIT.min(rows.count.div_ceil(2) - visit);
+    let (records, far) = pair_of::<MID>(rows, pair);
     for (i, dots) in dots.iter_mut().enumerate().take(GROUPS) {
         let mut sums = [load(&dots[0]), load(&dots[1])];
-        for (pair, factors) in records[..pairs].iter().zip(&factors[visit..]) {
-            for codes in pair {
-                ahead::<MID>(rows, codes, first + i);
-            }
-            let (codes, factors) = (by_weight::<MID>(pair, first + i), _mm256_set1_epi32(factors[i]));
-            for (sum, codes) in sums.as_flattened_mut().iter_mut().zip(codes.as_flattened()) {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*codes, factors));
-            }
+        records.iter().zip(far).for_each(|(codes, far)| ask::<MID>(codes, first + i, far));
+        let (codes, factors) = (by_weight::<MID>(&records, first + i), _mm256_set1_epi32(factors[i]));
+        for (sum, codes) in sums.as_flattened_mut().iter_mut().zip(codes.as_flattened()) {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*codes, factors));
         }
         for (to, sum) in dots.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
             store_ints8(to, *sum);
@@ -199,7 +196,7 @@ fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; B
 #[target_feature(enable = "avx2,fma,f16c")]
 fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 5;
-    let (count, records) = (work.factors.count, work.rows.count);
+    let (count, records) = (work.factors.count, work.rows.records);
     scratch.terms.resize(count, Terms::default());
     for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
         let mut columns = [work.factors.column(0); AT_ONCE];
@@ -225,11 +222,9 @@ fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pack<const MID: bool>(rows: &Rows, block: usize, packed: &mut [[[[u8; 32]; 4]; PAIRS]; 2]) {
-    for pair in 0..rows.count.div_ceil(2) {
-        let records = [record_codes::<MID>(rows, 2 * pair), record_codes::<MID>(rows, 2 * pair + 1)];
-        for codes in &records {
-            ahead::<MID>(rows, codes, block);
-        }
+    for pair in 0..rows.records.div_ceil(2) {
+        let (records, far) = pair_of::<MID>(rows, pair);
+        records.iter().zip(far).for_each(|(codes, far)| ask::<MID>(codes, block, far));
         for (packed, codes) in packed.iter_mut().zip(by_weight::<MID>(&records, block)) {
             for (to, from) in packed[pair].iter_mut().zip(codes) {
                 store_bytes32(to, from);
@@ -243,10 +238,10 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, packed: &mut [[[[u8; 32]; 4]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let mut of_group = [0.0; CHUNK];
-    for (width, widths) in of_group[..work.rows.count].iter_mut().zip(&scratch.widths) {
+    for (width, widths) in of_group[..work.rows.records].iter_mut().zip(&scratch.widths) {
         *width = widths[index];
     }
-    let pairs = black_box(work.rows.count.div_ceil(2));
+    let pairs = black_box(work.rows.records.div_ceil(2));
     for (part, sums) in sums.chunks_mut(COLUMNS).enumerate() {
         let first = part * COLUMNS;
         for (n, column) in scratch.columns.iter_mut().enumerate().take(sums.len()) {
@@ -318,10 +313,9 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column:
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>, mut take: impl FnMut(T, Cells)) {
-    let far = first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride;
-    for (r, of_record) in (0..rows.count).zip(of_records) {
+    for (r, of_record) in (0..rows.records).zip(of_records) {
         let scales = rows.scales(r);
-        prefetch(scales, far);
+        ahead::scales(rows, scales, first, ahead::records(rows, r, AHEAD));
         take(of_record, cells(&rows.coding, rows.level, scales, first));
     }
 }

@@ -1,17 +1,17 @@
 //! Exact sums of one column with AVX-512 VNNI: a lane a weight, four records a lane. A factor's two bytes are multiplied
 //! apart, each with four codes an instruction, and joined at the end.
 
-use super::ahead::Coming;
+use super::ahead::{self, Coming};
 use super::exact::{Terms, add_scaled, larger, terms};
 use super::gemv_int8::joined;
-use super::load::{bytes, bytes_each, floats, ints, prefetch, store, store_ints};
+use super::load::{bytes, bytes_each, floats, ints, store, store_ints};
 use super::pack::Pair;
 use super::scales::{cells, whole};
 use crate::kernels::columns::STRIP;
 use crate::kernels::factors::Factors;
 use crate::kernels::lanes::LANES;
 use crate::kernels::work::Sums;
-use crate::quant::{Column, Rows};
+use crate::quant::{PlaneView, Rows};
 use crate::types::{BLOCK, CHUNK, Level};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -76,11 +76,11 @@ fn blocks<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32;
     let mut coming = Coming::new(work.rows, 0, first * BLOCK / 2, [twos; 2]);
     let terms = read_products::<MID>(work, first, twos, &mut coming, scratch);
     for (strip, terms) in terms.iter().enumerate().take(sums.len().div_ceil(STRIP)) {
-        put_factors(&scratch.products[strip][..work.rows.count], strip, terms, &mut scratch.factors);
+        put_factors(&scratch.products[strip][..work.rows.records], strip, terms, &mut scratch.factors);
     }
     let dots = &mut scratch.sums[..twos];
     dots.fill([[[0; LANES]; 8]; 2]);
-    for visit in (0..work.rows.count).step_by(at_once(MID)) {
+    for visit in (0..work.rows.records).step_by(at_once(MID)) {
         add_visit::<MID>(work.rows, first, visit, &scratch.factors, &mut coming, dots);
     }
     for (two, (sums, dots)) in sums.chunks_mut(2).zip(dots).enumerate() {
@@ -101,15 +101,15 @@ fn read_products<const MID: bool>(
     scratch: &mut Scratch,
 ) -> [Terms; STRIPS] {
     let (rows, strips) = (work.rows, twos.div_ceil(STRIP / 2));
-    let of_visit = (twos * at_once(MID)).div_ceil(rows.count.max(at_once(MID)));
+    let of_visit = (twos * at_once(MID)).div_ceil(rows.records.max(at_once(MID)));
     let (mut most, mut offset) = ([_mm512_setzero_si512(); STRIPS], [_mm512_setzero_ps(); STRIPS]);
-    for (r, h) in work.factors.column(0)[..rows.count].iter().enumerate() {
-        let (h, scales) = (_mm512_set1_ps(*h), rows.scales(r));
+    for (r, h) in work.factors.column(0)[..rows.records].iter().enumerate() {
+        let (h, scales, far) = (_mm512_set1_ps(*h), rows.scales(r), ahead::records(rows, r, AHEAD));
         // And the codes of the first visit.
         coming.ask::<MID>(of_visit);
         for (strip, products) in scratch.products.iter_mut().enumerate().take(strips) {
             let first = first + strip * STRIP;
-            prefetch(scales, first * rows.coding.form.scale_bytes() + AHEAD * rows.columns[0].stride);
+            ahead::scales(rows, scales, first, far);
             let cells = cells(&rows.coding, rows.level, scales, first);
             let product = _mm512_mul_ps(h, cells.width);
             store(&mut products[r], product);
@@ -164,7 +164,7 @@ fn add_visit<const MID: bool>(
     coming: &mut Coming,
     sums: &mut [Two],
 ) {
-    let fours = at_once(MID).min(rows.count - visit).div_ceil(FOUR);
+    let fours = at_once(MID).min(rows.records - visit).div_ceil(FOUR);
     let factors = &factors[visit / FOUR..][..fours];
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
     let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
@@ -193,8 +193,8 @@ fn add_visit<const MID: bool>(
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn by_weight<const MID: bool>(rows: &Rows, r: usize, block: usize) -> Pair {
-    let base = interleaved(&rows.columns[0], r, block);
-    let mid = if MID { interleaved(&rows.columns[1], r, block) } else { base };
+    let base = interleaved(&rows.planes[0], r, block);
+    let mid = if MID { interleaved(&rows.planes[1], r, block) } else { base };
     let mut codes = [[_mm512_setzero_si512(); 4]; 2];
     for i in 0..4 {
         [codes[0][i], codes[1][i]] = joined::<MID>(base[i], mid[i]);
@@ -206,9 +206,8 @@ fn by_weight<const MID: bool>(rows: &Rows, r: usize, block: usize) -> Pair {
 /// last block there may be anything: it meets factors of 0, or is not taken.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn interleaved(column: &Column, r: usize, block: usize) -> [__m512i; 4] {
-    let at = r * column.stride + column.offset + block * BLOCK / 2;
-    let [a, b, c, d] = four_lines(column.bytes, at, column.stride);
+fn interleaved(plane: &PlaneView, r: usize, block: usize) -> [__m512i; 4] {
+    let [a, b, c, d] = four_lines(plane.bytes, [r, r + 1, r + 2, r + 3].map(|r| plane.begin(r) + block * BLOCK / 2));
     let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
     let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
     [
@@ -219,15 +218,15 @@ fn interleaved(column: &Column, r: usize, block: usize) -> [__m512i; 4] {
     ]
 }
 
-/// Four times 64 bytes, a stride apart; zeros for those that are not all there.
+/// Four times 64 bytes; zeros for those that are not all there.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn four_lines(from: &[u8], at: usize, stride: usize) -> [__m512i; FOUR] {
-    bytes_each(from, at, stride).unwrap_or_else(|| {
+fn four_lines(from: &[u8], at: [usize; FOUR]) -> [__m512i; FOUR] {
+    bytes_each(from, at).unwrap_or_else(|| {
         let mut lines = [_mm512_setzero_si512(); FOUR];
-        for (r, line) in lines.iter_mut().enumerate() {
+        for (line, at) in lines.iter_mut().zip(at) {
             let mut spare = None;
-            *line = bytes(whole(from.get(at + r * stride..).unwrap_or_default(), &mut spare));
+            *line = bytes(whole(from.get(at..).unwrap_or_default(), &mut spare));
         }
         lines
     })

@@ -1,7 +1,7 @@
 //! f32 products with several columns: records are decoded once, a strip at a time, into memory that the first
 //! cache holds, and multiplied by tiles of records and columns.
 
-use super::ahead::{self, less};
+use super::ahead::{self, both};
 use super::simd::{Avx2, Avx512, Simd};
 use super::tile::{self, Block, Lane, Matrix, PARTS};
 use crate::kernels::columns::{F32Columns, STRIP};
@@ -86,8 +86,12 @@ fn dots<S: Simd, const R: usize, const C: usize>(
 fn decode<S: Simd>(simd: S, rows: &Rows, records: Range<usize>, strip: usize, weights: &mut [Block]) {
     let (first, end) = (strip * STRIP, rows.blocks().min((strip + 1) * STRIP));
     let last = end == rows.blocks();
-    let next = if last { less(ahead::records(rows, LANES), ahead::blocks(first)) } else { ahead::blocks(STRIP) };
     for (r, to) in records.zip(weights.chunks_exact_mut(STRIP)) {
+        let next = if last {
+            both(ahead::records(rows, r, LANES), ahead::blocks(first, 0))
+        } else {
+            ahead::blocks(first, end)
+        };
         simd.decode(rows, &rows.record(r), first, next, &mut to[..end - first]);
     }
 }
@@ -175,11 +179,13 @@ fn decode_slab<S: Simd>(
     weights: &mut [Block],
     len: usize,
 ) {
-    let slab = weights.len() / len;
-    let last = records.end == rows.count;
-    let next =
-        if last { less(ahead::blocks(len), ahead::records(rows, records.start)) } else { ahead::records(rows, slab) };
+    let (slab, first, last) = (weights.len() / len, records.start, records.end == rows.records);
     for (r, to) in records.zip(weights.chunks_exact_mut(len)) {
+        let next = if last {
+            both(ahead::between(rows, r, r - first), ahead::blocks(0, len))
+        } else {
+            ahead::records(rows, r, slab)
+        };
         simd.decode(rows, &rows.record(r), blocks.start, next, &mut to[..blocks.len()]);
     }
 }

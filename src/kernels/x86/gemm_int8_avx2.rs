@@ -1,7 +1,7 @@
 //! Int8 dots of several columns with AVX2: as `gemm_int8`, a lane a record, codes unpacked once for all columns. Nibble
 //! planes are multiplied apart: eight products of four nibbles with activations (at most 8 * 2 * 15 * 127) fit 16 bits.
 
-use super::ahead;
+use super::ahead::{self, Distance};
 use super::load::{bytes32, floats8, store_bytes32, store8};
 use super::pack_avx2::{RECORDS, transposed};
 use super::scales_avx2::cells;
@@ -82,10 +82,12 @@ fn micropanel<const MID: bool>(work: &Dots<Int8Columns>, index: usize, groups: &
 /// Unpacks the records of a micropanel; the last fills lanes that have none.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pack<const MID: bool>(rows: &Rows, records: Range<usize>, groups: &mut [Group]) {
-    let records: [Record; LANES] = std::array::from_fn(|r| rows.record((records.start + r).min(records.end - 1)));
-    let (level, next) = (if MID { Level::L8 } else { Level::L4 }, ahead::records(rows, LANES));
+    let first = records.start;
+    let records: [Record; LANES] = std::array::from_fn(|r| rows.record((first + r).min(records.end - 1)));
+    let level = if MID { Level::L8 } else { Level::L4 };
+    let next: [Distance; LANES] = std::array::from_fn(|r| ahead::records(rows, first + r, LANES));
     for (block, group) in groups.iter_mut().enumerate() {
-        records.iter().for_each(|record| ahead::block(level, record, block, next));
+        records.iter().zip(next).for_each(|(record, next)| ahead::block(level, record, block, next));
         for (plane, nibbles) in group.nibbles.iter_mut().enumerate().take(1 + usize::from(MID)) {
             for (side, records) in records.as_chunks().0.iter().enumerate() {
                 part(&transposed(records, plane, block), side, nibbles);

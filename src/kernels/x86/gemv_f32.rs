@@ -33,9 +33,8 @@ pub fn dots(work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn records<const BITS: u32, const AFFINE: bool>(work: &Dots<F32Columns>, out: &mut [f32]) {
     let decoder = Decoder::<BITS, AFFINE>::new(work.rows);
-    let next = ahead::records(work.rows, AHEAD);
-    for (out, r) in out.iter_mut().zip(work.first..work.rows.count) {
-        *out = dot(&decoder, work, &work.rows.record(r), next);
+    for (out, r) in out.iter_mut().zip(work.first..work.rows.records) {
+        *out = dot(&decoder, work, &work.rows.record(r), ahead::records(work.rows, r, AHEAD));
     }
 }
 
@@ -51,7 +50,7 @@ fn dot<const BITS: u32, const AFFINE: bool>(
     for (strip, x) in work.x.only().chunks(STRIP).enumerate() {
         let first = strip * STRIP;
         let blocks = decoder.blocks(record, first, x.len());
-        ahead::scales(work.rows, record, first, next);
+        ahead::scales(work.rows, record.scales, first, next);
         for (block, x) in x.iter().enumerate() {
             ahead::block(work.rows.level, record, first + block, next);
             sum = add(sum, &decoder.values(&blocks, block), x);

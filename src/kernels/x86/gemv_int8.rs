@@ -29,7 +29,7 @@ pub fn dots(jobs: &mut [Job<Int8Columns>]) {
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
-    let (record, next) = (rows.record(r), ahead::records(rows, ahead::ONE_COLUMN));
+    let (record, next) = (rows.record(r), ahead::records(rows, r, ahead::ONE_COLUMN));
     let mut lanes = _mm512_setzero_ps();
     for (strip, x) in x.iter().enumerate() {
         ahead::strip::<MID>(rows, &record, strip * STRIP, next);

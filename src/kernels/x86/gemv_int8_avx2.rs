@@ -30,7 +30,7 @@ pub fn dots(jobs: &mut [Job<Int8Columns>]) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
-    let (record, next) = (rows.record(r), ahead::records(rows, ahead::ONE_COLUMN));
+    let (record, next) = (rows.record(r), ahead::records(rows, r, ahead::ONE_COLUMN));
     let mut lanes = [0.0; LANES];
     for first in (0..rows.blocks()).step_by(GROUPS) {
         let (strip, part) = (first / STRIP, first % STRIP / GROUPS);

@@ -74,18 +74,18 @@ stores! { "avx2,avx512f,avx512bw,avx512vl"
     store(__m512) -> [f32; 16] = _mm512_storeu_ps;
 }
 
-/// `N` times 64 bytes, `stride` apart from `at` on, if all of them are there: one check for all.
+/// `N` times 64 bytes from each of `at` on, if all of them are there: one check for all.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn bytes_each<const N: usize>(from: &[u8], at: usize, stride: usize) -> Option<[__m512i; N]> {
-    let last = stride.checked_mul(N - 1)?.checked_add(at)?;
+pub fn bytes_each<const N: usize>(from: &[u8], at: [usize; N]) -> Option<[__m512i; N]> {
+    let last = at.into_iter().fold(0, usize::max);
     if last.checked_add(64).is_none_or(|end| end > from.len()) {
         return None;
     }
     let mut all = [_mm512_setzero_si512(); N];
-    for (i, line) in all.iter_mut().enumerate() {
-        // SAFETY: `at + i * stride + 64` is at most `last + 64`, which lies within `from`.
-        *line = unsafe { _mm512_loadu_si512(from.as_ptr().add(at + i * stride).cast()) };
+    for (line, at) in all.iter_mut().zip(at) {
+        // SAFETY: `at + 64` is at most `last + 64`, which lies within `from`.
+        *line = unsafe { _mm512_loadu_si512(from.as_ptr().add(at).cast()) };
     }
     Some(all)
 }
@@ -110,9 +110,9 @@ mod tests {
         }
         let bytes = [7; 256];
         // SAFETY: the set is there.
-        let read = |len: usize, at, stride| unsafe { bytes_each::<3>(&bytes[..len], at, stride).is_some() };
-        assert!(read(256, 0, 96) && read(256, 64, 64) && read(64, 0, 0));
-        assert!(!read(255, 0, 96) && !read(256, 1, 96) && !read(256, 65, 64) && !read(63, 0, 0));
-        assert!(!read(256, usize::MAX, 1) && !read(256, 0, usize::MAX / 2 + 1));
+        let read = |len: usize, at| unsafe { bytes_each::<3>(&bytes[..len], at).is_some() };
+        assert!(read(256, [0, 96, 192]) && read(256, [192, 0, 192]) && read(64, [0, 0, 0]));
+        assert!(!read(255, [0, 96, 192]) && !read(256, [193, 0, 1]) && !read(256, [0, 193, 1]) && !read(63, [0, 0, 0]));
+        assert!(!read(256, [0, usize::MAX, 1]) && !read(256, [usize::MAX - 63, 0, 1]));
     }
 }

@@ -1,16 +1,15 @@
 //! Every path of every instruction set against the portable bodies: the same bits over random bytes, shapes, strides and
 //! values that only damage produces.
-#![allow(clippy::unwrap_used)]
 
-use super::Isa;
-use super::accumulate::{Accumulator, ChunkSum};
-use super::columns::{STRIP, Strip};
-use super::dispatch;
-use super::panel::Panel;
-use super::project::{Inputs, project, project_all};
+use super::records::{Noise, Records, bits, codings, levels, panel_bits};
 use crate::config::{Coding, Form};
-use crate::quant::{Column, Rows};
-use crate::types::{BLOCK, Level, Plane};
+use crate::kernels::accumulate::{Accumulator, ChunkSum};
+use crate::kernels::columns::{STRIP, Strip};
+use crate::kernels::panel::Panel;
+use crate::kernels::project::{Inputs, project, project_all};
+use crate::kernels::{Isa, dispatch};
+use crate::quant::Rows;
+use crate::types::{BLOCK, Level};
 use half::f16;
 use proptest::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -36,7 +35,7 @@ struct Case {
     level: Level,
     width: usize,
     records: usize,
-    count: usize,
+    columns: usize,
     /// Bytes before a record's part and behind it, as where sections hold several matrices.
     around: (usize, usize),
     seed: u64,
@@ -45,23 +44,17 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let coding = (any::<bool>(), prop_oneof![4 => Just(64usize), 1 => Just(32)], [0u8..2, 0u8..2, 0u8..2]);
-    let coding = coding.prop_map(|(affine, group, cells)| {
-        let form = if affine { Form::Affine } else { Form::Symmetric };
-        Coding { form, group, cells }
-    });
-    let level = prop_oneof![Just(Level::L4), Just(Level::L8), Just(Level::L16)];
     let width = prop_oneof![2 => 1usize..200, 2 => 900usize..1200, 1 => 1usize..2600];
     let records = prop_oneof![4 => 0usize..22, 1 => 22usize..70, 1 => Just(256usize)];
-    let count = prop_oneof![3 => 1usize..4, 1 => 1usize..34];
+    let columns = prop_oneof![3 => 1usize..4, 1 => 1usize..34];
     let around = (prop_oneof![Just(0usize), 1usize..200], prop_oneof![Just(0usize), 1usize..200]);
-    (coding, level, width, records, count, around, any::<u64>(), prop::bool::weighted(0.2)).prop_map(
-        |(coding, level, width, records, count, around, seed, damaged)| Case {
+    (codings(), levels(), width, records, columns, around, any::<u64>(), prop::bool::weighted(0.2)).prop_map(
+        |(coding, level, width, records, columns, around, seed, damaged)| Case {
             coding,
             level,
             width,
             records,
-            count,
+            columns,
             around,
             seed,
             damaged,
@@ -69,17 +62,10 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-struct Noise(u64);
-
 impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        self.0 >> 33
-    }
-
     /// Activations: some groups zero or tiny, and in damaged cases some values not finite.
     fn activation(&mut self, index: usize, damaged: bool) -> f32 {
-        let value = self.next() as f32 / (1u64 << 30) as f32 - 1.0;
+        let value = self.unit();
         match (index / 64 % 7, self.next() % 200) {
             (3, _) => 0.0,
             (5, _) => value * 1e-31,
@@ -104,39 +90,10 @@ impl Noise {
 }
 
 impl Case {
-    /// The planes that the level reads, with random codes.
-    fn planes(&self) -> Vec<Vec<u8>> {
-        let mut noise = Noise(self.seed);
-        self.level.planes().iter().map(|plane| self.plane(*plane, &mut noise)).collect()
-    }
-
-    fn plane(&self, plane: Plane, noise: &mut Noise) -> Vec<u8> {
-        let stride = self.stride(plane);
-        let mut bytes: Vec<u8> = (0..self.records * stride).map(|_| noise.next() as u8).collect();
-        if plane == Plane::Base {
-            let scales = self.coding.scale_bytes(self.width);
-            for record in bytes.chunks_exact_mut(stride) {
-                let end = stride - self.around.1;
-                for scale in record[end - scales..end].as_chunks_mut().0 {
-                    *scale = noise.scale(self.damaged).to_le_bytes();
-                }
-            }
-        }
-        bytes
-    }
-
-    fn stride(&self, plane: Plane) -> usize {
-        self.around.0 + self.coding.plane_bytes(plane, self.width) + self.around.1
-    }
-
-    fn rows<'a>(&self, planes: &'a [Vec<u8>]) -> Rows<'a> {
-        let column = |(plane, bytes): (&Plane, &'a Vec<u8>)| Column {
-            bytes: bytes.as_slice(),
-            stride: self.stride(*plane),
-            offset: self.around.0,
-        };
-        let columns = self.level.planes().iter().zip(planes).map(column).collect();
-        Rows { coding: self.coding, level: self.level, width: self.width, count: self.records, columns }
+    fn records(&self) -> Records {
+        let Case { coding, level, width, records, around, damaged, .. } = *self;
+        let random = |noise: &mut Noise| noise.scale(damaged);
+        Records::new(coding, level, width, records, around).random(&mut Noise(self.seed), random)
     }
 
     fn numbers(&self, many: usize) -> Vec<f32> {
@@ -146,19 +103,19 @@ impl Case {
 
     fn dots(&self, isa: Isa, rows: &Rows, int8: bool) -> Vec<u32> {
         let int8 = int8 && self.level != Level::L16;
-        let inputs = POOL.install(|| Inputs::new(isa, &self.numbers(self.count * self.width), self.width, int8));
-        let mut out = Panel::new(self.records, self.count);
+        let inputs = POOL.install(|| Inputs::new(isa, &self.numbers(self.columns * self.width), self.width, int8));
+        let mut out = Panel::new(self.records, self.columns);
         POOL.install(|| project(isa, rows, &inputs, &mut out));
-        by_column(&out)
+        panel_bits(&out)
     }
 
     /// Two chunks, so that sums that begin at something are met as well.
     fn sums(&self, isa: Isa, rows: &Rows, int8: bool) -> Vec<u32> {
-        let factors = self.numbers(self.records.max(1) * self.count);
+        let factors = self.numbers(self.records.max(1) * self.columns);
         let factors = Panel::of_rows(&factors, self.records.max(1), 0..self.records);
         let start = self.numbers(self.width);
-        let mut sum = Accumulator::new(self.count, self.width, Some(&start));
-        let mut chunk = ChunkSum::new(self.count, self.width);
+        let mut sum = Accumulator::new(self.columns, self.width, Some(&start));
+        let mut chunk = ChunkSum::new(self.columns, self.width);
         POOL.install(|| {
             chunk.add(isa, int8, rows, &factors, 1);
             chunk.add(isa, int8, rows, &factors, 4);
@@ -170,25 +127,14 @@ impl Case {
 
 /// More matrices of the same width: their levels, and records that fill no task, one or several.
 fn others() -> impl Strategy<Value = Vec<(Level, usize)>> {
-    let level = prop_oneof![Just(Level::L4), Just(Level::L8), Just(Level::L16)];
-    prop::collection::vec((level, prop_oneof![0usize..3, 3usize..80]), 0..4)
-}
-
-/// The bits of a panel, `[N][records]`.
-fn by_column(panel: &Panel) -> Vec<u32> {
-    bits((0..panel.count()).flat_map(|n| panel.column(n)).collect())
-}
-
-/// Bits, with one for all that are not a number: which of those comes out of a sum of two is the compiler's choice.
-fn bits(values: Vec<f32>) -> Vec<u32> {
-    values.into_iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
+    prop::collection::vec((levels(), prop_oneof![0usize..3, 3usize..80]), 0..4)
 }
 
 proptest! {
     #[test]
     fn dots_are_the_portable_ones(case in cases(), int8 in any::<bool>()) {
-        let planes = case.planes();
-        let rows = case.rows(&planes);
+        let records = case.records();
+        let rows = records.rows();
         let want = case.dots(Isa::PORTABLE, &rows, int8);
         for isa in SETS.iter() {
             prop_assert_eq!(&case.dots(*isa, &rows, int8), &want, "{}", isa.name());
@@ -204,11 +150,11 @@ proptest! {
         });
         let cases: Vec<Case> = others.chain([case.clone()]).collect();
         let int8 = int8 && cases.iter().all(|case| case.level != Level::L16);
-        let planes: Vec<_> = cases.iter().map(Case::planes).collect();
-        let rows: Vec<Rows> = cases.iter().zip(&planes).map(|(case, planes)| case.rows(planes)).collect();
-        let x = case.numbers(case.count * case.width);
+        let records: Vec<_> = cases.iter().map(Case::records).collect();
+        let rows: Vec<Rows> = records.iter().map(Records::rows).collect();
+        let x = case.numbers(case.columns * case.width);
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let panels = || rows.iter().map(|rows| Panel::new(rows.count, case.count)).collect::<Vec<_>>();
+        let panels = || rows.iter().map(|rows| Panel::new(rows.records, case.columns)).collect::<Vec<_>>();
         let together = |isa: Isa| {
             let (mut one, mut two) = (panels(), panels());
             pool.install(|| {
@@ -221,23 +167,23 @@ proptest! {
             (one, two)
         };
         let alone: Vec<Vec<u32>> = cases.iter().zip(&rows).map(|(of, rows)| {
-            let mut panel = Panel::new(of.records, case.count);
+            let mut panel = Panel::new(of.records, case.columns);
             let inputs = POOL.install(|| Inputs::new(Isa::PORTABLE, &x, case.width, int8));
             POOL.install(|| project(Isa::PORTABLE, rows, &inputs, &mut panel));
-            by_column(&panel)
+            panel_bits(&panel)
         }).collect();
         for isa in SETS.iter() {
             let (one, two) = together(*isa);
             for (have, want) in one.iter().zip(&alone).chain(two.iter().zip(&alone)) {
-                prop_assert_eq!(&by_column(have), want, "{}", isa.name());
+                prop_assert_eq!(&panel_bits(have), want, "{}", isa.name());
             }
         }
     }
 
     #[test]
     fn accumulations_are_the_portable_ones(case in cases(), int8 in any::<bool>()) {
-        let planes = case.planes();
-        let rows = case.rows(&planes);
+        let records = case.records();
+        let rows = records.rows();
         let want = case.sums(Isa::PORTABLE, &rows, int8);
         for isa in SETS.iter() {
             prop_assert_eq!(&case.sums(*isa, &rows, int8), &want, "{}", isa.name());
@@ -250,8 +196,8 @@ proptest! {
         let quantised = |isa: Isa| {
             let mut strips = vec![Strip::EMPTY; case.width.div_ceil(STRIP * BLOCK)];
             dispatch::quantise(isa, &x, &mut strips);
-            let numbers = strips.iter().flat_map(|x| [x.scales, x.sums]).flatten().collect();
-            (strips.into_iter().map(|x| x.codes).collect::<Vec<_>>(), bits(numbers))
+            let numbers = bits(strips.iter().flat_map(|x| [x.scales, x.sums]).flatten());
+            (strips.into_iter().map(|x| x.codes).collect::<Vec<_>>(), numbers)
         };
         let want = quantised(Isa::PORTABLE);
         for isa in SETS.iter() {
@@ -271,14 +217,10 @@ fn the_largest_codes_overflow_nothing() {
     ] {
         let coding = Coding { form, group: 64, cells: [1, 1, 1] };
         let (width, records) = (1100, 256);
-        let case = Case { coding, level, width, records, count, around: (0, 0), seed: 0, damaged: false };
-        let mut planes: Vec<Vec<u8>> = level.planes().iter().map(|p| vec![0xff; records * case.stride(*p)]).collect();
-        let scales = coding.scale_bytes(width);
-        let stride = case.stride(Plane::Base);
-        for record in planes[0].chunks_exact_mut(stride) {
-            record[stride - scales..].as_chunks_mut().0.fill(f16::ONE.to_le_bytes());
-        }
-        let rows = case.rows(&planes);
+        let mut all = Records::new(coding, level, width, records, (0, 0));
+        all.planes.iter_mut().for_each(|plane| plane.fill(0xff));
+        (0..records).for_each(|r| all.set_scales(r, |_| f16::ONE));
+        let rows = all.rows();
         let x: Vec<f32> = (0..count * width).map(|i| if i % 64 < 60 { -1.0 } else { 1.0 }).collect();
         let dots = |isa: Isa| {
             let mut out = Panel::new(records, count);

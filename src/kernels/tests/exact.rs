@@ -1,68 +1,23 @@
 //! Exact sums against their definition (docs/format.md, 6), its edges, and what must not matter: absent records, threads.
-#![allow(clippy::unwrap_used)]
 
-use super::Isa;
-use super::accumulate::ChunkSum;
-use super::panel::Panel;
+use super::records::{Noise, Records, bits, codings};
 use crate::config::{Coding, Form};
-use crate::quant::{Column, Rows, cells, codes_u8, values};
+use crate::kernels::Isa;
+use crate::kernels::accumulate::ChunkSum;
+use crate::kernels::panel::Panel;
+use crate::quant::{Rows, cells, codes_u8, values};
 use crate::types::{BLOCK, Level};
 use half::f16;
 use proptest::prelude::*;
 use rayon::ThreadPoolBuilder;
 
-/// Records of random bytes.
-#[derive(Clone, Debug)]
-struct Records {
-    coding: Coding,
-    level: Level,
-    width: usize,
-    count: usize,
-    planes: Vec<Vec<u8>>,
+/// Records of random bytes, their scales of any size but finite.
+fn random(coding: Coding, level: Level, width: usize, count: usize, seed: u64) -> Records {
+    Records::new(coding, level, width, count, (0, 0))
+        .random(&mut Noise(seed), |noise| f16::from_bits(noise.next() as u16 & 0xfbff))
 }
 
 impl Records {
-    fn random(coding: Coding, level: Level, width: usize, count: usize, seed: u64) -> Records {
-        let mut noise = Noise(seed);
-        let mut planes: Vec<Vec<u8>> = level.planes().iter().map(|p| vec![0; coding.plane_bytes(*p, width)]).collect();
-        planes.iter_mut().for_each(|plane| *plane = plane.repeat(count));
-        planes.iter_mut().flatten().for_each(|byte| *byte = noise.next() as u8);
-        let mut records = Records { coding, level, width, count, planes };
-        for r in 0..count {
-            // Of any size, all finite.
-            records.scales(r, |_| f16::from_bits(noise.next() as u16 & 0xfbff));
-        }
-        records
-    }
-
-    /// Replaces the scales of record `r`.
-    fn scales(&mut self, r: usize, mut scale: impl FnMut(usize) -> f16) {
-        let (stride, scales) = (self.planes[0].len() / self.count, self.coding.scale_bytes(self.width));
-        let record = &mut self.planes[0][r * stride..][..stride];
-        for (i, to) in record[stride - scales..].as_chunks_mut().0.iter_mut().enumerate() {
-            *to = scale(i).to_le_bytes();
-        }
-    }
-
-    /// Those that `keep` says.
-    fn kept(&self, keep: &[bool]) -> Records {
-        let count = keep.iter().filter(|keep| **keep).count();
-        let kept = |plane: &Vec<u8>| {
-            let records = plane.chunks_exact(plane.len() / self.count.max(1)).zip(keep);
-            records.filter(|(_, keep)| **keep).flat_map(|(record, _)| record).copied().collect()
-        };
-        Records { count, planes: self.planes.iter().map(kept).collect(), ..self.clone() }
-    }
-
-    fn rows(&self) -> Rows<'_> {
-        let columns = self.level.planes().iter().zip(&self.planes).map(|(plane, bytes)| {
-            let stride = self.coding.plane_bytes(*plane, self.width);
-            Column { bytes, stride, offset: 0 }
-        });
-        let Records { coding, level, width, count, .. } = *self;
-        Rows { coding, level, width, count, columns: columns.collect() }
-    }
-
     /// `factors` are `[N][records]`; the result is `[N][width]`.
     fn sums(&self, isa: Isa, factors: &[f32], columns: usize, threads: usize) -> Vec<u32> {
         let mut panel = Panel::new(self.count, columns);
@@ -72,13 +27,13 @@ impl Records {
         let mut sum = ChunkSum::new(columns, self.width);
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| sum.add(isa, true, &self.rows(), &panel, threads));
-        sum.rows().into_iter().map(bits).collect()
+        bits(sum.rows())
     }
 
     /// The definition for one column, weight by weight.
     fn defined(&self, factors: &[f32]) -> Vec<u32> {
         let rows = self.rows();
-        (0..self.width).map(|i| bits(defined(&rows, factors, i))).collect()
+        bits((0..self.width).map(|i| defined(&rows, factors, i)))
     }
 }
 
@@ -97,34 +52,19 @@ fn defined(rows: &Rows, factors: &[f32], i: usize) -> f32 {
     (most / 32512.0).mul_add(dot as f32, offset) + 0.0
 }
 
-/// Bits, with one for all that are not a number.
-fn bits(value: f32) -> u32 {
-    if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
-}
-
-struct Noise(u64);
-
 impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        self.0 >> 33
-    }
-
     /// Around 1, and one in `zeros` an exact zero of either sign.
     fn factor(&mut self, zeros: u64) -> f32 {
-        let value = self.next() as f32 / (1u64 << 30) as f32 - 1.0;
+        let value = self.unit();
         if self.next().is_multiple_of(zeros) { 0.0f32.copysign(value) } else { value }
     }
 }
 
 fn records() -> impl Strategy<Value = Records> {
-    let form = prop_oneof![Just(Form::Symmetric), Just(Form::Affine)];
-    let coding = (form, prop_oneof![3 => Just(64usize), 1 => Just(32)], 0u8..2, 0u8..2);
-    let coding = coding.prop_map(|(form, group, four, eight)| Coding { form, group, cells: [four, eight, 1] });
     let level = prop_oneof![Just(Level::L4), Just(Level::L8)];
     let count = prop_oneof![4 => 1usize..40, 1 => Just(256usize)];
-    (coding, level, 1usize..1300, count, any::<u64>())
-        .prop_map(|(coding, level, width, count, seed)| Records::random(coding, level, width, count, seed))
+    (codings(), level, 1usize..1300, count, any::<u64>())
+        .prop_map(|(coding, level, width, count, seed)| random(coding, level, width, count, seed))
 }
 
 proptest! {
@@ -150,9 +90,9 @@ proptest! {
         for isa in Isa::available() {
             let all = records.sums(isa, &factors, columns, 2);
             for (column, sums) in factors.chunks_exact(records.count).zip(all.chunks_exact(records.width)) {
-                let keep: Vec<bool> = column.iter().map(|h| *h != 0.0).collect();
-                let used: Vec<f32> = column.iter().copied().filter(|h| *h != 0.0).collect();
-                prop_assert_eq!(&records.kept(&keep).sums(isa, &used, 1, 2), sums, "{}", isa.name());
+                let used = column.iter().zip(0..).filter(|(h, _)| **h != 0.0);
+                let (used, places): (Vec<f32>, Vec<u32>) = used.unzip();
+                prop_assert_eq!(&records.copied(&places).sums(isa, &used, 1, 2), sums, "{}", isa.name());
             }
         }
     }
@@ -161,9 +101,9 @@ proptest! {
 #[test]
 fn what_a_column_does_not_use_costs_it_no_precision() {
     let coding = Coding { form: Form::Affine, group: 64, cells: [1, 1, 1] };
-    let mut records = Records::random(coding, Level::L4, 64, 2, 7);
-    records.scales(0, |_| f16::from_f32(1000.0));
-    records.scales(1, |_| f16::from_f32(0.001));
+    let mut records = random(coding, Level::L4, 64, 2, 7);
+    records.set_scales(0, |_| f16::from_f32(1000.0));
+    records.set_scales(1, |_| f16::from_f32(0.001));
     let mut weights = [0.0; BLOCK];
     values(&coding, Level::L4, &records.rows().record(1), 0, &mut weights);
     for isa in Isa::available() {
@@ -181,10 +121,10 @@ fn edges_are_as_defined() {
     for form in [Form::Affine, Form::Symmetric] {
         let coding = Coding { form, group: 64, cells: [1, 1, 1] };
         for (level, scale) in [Level::L4, Level::L8].into_iter().flat_map(|level| scales.map(|scale| (level, scale))) {
-            let mut records = Records::random(coding, level, 130, 3, 5);
-            records.scales(0, |_| f16::from_f32(1e-3));
-            records.scales(1, |_| scale);
-            records.scales(2, |_| f16::from_f32(1e-6));
+            let mut records = random(coding, level, 130, 3, 5);
+            records.set_scales(0, |_| f16::from_f32(1e-3));
+            records.set_scales(1, |_| scale);
+            records.set_scales(2, |_| f16::from_f32(1e-6));
             for h in factors {
                 check_edge(&records, [0.0, h, 0.0], scale);
                 check_edge(&records, [1e-32, h, 1e-30], scale);
@@ -214,7 +154,7 @@ fn numbers_of_threads_change_no_bit() {
     let one = [(Level::L4, 4096, 1), (Level::L4, 4160, 1), (Level::L4, 12352, 1), (Level::L8, 8256, 1)];
     let more = [(Level::L8, 2500, 3), (Level::L4, 1100, 9), (Level::L16, 1990, 2)];
     for (level, width, columns) in one.into_iter().chain(more) {
-        let (records, mut noise) = (Records::random(coding, level, width, 19, 3), Noise(1));
+        let (records, mut noise) = (random(coding, level, width, 19, 3), Noise(1));
         let factors: Vec<f32> = (0..19 * columns).map(|_| noise.factor(9)).collect();
         let want = records.sums(Isa::PORTABLE, &factors, columns, 1);
         for isa in Isa::available() {

@@ -1,0 +1,8 @@
+//! What kernels compute, against what they are defined to.
+#![allow(clippy::unwrap_used)]
+
+mod exact;
+mod places;
+mod records;
+mod sets;
+mod weights;
