@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from m2cache_rs.models import Architecture, architecture_of
 FOLDER = Path(__file__).with_name("shapes")
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 """qwen-7b is Qwen1.5-7B: the sizes of the first Qwen-7B and, like it, biases in q, k and v alone."""
-
-QWEN2 = "Qwen2ForCausalLM"
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,4 @@ class Shape:
             raise UsageError(f"{text} is no file; name a config.json or one of {', '.join(NAMES)}")
         config = read_config(path)
         name = text if text in NAMES else path.parent.name or path.stem
-        return cls(name, config, _architecture(config, str(path)))
-
-
-def _architecture(config: dict[str, Any], file: str) -> Architecture:
-    """Qwen2 differs from Llama in three biases; its window is named even where it is not used."""
-    if config.get("architectures") != [QWEN2]:
-        return architecture_of(config, file)[1]
-    as_llama = {**config, "architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    if not config.get("use_sliding_window", False):
-        as_llama.pop("sliding_window", None)
-    return dataclasses.replace(architecture_of(as_llama, file)[1], biases=("q", "k", "v"))
+        return cls(name, config, architecture_of(config, str(path))[1])

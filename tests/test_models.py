@@ -13,7 +13,7 @@ from m2cache_rs.models import Architecture, architecture_of, family_of, llama
 
 from tests.reference import tiny
 from tests.reference.checkpoint import tensors
-from tests.reference.tiny import CONFIG
+from tests.reference.tiny import CONFIG, QWEN2
 
 
 def spec_of(**changes: Any) -> Architecture:
@@ -59,6 +59,70 @@ def test_absent_fields_take_the_defaults_of_transformers() -> None:
 def test_biases_follow_their_flags() -> None:
     assert spec_of(mlp_bias=True).biases == ("gate", "up", "down")
     assert spec_of(attention_bias=True, mlp_bias=True).biases == ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def qwen2_of(**changes: Any) -> Architecture:
+    return architecture_of(CONFIG | QWEN2 | changes)[1]
+
+
+def test_qwen2_is_llama_with_three_biases() -> None:
+    """Its configurations have no attention_bias, and name a window that is not used."""
+    spec = qwen2_of(num_hidden_layers=2)
+    expected = dataclasses.replace(spec_of(num_hidden_layers=2), family="qwen2", biases=("q", "k", "v"))
+    assert spec == expected
+    assert family_of(spec).layer_tensors(spec, 1) == llama.layer_tensors(expected, 1)
+    assert not family_of(spec).ignores(spec, "lm_head.weight")
+    assert family_of(spec).ignores(qwen2_of(tie_word_embeddings=True), "lm_head.weight")
+
+
+def test_absent_fields_of_qwen2_take_its_defaults() -> None:
+    sizes = {name: CONFIG[name] for name in ("vocab_size", "intermediate_size", "num_hidden_layers")}
+    sizes |= {"model_type": "qwen2", "hidden_size": 512, "num_attention_heads": 64}
+    spec = architecture_of(sizes)[1]
+    assert (spec.kv_heads, spec.head_dim, spec.context, spec.norm_eps) == (32, 8, 32768, 1e-6)
+    assert (spec.activation, spec.tied, spec.biases) == ("silu", False, ("q", "k", "v"))
+    assert architecture_of(sizes | {"num_key_value_heads": None})[1].kv_heads == 64
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_sliding_window": None},
+        {"use_sliding_window": True, "sliding_window": None},
+        {"use_sliding_window": True, "max_window_layers": 1},
+        {"use_sliding_window": True, "layer_types": ["full_attention"]},
+    ],
+)
+def test_a_window_that_no_layer_has_is_harmless(changes: dict[str, Any]) -> None:
+    assert qwen2_of(**changes) == qwen2_of()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_sliding_window": True},
+        {"use_sliding_window": True, "max_window_layers": None, "num_hidden_layers": 29},
+        {"layer_types": ["sliding_attention"]},
+    ],
+)
+def test_a_window_that_is_used_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"^config\.json: (use_sliding_window|layer_types) is .*not computed"
+    ):
+        qwen2_of(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"use_sliding_window": "no"}, "use_sliding_window is 'no'; true or false"),
+        ({"use_sliding_window": True, "max_window_layers": "all"}, "max_window_layers is 'all'; an integer"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads is 2; a divisor"),
+    ],
+)
+def test_wrong_fields_of_qwen2_are_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"^config\.json: {says}"):
+        qwen2_of(**changes)
 
 
 @pytest.mark.parametrize(("name", "ours"), llama.ACTIVATIONS.items())
@@ -121,6 +185,7 @@ def test_only_buffers_are_ignored() -> None:
         ({"architectures": ["MistralForCausalLM"]}, "'MistralForCausalLM'.*supported are: LlamaForCausalLM"),
         ({"architectures": None, "model_type": "gpt2"}, "'gpt2'.*supported are: LlamaForCausalLM"),
         ({"model_type": "mllama"}, "model_type 'mllama'"),
+        ({"model_type": "qwen2"}, "model_type 'qwen2' is not supported for LlamaForCausalLM"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "already quantised with gptq"),
         ({"compression_config": {"format": "pack-quantized"}}, "already quantised.*compression_config"),
         ({"quantization": {"group_size": 64, "bits": 4}}, "already quantised.*quantization"),

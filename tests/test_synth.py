@@ -165,7 +165,7 @@ def test_named_shapes_are_the_published_sizes(name: str, monkeypatch: pytest.Mon
         ({"num_key_value_heads": 2}, "num_key_value_heads"),
         ({"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}, "MixtralForCausalLM"),
         ({"vocab_size": 1 << 25}, "vocab"),
-        (QWEN | {"use_sliding_window": True}, "sliding_window"),
+        (QWEN | {"use_sliding_window": True, "max_window_layers": 0}, "sliding_window"),
     ],
 )
 def test_bad_shapes_are_refused_in_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.reference.tiny import CONFIG, rope
+from tests.reference.tiny import CONFIG, QWEN2, rope
 
 TOKENS = 40
 """Longer than every original context below, and than the context of `dynamic`."""
@@ -60,6 +60,14 @@ MODELS: dict[str, dict[str, Any]] = {
     ),
     "written-by-4-linear": _model(
         rope_parameters=None, rope_theta=300, rope_scaling={"type": "linear", "factor": 2.0}
+    ),
+    "qwen2": _model(**QWEN2, num_hidden_layers=3, num_attention_heads=6),
+    "qwen2-tied": _model(**QWEN2, num_key_value_heads=1, tie_word_embeddings=True),
+    "qwen2-yarn": _model(
+        **QWEN2,
+        rope_parameters=None,
+        rope_theta=300.0,
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
     ),
 }
 

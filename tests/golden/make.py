@@ -111,7 +111,8 @@ def tale(shared: Path, name: str) -> None:
 def build(config: dict[str, Any], named: dict[str, Array]) -> Any:
     """transformers' model with these weights, in float32."""
     config = json.loads(json.dumps(config))
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(config)).float().eval()
+    kind = getattr(transformers, config["architectures"][0])
+    model = kind(kind.config_class.from_dict(config)).float().eval()
     stored = {
         name: torch.tensor(values) for name, values in to_stored(architecture_of(config)[1], named).items()
     }

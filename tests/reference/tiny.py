@@ -35,6 +35,15 @@ CONFIG: dict[str, Any] = {
 }
 """No size of it is a multiple of a block, a group or a chunk."""
 
+QWEN2: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "use_sliding_window": False,
+    "sliding_window": 16,
+    "max_window_layers": 0,
+}
+"""What makes it one of Qwen2, as checkpoints have it: a window that is named and not used."""
+
 
 def weights(arch: Architecture, seed: int) -> dict[str, Array]:
     """Float32 weights by the decoder's names; every tensor has a stream of its own.
@@ -78,6 +87,7 @@ def configs(context: int = 32) -> st.SearchStrategy[dict[str, Any]]:
         act=st.sampled_from(sorted(ACTIVATIONS)),
         flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
         rope=st.sampled_from(["default", "linear", "proportional", "dynamic", "yarn", "longrope", "llama3"]),
+        family=st.sampled_from([{}, QWEN2]),
         theta=st.sampled_from([100.0, 10000.0, 500000.0]),
         factor=st.sampled_from([1.0, 1.5, 4.0, 8.0]),
     )
@@ -87,7 +97,7 @@ def _config(**draw: Any) -> dict[str, Any]:
     heads = draw["kv_heads"] * draw["share"]
     tied, attention_bias, mlp_bias = draw["flags"]
     head_dim = max(draw["head_dim"], 4) if draw["rope"] == "dynamic" else draw["head_dim"]
-    return CONFIG | {
+    return (CONFIG | draw["family"]) | {
         "hidden_size": heads * 8 * draw["blocks"],
         "head_dim": head_dim,
         "num_attention_heads": heads,

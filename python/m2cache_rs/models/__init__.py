@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from m2cache_rs.errors import CheckpointError, UnsupportedError
-from m2cache_rs.models import llama
+from m2cache_rs.models import llama, qwen2
 from m2cache_rs.models.fields import Fields
 from m2cache_rs.models.spec import Architecture
 from m2cache_rs.models.tensors import Tensor
@@ -32,7 +32,10 @@ class Family(Protocol):
         """Whether a checkpoint's tensor may be left out without changing the model."""
 
 
-FAMILIES: dict[str, tuple[str, Family]] = {"LlamaForCausalLM": ("llama", llama)}
+FAMILIES: dict[str, tuple[str, Family]] = {
+    "LlamaForCausalLM": ("llama", llama),
+    "Qwen2ForCausalLM": ("qwen2", qwen2),
+}
 """Architecture name of transformers -> (its model_type, the family's rules)."""
 
 _QUANTISED = ("quantization_config", "compression_config", "quantization", "quant_config")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from m2cache_rs.errors import CheckpointError, UnsupportedError
@@ -88,7 +89,21 @@ _UNBUILT: dict[str, Callable[[Any], bool]] = {
     "logits_scaling": _differs(None, 1),
     "logit_scale": _differs(None, 1),
 }
-"""Fields with which checkpoints ask for what LlamaForCausalLM does not compute, and when they really ask."""
+"""Fields with which checkpoints ask for what no class of this family computes, and when they really ask."""
+
+
+@dataclass(frozen=True)
+class Class:
+    """What a class of transformers of this family has of its own: name, biases, defaults of absent fields.
+
+    `kv_heads` None: as many as heads.
+    """
+
+    family: str
+    name: str
+    biases: Callable[[Fields], tuple[str, ...]]
+    context: int
+    kv_heads: int | None = None
 
 
 def architecture(config: Fields) -> Architecture:
@@ -96,26 +111,31 @@ def architecture(config: Fields) -> Architecture:
 
     Raises `CheckpointError` for a missing or wrong field, `UnsupportedError` for what is not computed.
     """
-    _refuse_unbuilt(config)
+    return spec_of(config, LLAMA)
+
+
+def spec_of(config: Fields, kind: Class) -> Architecture:
+    """As `architecture`, for a class whose decoder is Llama's."""
+    _refuse_unbuilt(config, kind)
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     head_dim = config.integer("head_dim") if config.has("head_dim") else _head_dim(config, hidden, heads)
     spec = Architecture(
-        family=NAME,
+        family=kind.family,
         layers=config.integer("num_hidden_layers"),
         hidden=hidden,
         ffn=config.integer("intermediate_size"),
         heads=heads,
-        kv_heads=config.integer("num_key_value_heads", heads),
+        kv_heads=config.integer("num_key_value_heads", _kv_heads(config, kind, heads)),
         head_dim=head_dim,
         vocab=config.integer("vocab_size"),
-        context=config.integer("max_position_embeddings", 2048),
+        context=config.integer("max_position_embeddings", kind.context),
         norm_eps=config.number("rms_norm_eps", 1e-6),
         activation=_activation(config),
         gated=True,
         tied=config.flag("tie_word_embeddings", False),
-        biases=_biases(config),
+        biases=kind.biases(config),
         attention_scale=head_dim**-0.5,
-        rope=_rope(config, head_dim),
+        rope=_rope(config, head_dim, kind),
     )
     _check_heads(config, spec)
     return spec
@@ -159,6 +179,11 @@ def _head_dim(config: Fields, hidden: int, heads: int) -> int:
     return hidden // heads
 
 
+def _kv_heads(config: Fields, kind: Class, heads: int) -> int:
+    """transformers takes null for as many as heads, whatever the class's default is."""
+    return heads if kind.kv_heads is None or "num_key_value_heads" in config.values else kind.kv_heads
+
+
 def _check_heads(config: Fields, spec: Architecture) -> None:
     if spec.heads % spec.kv_heads:
         raise config.wrong("num_key_value_heads", f"a divisor of num_attention_heads ({spec.heads})")
@@ -183,7 +208,7 @@ def _biases(config: Fields) -> tuple[str, ...]:
     return attention + (("gate", "up", "down") if config.flag("mlp_bias", False) else ())
 
 
-def _rope(config: Fields, head_dim: int) -> dict[str, Any]:
+def _rope(config: Fields, head_dim: int, kind: Class) -> dict[str, Any]:
     """Rope parameters: `rope_parameters` by transformers 5, `rope_scaling` and `rope_theta` by 4.
 
     Precedence is transformers': rope_scaling over rope_parameters, a parameter in there over one at the top,
@@ -192,31 +217,36 @@ def _rope(config: Fields, head_dim: int) -> dict[str, Any]:
     name = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
     section = config.section(name)
     if any(isinstance(value, dict) for value in section.values.values()) or section.has("mrope_section"):
-        raise UnsupportedError(f"{config.file}: {name} asks for several rotary embeddings; Llama has one")
-    kind = section.text("rope_type", section.text("type", "default"))
+        raise UnsupportedError(
+            f"{config.file}: {name} asks for several rotary embeddings; {kind.name} has one"
+        )
+    form = section.text("rope_type", section.text("type", "default"))
     theta = section if section.has("rope_theta") else config
-    values = {**section.values, "type": kind, "theta": theta.positive("rope_theta", 10000.0)}
-    if kind in _SCALED:
-        values["original_max_position_embeddings"] = _original(config, section)
-    _refuse_partial(config, section, kind)
+    values = {**section.values, "type": form, "theta": theta.positive("rope_theta", 10000.0)}
+    if form in _SCALED:
+        values["original_max_position_embeddings"] = _original(config, section, kind.context)
+    _refuse_partial(config, section, form)
     return rope.checked(values, head_dim, config.file, CheckpointError, f"{name}.")
 
 
-def _original(config: Fields, section: Fields) -> int:
+def _original(config: Fields, section: Fields, default: int) -> int:
     name = "original_max_position_embeddings"
     source = config if config.has(name) or not section.has(name) else section
-    return source.integer(name, config.integer("max_position_embeddings", 2048))
+    return source.integer(name, config.integer("max_position_embeddings", default))
 
 
-def _refuse_partial(config: Fields, section: Fields, kind: str) -> None:
+def _refuse_partial(config: Fields, section: Fields, form: str) -> None:
     name = "partial_rotary_factor"
     share = (section if section.has(name) else config).number(name, 1.0)
-    if share != 1.0 and kind != "proportional":
+    if share != 1.0 and form != "proportional":
         raise UnsupportedError(f"{config.file}: {name} is {share:g}; only whole heads (1.0) are computed")
 
 
-def _refuse_unbuilt(config: Fields) -> None:
+def _refuse_unbuilt(config: Fields, kind: Class) -> None:
     for name, asks in _UNBUILT.items():
         if name in config.values and asks(config.values[name]):
             value = config.values[name]
-            raise UnsupportedError(f"{config.file}: {name} is {value!r}; LlamaForCausalLM has no such thing")
+            raise UnsupportedError(f"{config.file}: {name} is {value!r}; not computed for {kind.name}")
+
+
+LLAMA = Class(NAME, "LlamaForCausalLM", _biases, context=2048)
