@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Slots begin on pages, so that O_DIRECT can fill them.
 pub const PAGE: usize = 4096;
@@ -42,6 +42,8 @@ struct Slot {
     piece: usize,
     /// Readers, plus `WRITER` while there is a writer.
     state: AtomicU32,
+    /// Whether somebody had the right to write it: before that its pages may not exist.
+    used: AtomicBool,
 }
 
 // SAFETY: `base` points into a slab owned by the same arena; `state` decides who may go through it.
@@ -60,6 +62,9 @@ impl Slot {
     }
 
     fn leave(&self, share: u32) {
+        if share > 1 {
+            self.used.store(true, Ordering::Relaxed);
+        }
         self.state.fetch_sub(share, Ordering::Release);
     }
 }
@@ -102,7 +107,8 @@ impl Arena {
             // SAFETY: the offsets of this slab's slots add up to `len`, so the pointer stays inside the mapping.
             let base = unsafe { slab.base().add(offset) };
             let len = rounded(size);
-            self.slots.push(Slot { base, len, piece: self.slabs.len(), state: AtomicU32::new(0) });
+            let (state, used) = (AtomicU32::new(0), AtomicBool::new(false));
+            self.slots.push(Slot { base, len, piece: self.slabs.len(), state, used });
             offset += len;
         }
         self.slabs.push(slab);
@@ -189,6 +195,11 @@ impl WriteLease {
         self.0.slots()[0].piece
     }
 
+    /// Whether this is the first lease to write some part of it: its pages are yet to be made.
+    pub fn is_fresh(&self) -> bool {
+        self.0.slots().iter().any(|slot| !slot.used.load(Ordering::Relaxed))
+    }
+
     /// Turns the right to write into one to read; the slots are never free in between.
     pub fn into_read(self) -> ReadLease {
         let mut lease = self.0;
@@ -236,7 +247,7 @@ mod tests {
     fn one_writer_or_many_readers() {
         let arena = Arena::new(&[&[10, 5000]]).unwrap();
         let mut w = arena.write(SlotId(1)).unwrap();
-        assert!(arena.read(SlotId(1)).is_err() && arena.write(SlotId(1)).is_err());
+        assert!(w.is_fresh() && arena.read(SlotId(1)).is_err() && arena.write(SlotId(1)).is_err());
         assert_eq!(w.len(), 8192);
         w[4999] = 7;
         w.truncate(5000);
@@ -245,8 +256,10 @@ mod tests {
         let second = arena.read(SlotId(1)).unwrap();
         assert_eq!((r.len(), second[4999]), (5000, 7));
         drop((r, second));
-        assert!(arena.is_idle(SlotId(1)) && arena.write(SlotId(1)).is_ok());
-        assert!(arena.is_idle(SlotId(1)));
+        assert!(arena.is_idle(SlotId(1)) && !arena.write(SlotId(1)).unwrap().is_fresh());
+        assert!(arena.is_idle(SlotId(1)) && arena.write(SlotId(0)).unwrap().is_fresh());
+        let both = Run { first: SlotId(0), count: 2 };
+        assert!(!arena.write(both).unwrap().is_fresh(), "what was leased and let go may have pages");
     }
 
     #[test]

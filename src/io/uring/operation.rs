@@ -5,6 +5,7 @@ use super::super::window::{Portion, length, window};
 use super::super::{Done, Read};
 use super::RETRIES;
 use crate::error::Error;
+use crate::mem::WriteLease;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -56,13 +57,24 @@ impl Operation {
         let offset = self.read.offset + self.done as u64;
         self.describe(portion);
         let known = registered.is_some_and(|piece| self.read.buffers.iter().all(|b| b.piece() == piece));
-        match self.iovecs[..] {
+        let entry = match self.iovecs[..] {
             [one] if known => {
                 opcode::ReadFixed::new(fd, one.iov_base.cast(), one.iov_len as u32, 0).offset(offset).build()
             }
             [one] => opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(offset).build(),
             _ => opcode::Readv::new(fd, self.iovecs.as_ptr(), self.iovecs.len() as u32).offset(offset).build(),
+        };
+        match !known && self.needs_pages() {
+            true => entry.flags(squeue::Flags::ASYNC),
+            false => entry,
         }
+    }
+
+    /// Whether pages for its buffers are yet to be made. The kernel's own thread shall do that: in the call it holds up
+    /// whoever submits, by 4 ms for every 2 MiB where a virtual machine gets its memory only now (benches/NOTES.md). What
+    /// comes back is asked for in the call, which also works where the kernel may start no thread.
+    fn needs_pages(&self) -> bool {
+        self.tries == 0 && self.read.buffers.iter().any(WriteLease::is_fresh)
     }
 
     /// The buffers of the next call, neighbours joined.
@@ -151,6 +163,22 @@ mod tests {
         let Outcome::Again(mut operation) = operation.completed(2 * ALIGN as i32, &handles) else { panic!("ended") };
         operation.entry(&handles, Portion::Whole, Some(0));
         assert_eq!(lengths(&operation), [1, 2]);
+    }
+
+    #[test]
+    fn only_the_first_call_into_memory_without_pages_is_left_to_the_kernels_thread() {
+        let flags = squeue::Flags::ASYNC | squeue::Flags::FIXED_FILE;
+        let left = format!("flags: {},", flags.bits());
+        let is_left = |entry: squeue::Entry| format!("{entry:?}").contains(&left);
+        let (_file, arena, handles, mut operation) = operation();
+        assert!(is_left(operation.entry(&handles, Portion::Whole, None)));
+        assert!(!is_left(operation.entry(&handles, Portion::Whole, Some(0))), "registered memory has its pages");
+        let Outcome::Again(mut again) = operation.completed(-libc::ECANCELED, &handles) else { panic!("ended") };
+        assert!(!is_left(again.entry(&handles, Portion::Whole, None)), "no thread took it");
+        drop(again);
+        let read = Read { file: 0, offset: 0, buffers: vec![arena.write(SlotId(1)).unwrap()], token: 7 };
+        let Outcome::Again(mut second) = Operation::begin(read, &handles) else { panic!("ended") };
+        assert!(!is_left(second.entry(&handles, Portion::Whole, None)), "its pages are there");
     }
 
     #[test]
