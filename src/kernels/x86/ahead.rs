@@ -74,27 +74,41 @@ pub struct Coming<'a> {
     first: usize,
     /// Lines of a record in the planes base and mid.
     lines: [usize; 2],
-    /// The next line: record, and line of the record.
-    next: [(usize, usize); 2],
+    next: [Next; 2],
+}
+
+/// The next line of a plane.
+#[derive(Clone, Copy)]
+struct Next {
+    /// The record behind the line's.
+    record: usize,
+    /// Its place in the plane's bytes.
+    at: usize,
+    /// Lines of its record that are left.
+    left: usize,
 }
 
 impl<'a> Coming<'a> {
     /// Of the records from `record` on.
     pub fn new(rows: &'a Rows<'a>, record: usize, first: usize, lines: [usize; 2]) -> Coming<'a> {
-        Coming { rows, first, lines, next: [(record, 0); 2] }
+        Coming { rows, first, lines, next: [Next { record, at: 0, left: 0 }; 2] }
     }
 
     /// Asks for the next `count` lines of base, or of base and mid.
     #[inline(always)]
     pub fn ask<const MID: bool>(&mut self, count: usize) {
-        for (plane, view) in self.rows.planes.iter().enumerate().take(1 + usize::from(MID)) {
-            let (record, line) = self.next[plane];
-            let (record, line) = if line < self.lines[plane] { (record, line) } else { (record + 1, 0) };
-            if record < self.rows.records {
-                let at = view.begin(record) + self.first + line * LINE;
-                (0..count).for_each(|i| prefetch(view.bytes, at + i * LINE));
+        let lines = self.lines.iter().zip(&mut self.next);
+        for (view, (lines, next)) in self.rows.planes.iter().zip(lines).take(1 + usize::from(MID)) {
+            if next.left == 0 {
+                if next.record >= self.rows.records {
+                    continue;
+                }
+                next.at = view.begin(next.record) + self.first;
+                (next.record, next.left) = (next.record + 1, *lines);
             }
-            self.next[plane] = (record, line + count);
+            (0..count).for_each(|i| prefetch(view.bytes, next.at + i * LINE));
+            next.at += count * LINE;
+            next.left = next.left.saturating_sub(count);
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Exact sums of one column with AVX-512 VNNI: a lane a weight, four records a lane. A factor's two bytes are multiplied
 //! apart, each with four codes an instruction, and joined at the end.
 
-use super::ahead::{self, Coming};
+use super::ahead::{self, Coming, LINE};
 use super::exact::{Terms, add_scaled, larger, terms};
 use super::gemv_int8::joined;
-use super::load::{bytes, bytes_each, floats, ints, store, store_ints};
+use super::load::{Pieces, bytes, floats, ints, store, store_ints};
 use super::pack::Pair;
 use super::scales::{cells, whole};
 use crate::kernels::columns::STRIP;
 use crate::kernels::factors::Factors;
 use crate::kernels::lanes::LANES;
 use crate::kernels::work::Sums;
-use crate::quant::{PlaneView, Rows};
+use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -26,8 +26,11 @@ const FOUR: usize = 4;
 /// Records that share a visit to the sums, and are asked for while those in front of them are computed: 32 KB of codes
 /// at d = 4096, in one plane or in two. Twice as much does not stay in the first cache.
 const fn at_once(mid: bool) -> usize {
-    if mid { 8 } else { 16 }
+    if mid { VISIT / 2 } else { VISIT }
 }
+
+/// Records of a visit at most.
+const VISIT: usize = 16;
 
 /// Records between scales that are asked for and those that are read.
 const AHEAD: usize = 32;
@@ -106,7 +109,7 @@ fn read_products<const MID: bool>(
     for (r, h) in work.factors.column(0)[..rows.records].iter().enumerate() {
         let (h, scales, far) = (_mm512_set1_ps(*h), rows.scales(r), ahead::records(rows, r, AHEAD));
         // And the codes of the first visit.
-        coming.ask::<MID>(of_visit);
+        (0..of_visit.div_ceil(FOUR)).for_each(|_| coming.ask::<MID>(FOUR.min(of_visit)));
         for (strip, products) in scratch.products.iter_mut().enumerate().take(strips) {
             let first = first + strip * STRIP;
             ahead::scales(rows, scales, first, far);
@@ -166,19 +169,18 @@ fn add_visit<const MID: bool>(
 ) {
     let fours = at_once(MID).min(rows.records - visit).div_ceil(FOUR);
     let factors = &factors[visit / FOUR..][..fours];
+    let codes = [0, usize::from(MID)].map(|plane| Codes::new(rows, plane, first, visit, sums.len()));
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
     let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     for (two, sums) in sums.iter_mut().enumerate() {
-        coming.ask::<MID>(FOUR * fours);
         let strip = 2 * two / STRIP;
         let of_lanes = _mm512_add_epi32(first_two, _mm512_set1_epi32((2 * two % STRIP) as i32));
         let [mut upper, mut lower] = [load(&sums[0]), load(&sums[1])];
         for (four, factors) in factors.iter().enumerate() {
+            coming.ask::<MID>(FOUR);
             let by_upper = _mm512_permutexvar_epi32(of_lanes, ints(&factors[strip][0]));
             let by_lower = _mm512_permutexvar_epi32(of_lanes, ints(&factors[strip][1]));
-            for (i, codes) in
-                by_weight::<MID>(rows, visit + FOUR * four, first + 2 * two).as_flattened().iter().enumerate()
-            {
+            for (i, codes) in by_weight::<MID>(&codes, four, two).as_flattened().iter().enumerate() {
                 upper[i] = _mm512_dpbusd_epi32(upper[i], *codes, by_upper);
                 lower[i] = _mm512_dpbusd_epi32(lower[i], *codes, by_lower);
             }
@@ -188,13 +190,56 @@ fn add_visit<const MID: bool>(
     }
 }
 
-/// Blocks `block` and `block + 1` of the four records from `r` on, the codes of a weight side by side: `[half][which of
-/// four]`. Quarters 0 and 1 of a register belong to the first block, 2 and 3 to the second; [`in_order`] parts them.
+/// Pairs of blocks of a visit's records in a plane.
+#[derive(Clone, Copy)]
+enum Codes<'a> {
+    Whole(Pieces<'a, VISIT>),
+    /// A record's last line may end behind the bytes.
+    Torn(&'a [u8], [usize; VISIT]),
+}
+
+impl<'a> Codes<'a> {
+    /// Of the records `visit..`; behind the last of them it is read again, and meets factors of 0.
+    #[inline(always)]
+    fn new(rows: &Rows<'a>, plane: usize, first: usize, visit: usize, twos: usize) -> Codes<'a> {
+        let view = &rows.planes[plane];
+        let begins = std::array::from_fn(|r| view.begin((visit + r).min(rows.records - 1)) + first * BLOCK / 2);
+        match Pieces::new(view.bytes, begins, twos * LINE) {
+            Some(pieces) => Codes::Whole(pieces),
+            None => Codes::Torn(view.bytes, begins),
+        }
+    }
+
+    /// Line `two` of four records.
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+    fn lines(&self, four: usize, two: usize) -> [__m512i; FOUR] {
+        match self {
+            Codes::Whole(pieces) => pieces.four(four, two * LINE),
+            Codes::Torn(from, begins) => torn(from, &begins[FOUR * four..], two * LINE),
+        }
+    }
+}
+
+/// The line at byte `at` of four records; zeros for what is not there.
+#[cold]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn torn(from: &[u8], begins: &[usize], at: usize) -> [__m512i; FOUR] {
+    let mut lines = [_mm512_setzero_si512(); FOUR];
+    for (line, begin) in lines.iter_mut().zip(begins) {
+        let mut spare = None;
+        *line = bytes(whole(from.get(begin + at..).unwrap_or_default(), &mut spare));
+    }
+    lines
+}
+
+/// Two blocks of four records, the codes of a weight side by side: `[half][which of four]`. Quarters 0 and 1 of a register
+/// belong to the first block, 2 and 3 to the second; [`in_order`] parts them.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn by_weight<const MID: bool>(rows: &Rows, r: usize, block: usize) -> Pair {
-    let base = interleaved(&rows.planes[0], r, block);
-    let mid = if MID { interleaved(&rows.planes[1], r, block) } else { base };
+fn by_weight<const MID: bool>(planes: &[Codes; 2], four: usize, two: usize) -> Pair {
+    let base = interleaved(planes[0].lines(four, two));
+    let mid = if MID { interleaved(planes[1].lines(four, two)) } else { base };
     let mut codes = [[_mm512_setzero_si512(); 4]; 2];
     for i in 0..4 {
         [codes[0][i], codes[1][i]] = joined::<MID>(base[i], mid[i]);
@@ -202,12 +247,11 @@ fn by_weight<const MID: bool>(rows: &Rows, r: usize, block: usize) -> Pair {
     codes
 }
 
-/// Bytes of two blocks of four records in a plane, those in the same place side by side. Behind the last record and the
-/// last block there may be anything: it meets factors of 0, or is not taken.
+/// Lines of four records, the bytes in the same place side by side. Behind the last block there may be anything: it is not
+/// taken.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn interleaved(plane: &PlaneView, r: usize, block: usize) -> [__m512i; 4] {
-    let [a, b, c, d] = four_lines(plane.bytes, [r, r + 1, r + 2, r + 3].map(|r| plane.begin(r) + block * BLOCK / 2));
+fn interleaved([a, b, c, d]: [__m512i; FOUR]) -> [__m512i; 4] {
     let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
     let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
     [
@@ -216,20 +260,6 @@ fn interleaved(plane: &PlaneView, r: usize, block: usize) -> [__m512i; 4] {
         _mm512_unpacklo_epi16(ab_high, cd_high),
         _mm512_unpackhi_epi16(ab_high, cd_high),
     ]
-}
-
-/// Four times 64 bytes; zeros for those that are not all there.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn four_lines(from: &[u8], at: [usize; FOUR]) -> [__m512i; FOUR] {
-    bytes_each(from, at).unwrap_or_else(|| {
-        let mut lines = [_mm512_setzero_si512(); FOUR];
-        for (line, at) in lines.iter_mut().zip(at) {
-            let mut spare = None;
-            *line = bytes(whole(from.get(at..).unwrap_or_default(), &mut spare));
-        }
-        lines
-    })
 }
 
 /// The sums of two blocks, 64 weights in order each.

@@ -74,20 +74,34 @@ stores! { "avx2,avx512f,avx512bw,avx512vl"
     store(__m512) -> [f32; 16] = _mm512_storeu_ps;
 }
 
-/// `N` times 64 bytes from each of `at` on, if all of them are there: one check for all.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn bytes_each<const N: usize>(from: &[u8], at: [usize; N]) -> Option<[__m512i; N]> {
-    let last = at.into_iter().fold(0, usize::max);
-    if last.checked_add(64).is_none_or(|end| end > from.len()) {
-        return None;
+/// Pieces of memory that are read line by line, from `begins` on: checked once for all.
+#[derive(Clone, Copy)]
+pub struct Pieces<'a, const N: usize> {
+    from: &'a [u8],
+    begins: [usize; N],
+    len: usize,
+}
+
+impl<'a, const N: usize> Pieces<'a, N> {
+    /// Pieces of `len` bytes, if all of them are there.
+    #[inline(always)]
+    pub fn new(from: &'a [u8], begins: [usize; N], len: usize) -> Option<Pieces<'a, N>> {
+        let last = from.len().checked_sub(len)?;
+        begins.iter().all(|begin| *begin <= last).then_some(Pieces { from, begins, len })
     }
-    let mut all = [_mm512_setzero_si512(); N];
-    for (line, at) in all.iter_mut().zip(at) {
-        // SAFETY: `at + 64` is at most `last + 64`, which lies within `from`.
-        *line = unsafe { _mm512_loadu_si512(from.as_ptr().add(at).cast()) };
+
+    /// 64 bytes of four pieces, from byte `at` of each.
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+    pub fn four(&self, four: usize, at: usize) -> [__m512i; 4] {
+        assert!(at < self.len && self.len - at >= 64, "a line that is not of the piece");
+        let mut lines = [_mm512_setzero_si512(); 4];
+        for (line, begin) in lines.iter_mut().zip(&self.begins.as_chunks::<4>().0[four]) {
+            // SAFETY: `begin + len` lies within `from`, and `at + 64` within `len`.
+            *line = unsafe { _mm512_loadu_si512(self.from.as_ptr().add(begin + at).cast()) };
+        }
+        lines
     }
-    Some(all)
 }
 
 /// Asks for the cache line `distance` bytes behind the start of `at`; beyond our memory nothing happens.
@@ -109,10 +123,18 @@ mod tests {
             return;
         }
         let bytes = [7; 256];
+        let have = |len: usize, begins, piece| Pieces::new(&bytes[..len], begins, piece).is_some();
+        assert!(have(256, [0, 64, 192, 128], 64) && have(64, [0; 4], 64));
+        assert!(!have(255, [0, 64, 192, 128], 64) && !have(256, [193, 0, 0, 0], 64) && !have(63, [0; 4], 64));
+        assert!(!have(256, [0, 0, 0, usize::MAX], 64) && !have(256, [0; 4], usize::MAX));
+    }
+
+    #[test]
+    #[should_panic(expected = "not of the piece")]
+    fn lines_behind_a_piece_are_refused() {
+        assert!(Isa::available().iter().any(|isa| isa.name() == "avx512"), "not of the piece: nothing to run it on");
+        let pieces = Pieces::new(&[7; 256], [0; 4], 128).unwrap();
         // SAFETY: the set is there.
-        let read = |len: usize, at| unsafe { bytes_each::<3>(&bytes[..len], at).is_some() };
-        assert!(read(256, [0, 96, 192]) && read(256, [192, 0, 192]) && read(64, [0, 0, 0]));
-        assert!(!read(255, [0, 96, 192]) && !read(256, [193, 0, 1]) && !read(256, [0, 193, 1]) && !read(63, [0, 0, 0]));
-        assert!(!read(256, [0, usize::MAX, 1]) && !read(256, [usize::MAX - 63, 0, 1]));
+        unsafe { pieces.four(0, 65) };
     }
 }
