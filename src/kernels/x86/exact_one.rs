@@ -169,7 +169,8 @@ fn add_visit<const MID: bool>(
 ) {
     let fours = at_once(MID).min(rows.records - visit).div_ceil(FOUR);
     let factors = &factors[visit / FOUR..][..fours];
-    let codes = [0, usize::from(MID)].map(|plane| Codes::new(rows, plane, first, visit, sums.len()));
+    let base = Codes::new(rows, 0, first, visit, sums.len());
+    let codes = [base, if MID { Codes::new(rows, 1, first, visit, sums.len()) } else { base }];
     // Lanes 0 to 7 belong to the first block, 8 to 15 to the second.
     let first_two = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     for (two, sums) in sums.iter_mut().enumerate() {
@@ -203,7 +204,10 @@ impl<'a> Codes<'a> {
     #[inline(always)]
     fn new(rows: &Rows<'a>, plane: usize, first: usize, visit: usize, twos: usize) -> Codes<'a> {
         let view = &rows.planes[plane];
-        let begins = std::array::from_fn(|r| view.begin((visit + r).min(rows.records - 1)) + first * BLOCK / 2);
+        let mut begins = [0; VISIT];
+        for (r, begin) in begins.iter_mut().enumerate() {
+            *begin = view.begin((visit + r).min(rows.records - 1)) + first * BLOCK / 2;
+        }
         match Pieces::new(view.bytes, begins, twos * LINE) {
             Some(pieces) => Codes::Whole(pieces),
             None => Codes::Torn(view.bytes, begins),
