@@ -7,12 +7,13 @@ use m2cache_rs::config::{Coding, Form};
 use m2cache_rs::kernels::accumulate::ChunkSum;
 use m2cache_rs::kernels::panel::Panel;
 use m2cache_rs::kernels::project::{Inputs, project};
-use m2cache_rs::kernels::{Isa, stream};
+use m2cache_rs::kernels::{Arithmetic, Cpu, Isa, stream};
 use m2cache_rs::mem::{Arena, ReadLease, SlotId};
 use m2cache_rs::quant::{PlaneView, Rows};
 use m2cache_rs::types::{CHUNK, Level, Plane};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 const WIDTH: usize = 4096;
@@ -79,25 +80,26 @@ fn noise(bytes: &mut [u8]) {
     }
 }
 
-fn rows<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Vec<Row<'a>> {
-    let mut all = vec![pass(isa, weights, pool)];
+/// `cpus`: in integers, and in f32.
+fn rows<'a>(weights: &'a Weights, cpus: &'a [Cpu; 2]) -> Vec<Row<'a>> {
+    let mut all = vec![pass(weights, &cpus[0])];
     for level in [Level::L4, Level::L8, Level::L16] {
         for count in [1, 8, 32, 256] {
-            for int8 in [true, false].into_iter().skip(usize::from(level == Level::L16)) {
-                all.push(dots(isa, weights.rows(level), pool, count, int8));
-                all.push(sums(isa, weights.rows(level), pool, count, int8));
+            for cpu in cpus.iter().skip(usize::from(level == Level::L16)) {
+                all.push(dots(weights.rows(level), cpu, count));
+                all.push(sums(weights.rows(level), cpu, count));
             }
         }
     }
     all
 }
 
-fn pass<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Row<'a> {
+fn pass<'a>(weights: &'a Weights, cpu: &'a Cpu) -> Row<'a> {
     let bytes = PART * record_bytes(&weights.coding, Level::L4);
     let words: &[u64] = bytemuck::cast_slice(&weights.planes[0][..weights.planes[0].len() / 8 * 8]);
     let run = move |part: usize| {
         let words = &words[part * bytes / 8..][..bytes / 8];
-        black_box(pool.install(|| stream::read(isa, words)));
+        black_box(cpu.run(|| stream::read(cpu.isa, words)));
     };
     Row { name: "read".into(), bytes, products: 0, parts: 8 * words.len() / bytes, run: Box::new(run) }
 }
@@ -105,38 +107,39 @@ fn pass<'a>(isa: Isa, weights: &'a Weights, pool: &'a ThreadPool) -> Row<'a> {
 /// A row that works through the chunks of every part.
 fn row<'a>(
     name: &str,
-    pool: &'a ThreadPool,
+    cpu: &'a Cpu,
     rows: Rows<'a>,
     count: usize,
     mut chunk: impl FnMut(&Rows<'a>) + Send + 'a,
 ) -> Row<'a> {
-    let name = format!("{name} level {} N {count}", rows.level.bits());
+    let kind = if cpu.arithmetic.is_integer(rows.level) { "int8" } else { "f32" };
+    let name = format!("{name} {kind} level {} N {count}", rows.level.bits());
     let (bytes, parts) = (PART * record_bytes(&rows.coding, rows.level), rows.records / PART);
     // Many columns take long enough with a single chunk.
     let records = if count > 32 { CHUNK } else { PART };
     let bytes = bytes / (PART / records);
     let run = move |part: usize| {
         let first = (part * PART..part * PART + records).step_by(CHUNK);
-        pool.install(|| first.for_each(|first| chunk(&rows.slice(first, first + CHUNK))));
+        cpu.run(|| first.for_each(|first| chunk(&rows.slice(first, first + CHUNK))));
     };
     Row { name, bytes, products: records * WIDTH * count, parts, run: Box::new(run) }
 }
 
-fn dots<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
+fn dots<'a>(rows: Rows<'a>, cpu: &'a Cpu, count: usize) -> Row<'a> {
     let x: Vec<f32> = (0..count * WIDTH).map(|i| (i as f32 * 0.7).sin()).collect();
-    let inputs = pool.install(|| Inputs::new(isa, &x, WIDTH, int8));
+    let inputs = Inputs::new(cpu, &x, WIDTH, &[rows.level]);
     let mut out = Panel::new(CHUNK, count);
-    row(if int8 { "dot int8" } else { "dot f32" }, pool, rows, count, move |rows| {
-        project(isa, rows, &inputs, black_box(&mut out));
+    row("dot", cpu, rows, count, move |rows| {
+        project(cpu, rows, &inputs, black_box(&mut out));
     })
 }
 
-fn sums<'a>(isa: Isa, rows: Rows<'a>, pool: &'a ThreadPool, count: usize, int8: bool) -> Row<'a> {
+fn sums<'a>(rows: Rows<'a>, cpu: &'a Cpu, count: usize) -> Row<'a> {
     let factors: Vec<f32> = (0..count * CHUNK).map(|i| (i as f32 * 0.3).sin()).collect();
     let factors = Panel::of_rows(&factors, CHUNK, 0..CHUNK);
-    let (mut sum, threads) = (ChunkSum::new(count, WIDTH), pool.current_num_threads());
-    row(if int8 { "sum int8" } else { "sum f32" }, pool, rows, count, move |rows| {
-        black_box(&mut sum).add(isa, int8, rows, &factors, threads);
+    let mut sum = ChunkSum::new(count, WIDTH);
+    row("sum", cpu, rows, count, move |rows| {
+        black_box(&mut sum).add(cpu, rows, &factors, cpu.threads());
     })
 }
 
@@ -161,8 +164,9 @@ fn main() {
     let weights = Weights::random(Form::Affine);
     println!("{}, affine, group 64, d = {WIDTH}, {} MiB", isa.name(), SET >> 20);
     for threads in [1, 2] {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut rows = rows(isa, &weights, &pool);
+        let pool = Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+        let cpus = [Arithmetic::Integer, Arithmetic::Float].map(|arithmetic| Cpu::new(isa, arithmetic, pool.clone()));
+        let mut rows = rows(&weights, &cpus);
         rows.retain(|row| row.name == "read" || wanted.iter().all(|part| row.name.contains(part)));
         let rates = medians(&mut rows, samples);
         for (row, rate) in rows.iter().zip(&rates) {

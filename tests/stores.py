@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from m2cache_rs.config import Precision, PrecisionLike
 from m2cache_rs.convert import convert
 from m2cache_rs.models import architecture_of
+from m2cache_rs.runtime.budget import Weights
+from m2cache_rs.runtime.opening import Opened
 
 from tests.reference import checkpoint, tiny
 
@@ -35,6 +38,12 @@ DENIED = re.compile(
 )
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def needs(store: Path, precision: PrecisionLike) -> Weights:
+    """What the weights of a store take."""
+    opened = Opened(store)
+    return opened.weights(Precision.parse(precision).levels(opened.planes))
 
 
 @pytest.fixture(scope="session")

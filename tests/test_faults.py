@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tests.attacks import forge
 from tests.held import held, let_go, wait_for_output
-from tests.stores import Cli
+from tests.stores import Cli, needs
 
 Rows = NDArray[np.float32]
 IDS = [11, 7, 1999, 3, 42]
@@ -34,7 +34,7 @@ IS_RECORDS = r"(layer-\d{5}|embed)\.safetensors.*\(wanted were section [a-z.+]+,
 @cache
 def least(store: Path) -> int:
     """A cache that holds next to nothing: the model streams."""
-    return _core.Engine.needs(_core.Store(str(store)), (8, 8, 8, 8))[1]
+    return needs(store, 8).least
 
 
 def opened(store: Path, io: str = "auto", **options: Any) -> Model:

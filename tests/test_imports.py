@@ -24,12 +24,13 @@ RUST = {
 }
 # Inside the kernels, lowest first: a room imports from its own and from those before it.
 KERNELS = (
-    {"isa", "lanes", "exp", "widen"},
+    {"isa", "cpu", "lanes", "exp", "widen"},
     {"panel", "columns", "factors", "queries", "work"},
     {"portable"},
     {"x86"},
     {"dispatch"},
     {"project", "accumulate", "activation", "attention", "norm", "rope", "peak", "stream"},
+    {"neurons"},
 )
 # Rooms whose files all lie in one folder.
 FLAT = ("store", "quant", "mem", "prefetch", "kv", "probe", "engine")

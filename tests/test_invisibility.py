@@ -18,6 +18,7 @@ from m2cache_rs.errors import BudgetError
 from m2cache_rs.runtime.decoder import Batch, Kind
 from numpy.typing import NDArray
 
+from tests import stores
 from tests.stores import SMALL
 
 PRECISIONS = [16, 8, 4, "attn=4,ffn=16,head=8,embed=8"]
@@ -40,9 +41,8 @@ def expected(store: Path, precision: int | str, count: int, kv: str = "f16") -> 
 @cache
 def needs(store: Path, precision: int | str) -> tuple[int, int]:
     """(all weights, least cache) in bytes."""
-    with Model.open(store, precision=precision) as model:
-        levels = (model.precision.attn, model.precision.ffn, model.precision.head, model.precision.embed)
-    return Engine.needs(Store(str(store)), levels)  # type: ignore[arg-type]
+    weights = stores.needs(store, precision)
+    return weights.all, weights.least
 
 
 @many

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model
-from m2cache_rs._core import Engine, Store
+from m2cache_rs._core import Engine
 from m2cache_rs.convert import convert
 from m2cache_rs.errors import UsageError
 from m2cache_rs.runtime import session
 from m2cache_rs.runtime.decoder import Batch, Kind
 from numpy.typing import NDArray
 
+from tests import stores
 from tests.reference.shared import shared_folder
 from tests.stores import EXAMPLE
 
@@ -93,7 +94,8 @@ def opened(store: Path, bits: int, reader: str, setup: Setup) -> Iterator[tuple[
 
 @cache
 def needs(store: Path, bits: int) -> tuple[int, int]:
-    return Engine.needs(Store(str(store)), (bits, bits, bits, bits))
+    weights = stores.needs(store, bits)
+    return weights.all, weights.least
 
 
 @cache

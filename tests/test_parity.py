@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model
-from m2cache_rs._core import Engine, Store
 from m2cache_rs.convert import convert, huggingface
 from m2cache_rs.eval.metrics import kl_divergence, log_softmax
 from m2cache_rs.models import Architecture, architecture_of
@@ -27,6 +26,7 @@ from tests.reference import checkpoint, store, text, tiny
 from tests.reference.decoder import forward
 from tests.reference.sums import Ordered
 from tests.reference.weights import Plain, Quantised, uniform
+from tests.stores import needs
 
 Array = np.ndarray[Any, Any]
 GOLDEN = Path(__file__).parent / "golden"
@@ -172,7 +172,7 @@ def test_groups_of_heads_across_records_read_together(
     named, ids = tiny.weights(arch, 2), tiny.tokens(arch, 30, 2)
     expected = forward(arch, Quantised(named, uniform(bits), sums=Ordered()), ids)
     with stored(tmp_path, config, named, equalize=False) as path:
-        least = Engine.needs(Store(str(path)), (bits, bits, bits, bits))[1]
+        least = needs(path, bits).least
         for cache in (least, None):
             same_bits(logits(path, np.array(ids), bits, cache=cache), expected)
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from m2cache_rs import Model
-from m2cache_rs._core import Engine, Store, replay
+from m2cache_rs._core import Store, replay
 from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.runtime.decoder import Batch, Kind
 
-from tests.stores import Cli
+from tests.stores import Cli, needs
 
 REPLAY = Path(__file__).parents[1] / "benches/replay.py"
 # Three layers of four equal blocks of a page, swept once by a prompt and then by three tokens.
@@ -113,8 +113,8 @@ def record(store: Path, path: Path, cache: int | None = None) -> dict[str, Any]:
 
 
 def half(store: Path) -> int:
-    everything, least = Engine.needs(Store(str(store)), (8, 8, 8, 8))
-    return (everything + least) // 2
+    weights = needs(store, 8)
+    return (weights.all + weights.least) // 2
 
 
 def test_a_recording_says_what_was_wanted(small: Path, tmp_path: Path) -> None:

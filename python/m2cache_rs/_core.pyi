@@ -74,7 +74,7 @@ class Engine:
     """
     def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None) -> Engine:
         """
-        levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
+        levels are bits of (attn, ffn, head, embed); act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
         kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
         ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
 
@@ -108,15 +108,11 @@ class Engine:
         """
         Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
         """
-    def layers(self, /, layers: tuple[SupportsIndex, SupportsIndex], x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32]) -> NDArray[float32]:
+    def layers(self, /, layers: tuple[SupportsIndex, SupportsIndex], x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32]) -> None:
         """
-        Rows behind layers (a, b), float32 [N, hidden], from those in front of them; appends K and V. sequences and positions
-        are uint32 [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call.
-        """
-    @staticmethod
-    def needs(store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> tuple[int, int]:
-        """
-        (cache bytes that hold every weight, least cache that works) at these levels.
+        Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32
+        [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call. Behind an error x may
+        be of any layer.
         """
     def norm(self, /, layer: SupportsIndex, which: str) -> NDArray[float32]:
         """

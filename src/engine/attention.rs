@@ -1,8 +1,9 @@
 //! The attention branch over a range of KV-head groups (`o`'s chunks; docs/design.md, 5b).
 
-use super::sum::{BranchSum, Team};
-use super::weights::Leased;
-use super::{Act, Branch, Engine, check_chunks, together};
+use super::sum::BranchSum;
+use super::threads::{each, pooled, together};
+use super::weights::{Leased, WalkId};
+use super::{Branch, Engine, check_chunks};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;
 pub use crate::kernels::attention::Tokens;
@@ -31,9 +32,9 @@ impl Engine {
         tokens: Tokens,
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
-        self.timed(layer, |engine| {
-            engine.pooled(x.len(), |engine| engine.attention_branch(layer, x, kv, tokens, groups))
-        })
+        let count = self.check_rows(x)?;
+        let cpu = self.cpu.clone();
+        self.timed(layer, |engine| pooled(&cpu, count, || engine.attention_branch(layer, x, kv, tokens, groups)))
     }
 
     pub(super) fn attention_branch(
@@ -44,12 +45,12 @@ impl Engine {
         tokens: Tokens,
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
-        let count = self.check_rows(x)?;
+        let count = x.len() / self.arch.hidden;
         if tokens.sequences.len() != count || tokens.positions.len() != count {
             return Err(Error::usage(format!("{count} rows need as many sequences and positions")));
         }
         let range = check_chunks(groups.clone(), self.arch.kv_heads, "KV-head groups")?;
-        let inputs = self.normed(x, &self.layer(layer)?.norm_attn, self.options.levels.attn);
+        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_attn, self.levels.attn);
         let mixed = self.mix(layer, &inputs, kv, tokens, &range)?;
         self.output(layer, &mixed, count, &range, groups.is_some())
     }
@@ -81,31 +82,26 @@ impl Engine {
         let views = views(&kv, LayerId(layer as u32), tokens, range)?;
         let mut out = vec![0.0; q.len()];
         let blocks = |token: usize, head: usize| views[token * heads.kv_heads + head].blocks();
-        self.pool.install(|| attend(self.isa, &heads, &q, tokens, blocks, &mut out));
+        self.cpu.run(|| attend(self.cpu.isa, &heads, &q, tokens, blocks, &mut out));
         Ok(out)
     }
 
     /// Rows of a projection for all tokens, `[N, rows]`, bias added.
     fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
-        let Engine { arch, options, isa, pool, weights, layers, .. } = self;
-        let mut out = vec![0.0; rows.len() * inputs.count];
-        let mut first = rows.start / CHUNK * CHUNK;
-        let end = arch.records(matrix).min(rows.end.next_multiple_of(CHUNK));
-        while first < rows.end {
-            let most = together(inputs.count);
-            let leased = weights.lease_run(Some(layer), &[matrix], options.levels.attn, first..end, most)?;
-            let parts = cuts(&leased, matrix, first, &rows)?;
+        let Engine { cpu, weights, vectors, .. } = self;
+        let (bias, mut out) = (vectors.layer(layer)?.bias(matrix), vec![0.0; rows.len() * inputs.count]);
+        weights.visit(WalkId::of(layer, matrix), chunks(&rows), together(inputs.count), |run| {
+            let parts = cuts(run, matrix, &rows)?;
             let mut panels: Vec<Panel> = parts.iter().map(|(_, part)| Panel::new(part.records, inputs.count)).collect();
-            let jobs = parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]);
-            pool.install(|| project_all(*isa, inputs, jobs));
+            project_all(cpu, inputs, parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]));
             for ((at, part), panel) in parts.iter().zip(&mut panels) {
-                if let Some(bias) = layers[layer].bias(matrix) {
+                if let Some(bias) = bias {
                     panel.add_bias(&bias[*at..at + part.records]);
                 }
                 panel.put_rows(&mut out, rows.len(), at - rows.start);
             }
-            first += leased.len() * CHUNK;
-        }
+            Ok(())
+        })?;
         Ok(out)
     }
 
@@ -118,46 +114,48 @@ impl Engine {
         range: &Range<usize>,
         partial: bool,
     ) -> Result<Branch> {
-        let chunk = self.group() * self.arch.head_dim;
-        let Engine { arch, options, isa, pool, weights, layers, .. } = self;
-        let rows = range.start * chunk..range.end * chunk;
-        let (team, int8, base, width) = (Team(pool), options.act == Act::Int8, rows.start, rows.len());
-        let mut total = BranchSum::new(partial, count, arch.hidden, layers[layer].bias(Matrix::O));
-        let (mut first, mut open) = (rows.start / CHUNK * CHUNK, None);
-        let end = arch.records(Matrix::O).min(rows.end.next_multiple_of(CHUNK));
-        while first < rows.end {
-            let leased =
-                weights.lease_run(Some(layer), &[Matrix::O], options.levels.attn, first..end, together(count))?;
-            let parts = cuts(&leased, Matrix::O, first, &rows)?;
-            let steps: Vec<(usize, Rows)> = parts.iter().flat_map(|(at, part)| pieces(*at, part, chunk)).collect();
-            let groups = steps.chunk_by(|(a, _), (b, _)| a / chunk == b / chunk);
-            let groups = groups.map(|steps| (open.take().unwrap_or_else(|| ChunkSum::new(count, arch.hidden)), steps));
-            let mut sums = team.each(groups.collect(), |(mut sum, steps), threads| {
-                for (at, rows) in steps {
-                    let of_mixed = at - base..at - base + rows.records;
-                    let factors = Panel::of_rows(mixed, width, of_mixed);
-                    team.install(|| sum.add(*isa, int8, rows, &factors, threads));
+        let group = self.group() * self.arch.head_dim;
+        let Engine { arch, cpu, weights, vectors, .. } = self;
+        let rows = range.start * group..range.end * group;
+        let mut total = BranchSum::new(partial, count, arch.hidden, vectors.layer(layer)?.bias(Matrix::O));
+        // The sum of a group that goes on in the next chunk.
+        let mut open = None;
+        weights.visit(WalkId::of(layer, Matrix::O), chunks(&rows), together(count), |run| {
+            let parts = cuts(run, Matrix::O, &rows)?;
+            let pieces: Vec<(usize, Rows)> = parts.iter().flat_map(|(at, part)| pieces(*at, part, group)).collect();
+            let groups = pieces.chunk_by(|(a, _), (b, _)| a / group == b / group);
+            let groups = groups.map(|group| (open.take().unwrap_or_else(|| ChunkSum::new(count, arch.hidden)), group));
+            let mut sums = each(cpu, groups.collect(), |(mut sum, group), threads| {
+                for (at, part) in group {
+                    let of_mixed = at - rows.start..at - rows.start + part.records;
+                    sum.add(cpu, part, &Panel::of_rows(mixed, rows.len(), of_mixed), threads);
                 }
                 Ok(sum)
             })?;
-            first += leased.len() * CHUNK;
-            if !first.min(rows.end).is_multiple_of(chunk) {
+            let end = run.last().map_or(rows.end, |last| last.records().end.min(rows.end));
+            if !end.is_multiple_of(group) {
                 open = sums.pop();
             }
-            team.install(|| total.take(&sums));
-        }
+            total.take(cpu, &sums);
+            Ok(())
+        })?;
         Ok(total.finish())
     }
 }
 
-/// What leased chunks, from record `first` on, hold of `rows`: the first record of each part, and its records.
-fn cuts<'a>(leased: &'a [Leased], matrix: Matrix, first: usize, rows: &Range<usize>) -> Result<Vec<(usize, Rows<'a>)>> {
-    let cut = |(i, leased): (usize, &'a Leased)| {
-        let first = first + i * CHUNK;
-        let (from, to) = (rows.start.max(first), rows.end.min(first + leased.count()));
-        Ok((from, leased.rows(matrix)?.slice(from - first, to - first)))
+/// The chunks that hold some rows.
+fn chunks(rows: &Range<usize>) -> Range<usize> {
+    rows.start / CHUNK..rows.end.div_ceil(CHUNK)
+}
+
+/// What leased chunks hold of `rows`: the first record of each part, and its records.
+fn cuts<'a>(leased: &'a [Leased], matrix: Matrix, rows: &Range<usize>) -> Result<Vec<(usize, Rows<'a>)>> {
+    let cut = |leased: &'a Leased| {
+        let Range { start, end } = leased.records();
+        let (from, to) = (rows.start.max(start), rows.end.min(end));
+        Ok((from, leased.rows(matrix)?.slice(from - start, to - start)))
     };
-    leased.iter().enumerate().map(cut).collect()
+    leased.iter().map(cut).collect()
 }
 
 /// Rows from record `first` on, cut at multiples of `chunk`: the first record of each piece, and its records.

@@ -1,11 +1,12 @@
 //! Where tokens become rows and rows become logits.
 
-use super::{Engine, together};
+use super::Engine;
+use super::threads::{pooled, together};
 use crate::error::{Error, Result};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::project_all;
 use crate::quant::values;
-use crate::types::{BLOCK, Matrix};
+use crate::types::{BLOCK, CHUNK, Matrix};
 
 impl Engine {
     /// Embedding rows `[N, hidden]` of tokens.
@@ -28,13 +29,12 @@ impl Engine {
         if token >= self.arch.vocab {
             return Err(Error::usage(format!("token {token} lies outside the vocabulary of {}", self.arch.vocab)));
         }
-        let level = self.options.levels.embed;
-        let leased = self.weights.lease_row(level, token)?;
+        let leased = self.weights.lease_row(token)?;
         let rows = leased.rows(Matrix::Embed)?;
         let record = rows.record(0);
         let mut buffer = [0.0; BLOCK];
         for (block, part) in out.chunks_mut(BLOCK).enumerate() {
-            values(&rows.coding, level, &record, block, &mut buffer);
+            values(&rows.coding, rows.level, &record, block, &mut buffer);
             part.copy_from_slice(&buffer[..part.len()]);
         }
         Ok(())
@@ -45,27 +45,24 @@ impl Engine {
     /// # Errors
     /// `Error::Usage` for shapes; those of reading the store.
     pub fn head(&mut self, x: &[f32]) -> Result<Vec<f32>> {
-        self.timed(self.arch.layers, |engine| engine.pooled(x.len(), |engine| engine.logits(x)))
+        let count = self.check_rows(x)?;
+        let cpu = self.cpu.clone();
+        self.timed(self.arch.layers, |engine| pooled(&cpu, count, || engine.logits(x, count)))
     }
 
-    fn logits(&mut self, x: &[f32]) -> Result<Vec<f32>> {
-        let count = self.check_rows(x)?;
-        let level = self.options.levels.head;
-        let inputs = self.normed(x, &self.norm_final, level);
-        let Engine { arch, isa, pool, weights, .. } = self;
-        let mut out = vec![0.0; arch.vocab * count];
-        let mut first = 0;
-        while first < arch.vocab {
-            let matrix = arch.head_matrix();
-            let leased = weights.lease_run(None, &[matrix], level, first..arch.vocab, together(count))?;
-            let rows = leased.iter().map(|leased| leased.rows(matrix)).collect::<Result<Vec<_>>>()?;
+    fn logits(&mut self, x: &[f32], count: usize) -> Result<Vec<f32>> {
+        let inputs = self.normed(x, self.vectors.norm_final(), self.levels.head);
+        let Engine { arch, cpu, weights, .. } = self;
+        let (matrix, mut out) = (arch.head_matrix(), vec![0.0; arch.vocab * count]);
+        let (walk, chunks) = (weights.schedule().head(), 0..arch.vocab.div_ceil(CHUNK));
+        weights.visit(walk, chunks, together(count), |run| {
+            let rows = run.iter().map(|leased| leased.rows(matrix)).collect::<Result<Vec<_>>>()?;
             let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.records, count)).collect();
-            pool.install(|| project_all(*isa, &inputs, rows.iter().zip(&mut panels).map(|job| [job])));
-            for panel in panels {
-                panel.put_rows(&mut out, arch.vocab, first);
-                first += panel.records();
-            }
-        }
+            project_all(cpu, &inputs, rows.iter().zip(&mut panels).map(|job| [job]));
+            let to = run.iter().zip(&panels);
+            to.for_each(|(leased, panel)| panel.put_rows(&mut out, arch.vocab, leased.records().start));
+            Ok(())
+        })?;
         Ok(out)
     }
 }

@@ -9,9 +9,12 @@ mod ffn;
 mod report;
 mod schedule;
 mod sum;
+mod threads;
+mod vectors;
 mod weights;
 
 pub use crate::io::Choice;
+pub use crate::kernels::Arithmetic;
 pub use attention::Tokens;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use schedule::{Needs, RING_BYTES, usual_ring};
@@ -19,45 +22,26 @@ pub use weights::Verify;
 
 use crate::config::Architecture;
 use crate::error::{Error, Result};
-use crate::kernels::Isa;
 use crate::kernels::norm::rms_norm;
 use crate::kernels::project::Inputs;
+use crate::kernels::{Cpu, Isa};
 use crate::kv::KvCache;
 use crate::store::Store;
 use crate::types::{Level, Levels};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use threads::pooled;
+use vectors::Vectors;
 use weights::Weights;
-
-/// Rows of a call that are computed on a thread of the pool: those of a verification.
-const POOLED_ROWS: usize = 32;
-
-/// How long a thread waits awake for more of a part: many times what lies between two shares of resident weights, less
-/// than most reads take.
-const PATIENCE: Duration = Duration::from_micros(200);
-
-/// More threads than any machine has cores: a mistake.
-const MAX_THREADS: usize = 1024;
-
-/// Activations of the dots at levels 4 and 8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// int8 per group of 64; f32 at level 16.
-    Int8,
-    /// f32 at every level.
-    F32,
-}
 
 /// What an engine is opened with.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Dense recipe.
     pub levels: Levels,
-    /// Activations at levels 4 and 8.
-    pub act: Act,
+    /// What levels 4 and 8 are computed in.
+    pub arithmetic: Arithmetic,
     /// Weight cache in bytes; none holds every weight the levels read.
     pub cache: Option<u64>,
     /// When records are checked against their checksums.
@@ -79,23 +63,13 @@ pub enum Branch {
     Partials(Vec<f32>),
 }
 
-/// Small vectors of a layer.
-#[derive(Debug)]
-struct LayerVectors {
-    norm_attn: Vec<f32>,
-    norm_ffn: Vec<f32>,
-    bias: Vec<Option<Vec<f32>>>,
-}
-
 /// An open model.
 pub struct Engine {
     arch: Architecture,
-    options: Options,
-    isa: Isa,
-    pool: Arc<ThreadPool>,
+    levels: Levels,
+    cpu: Cpu,
     weights: Weights,
-    layers: Vec<LayerVectors>,
-    norm_final: Vec<f32>,
+    vectors: Vectors,
     /// Time spent in each layer's parts, and (last) in embedding and head.
     spent: Vec<Duration>,
 }
@@ -108,12 +82,12 @@ impl Engine {
     /// store's own.
     pub fn new(store: Arc<Store>, options: Options) -> Result<Engine> {
         let arch = store.manifest.architecture.clone();
-        let pool = Arc::new(pool(options.threads)?);
-        let layers = (0..arch.layers).map(|layer| LayerVectors::load(&store, layer)).collect::<Result<_>>()?;
-        let norm_final = store.vector(None, "norm.final")?;
+        let pool = Arc::new(threads::pool(options.threads)?);
+        let vectors = Vectors::load(&store)?;
         let weights = Weights::new(store, &options)?;
         let spent = vec![Duration::ZERO; arch.layers + 1];
-        Ok(Engine { arch, options, isa: Isa::chosen()?, pool, weights, layers, norm_final, spent })
+        let cpu = Cpu::new(Isa::chosen()?, options.arithmetic, pool);
+        Ok(Engine { arch, levels: options.levels, cpu, weights, vectors, spent })
     }
 
     /// Says what the next calls are: layers in order, then the head or not, and the same again. Reading ahead follows it;
@@ -123,8 +97,7 @@ impl Engine {
     /// `Error::Usage` for layers the model does not have.
     pub fn follow(&mut self, layers: Range<usize>, head: bool) -> Result<()> {
         self.check_layers(&layers)?;
-        self.weights.follow(layers, head);
-        Ok(())
+        self.weights.follow(layers, head)
     }
 
     fn check_layers(&self, &Range { start, end }: &Range<usize>) -> Result<()> {
@@ -134,25 +107,25 @@ impl Engine {
         }
     }
 
-    /// Rows `x [N, hidden]` behind some layers; appends their K and V to `kv`. The same bits as adding the branches one by
-    /// one: what threads wait for between calls is saved.
+    /// Takes rows `x [N, hidden]` through some layers; appends their K and V to `kv`. The same bits as adding the branches
+    /// one by one: what threads wait for between calls is saved.
     ///
     /// # Errors
-    /// As [`Engine::attention`] and [`Engine::ffn`]; `Error::Usage` for layers the model does not have.
-    pub fn layers(&mut self, layers: Range<usize>, x: &[f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<Vec<f32>> {
+    /// As [`Engine::attention`] and [`Engine::ffn`]; `Error::Usage` for layers the model does not have. Behind an error
+    /// `x` may be of any layer.
+    pub fn layers(&mut self, layers: Range<usize>, x: &mut [f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<()> {
         self.check_layers(&layers)?;
-        self.check_rows(x)?;
-        self.pooled(x.len(), |engine| {
-            let mut x = x.to_vec();
+        let (count, cpu) = (self.check_rows(x)?, self.cpu.clone());
+        pooled(&cpu, count, || {
             for layer in layers {
-                engine.timed(layer, |engine| {
-                    let branch = engine.attention_branch(layer, &x, kv, tokens, None)?;
-                    add(&mut x, &branch)?;
-                    let branch = engine.ffn_branch(layer, &x, None)?;
-                    add(&mut x, &branch)
+                self.timed(layer, |engine| {
+                    let branch = engine.attention_branch(layer, x, kv, tokens, None)?;
+                    add(x, &branch)?;
+                    let branch = engine.ffn_branch(layer, x, None)?;
+                    add(x, &branch)
                 })?;
             }
-            Ok(x)
+            Ok(())
         })
     }
 
@@ -166,18 +139,6 @@ impl Engine {
         result
     }
 
-    /// Runs a part for rows of `values` elements in all. Few rows run on a thread of the pool: entering the pool
-    /// costs some 20 us, which they pay once a part instead of once or thrice a chunk (3.5 times the time of a
-    /// 256-wide model's arithmetic). More stay on the caller's thread: their buffers would come from, and stay
-    /// in, the allocator's arenas of whichever threads run them.
-    fn pooled<T: Send>(&mut self, values: usize, part: impl FnOnce(&mut Engine) -> T + Send) -> T {
-        if values > POOLED_ROWS * self.arch.hidden {
-            return part(self);
-        }
-        let pool = self.pool.clone();
-        pool.install(|| awake(|| part(self)))
-    }
-
     /// The model.
     pub fn architecture(&self) -> &Architecture {
         &self.arch
@@ -185,18 +146,7 @@ impl Engine {
 
     /// A norm's gain: `attn` or `ffn` of a layer, `final` (any layer).
     pub fn norm(&self, layer: usize, which: &str) -> Result<&[f32]> {
-        match which {
-            "attn" => Ok(&self.layer(layer)?.norm_attn),
-            "ffn" => Ok(&self.layer(layer)?.norm_ffn),
-            "final" => Ok(&self.norm_final),
-            _ => Err(Error::usage(format!("there is no norm {which:?}; attn, ffn and final are known"))),
-        }
-    }
-
-    fn layer(&self, layer: usize) -> Result<&LayerVectors> {
-        self.layers
-            .get(layer)
-            .ok_or_else(|| Error::usage(format!("layer {layer} of a model with {}", self.arch.layers)))
+        self.vectors.norm(layer, which)
     }
 
     /// Rows of activations: at least one, whole.
@@ -214,84 +164,8 @@ impl Engine {
         for (out, row) in rows.chunks_exact_mut(self.arch.hidden).zip(x.chunks_exact(self.arch.hidden)) {
             rms_norm(row, gain, self.arch.norm_eps, out);
         }
-        let (isa, int8) = (self.isa, self.options.act == Act::Int8 && level != Level::L16);
-        let width = self.arch.hidden;
-        self.pool.install(|| Inputs::new(isa, &rows, width, int8))
+        Inputs::new(&self.cpu, &rows, self.arch.hidden, &[level])
     }
-}
-
-impl LayerVectors {
-    fn load(store: &Store, layer: usize) -> Result<LayerVectors> {
-        let arch = &store.manifest.architecture;
-        let mut bias = vec![None; 9];
-        for matrix in &arch.biases {
-            bias[*matrix as usize] = Some(store.vector(Some(layer), &format!("bias.{}", matrix.name()))?);
-        }
-        Ok(LayerVectors {
-            norm_attn: store.vector(Some(layer), "norm.attn")?,
-            norm_ffn: store.vector(Some(layer), "norm.ffn")?,
-            bias,
-        })
-    }
-
-    fn bias(&self, matrix: crate::types::Matrix) -> Option<&[f32]> {
-        self.bias[matrix as usize].as_deref()
-    }
-}
-
-fn pool(threads: Option<usize>) -> Result<ThreadPool> {
-    let threads = match threads {
-        Some(n) if !(1..=MAX_THREADS).contains(&n) => {
-            return Err(Error::usage(format!("threads is {n}; it must lie in 1..={MAX_THREADS}")));
-        }
-        Some(n) => n,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
-    let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
-    built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
-}
-
-/// Runs `part` on this thread of a pool while the others wait for their share of it awake: one that sleeps is there
-/// 30 us after it is called, and a layer calls some ten times. They sleep once nothing came for a while (reads are
-/// waited for), then till the part ends, and when it does.
-fn awake<T: Send>(part: impl FnOnce() -> T + Send) -> T {
-    let (me, over) = (rayon::current_thread_index(), AtomicBool::new(false));
-    rayon::scope(|scope| {
-        scope.spawn_broadcast(|_, context| {
-            if Some(context.index()) != me {
-                wait_awake(&over);
-            }
-        });
-        let _over = Over(&over);
-        part()
-    })
-}
-
-/// Sets its flag when it goes, whatever happened.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// Works for the pool until the part is over, or nothing was to be done for [`PATIENCE`].
-fn wait_awake(over: &AtomicBool) {
-    let mut since = Instant::now();
-    while !over.load(Ordering::Acquire) && since.elapsed() < PATIENCE {
-        match rayon::yield_now() {
-            Some(rayon::Yield::Executed) => since = Instant::now(),
-            _ => std::hint::spin_loop(),
-        }
-    }
-}
-
-/// Chunks that are computed together at most: enough for a single column to make the threads' meetings small, fewer for
-/// many, whose results take room.
-fn together(columns: usize) -> usize {
-    const MOST: usize = 64;
-    (MOST / columns).max(1)
 }
 
 /// Adds a whole branch to the residual stream.

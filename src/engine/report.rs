@@ -110,8 +110,8 @@ impl Engine {
         Report {
             io: fetcher.engine(),
             notes: self.weights.notes().to_vec(),
-            isa: self.isa.name(),
-            threads: self.pool.current_num_threads(),
+            isa: self.cpu.isa.name(),
+            threads: self.cpu.threads(),
             fixed_bytes: fetcher.dram().bytes(),
             ring_bytes: fetcher.ring_bytes(),
             compute_seconds: layers.iter().map(|l| l.compute_seconds).sum(),

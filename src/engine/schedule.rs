@@ -8,8 +8,9 @@ use crate::store::{Catalog, SectionId, SectionLayout};
 use crate::tier::{Block, BlockId, FRAME, frames, paged};
 use crate::types::{CHUNK, Level, Levels, Matrix, Plane};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes of the ring where the budget has room for them: what a disk of 3 GB/s reads in 11 ms. A whole layer is
 /// computed in 5 ms (7B, 4 bits, two cores), so the disk does not run dry; twice as much read no faster and left 32 MiB
@@ -20,24 +21,48 @@ const MOST_BLOCKS: usize = 1 << 24;
 /// The ring takes at most this share of a cache; the rest serves better as fixed blocks.
 const RING_SHARE: u64 = 8;
 
-/// A matrix (or the FFN's matrices together), chunk by chunk.
+/// Walks of a layer: q, k, v, o, and the FFN.
+const WALKS: usize = 5;
+
+/// A walk of the schedule, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkId(usize);
+
+/// Matrices whose records are walked through together, chunk by chunk: one matrix, or those of an FFN.
 #[derive(Clone, Debug)]
-struct Walk {
-    /// What it is, for the counters: attn, ffn, head.
+pub struct Walk {
+    /// What they are read at.
+    pub level: Level,
+    /// All that the level reads of them.
+    pub sections: Vec<SectionId>,
+    /// Records of each.
+    pub records: usize,
+    /// Where their planes lie.
+    matrices: Vec<(Matrix, Vec<PlaneAt>)>,
+    /// What they are, for the counters: attn, ffn, head.
     part: &'static str,
-    sections: Vec<SectionId>,
-    /// Its first step, and its steps.
+    /// The first step.
     first: usize,
-    chunks: usize,
 }
 
-/// Steps of a pass and the blocks they read. A step is one lease of the engine: a chunk of 256 records of matrices that
-/// share records, in all sections that their level reads.
-#[derive(Clone, Debug, Default)]
+/// Where a plane of a matrix lies in the sections of its walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaneAt {
+    /// Which of them.
+    pub section: usize,
+    /// Bytes from record to record.
+    pub stride: usize,
+    /// Where it begins in a record.
+    pub offset: usize,
+}
+
+/// Steps of a pass and the blocks they read. A step is one lease of the engine: a chunk of a walk, in all its sections.
+#[derive(Clone, Debug)]
 pub struct Schedule {
-    walks: Vec<Walk>,
-    /// The walk of every matrix.
-    index: HashMap<(Option<usize>, Matrix), usize>,
+    /// Those of each layer, then the head's.
+    walks: Vec<Arc<Walk>>,
+    /// The embedding, whose records are read one by one: it has no steps.
+    pub embedding: Arc<Walk>,
     /// Every block of the walks' sections.
     pub blocks: Vec<Block>,
     /// First block of every section that has blocks.
@@ -46,8 +71,6 @@ pub struct Schedule {
     widest: u32,
     /// Slots for one embedding row: its strides, with room for the pages around them.
     pub rows: Vec<usize>,
-    /// Bytes of one embedding row.
-    row_bytes: u64,
 }
 
 /// What a model needs at some levels.
@@ -88,68 +111,67 @@ impl Schedule {
     /// # Errors
     /// `Error::Usage` when a level's plane is not stored.
     pub fn new(arch: &Architecture, catalog: &Catalog, levels: Levels) -> Result<Schedule> {
-        let mut schedule = Schedule::default();
+        let embedding = Walk::new(catalog, None, &[Matrix::Embed], levels.embed)?;
+        let slot = |id: &SectionId| (catalog.section(*id).stride + ALIGN).next_multiple_of(ALIGN);
+        let rows = embedding.sections.iter().map(slot).collect();
+        let embedding = Arc::new(embedding);
+        let mut schedule =
+            Schedule { walks: vec![], embedding, blocks: vec![], first: BTreeMap::new(), widest: 0, rows };
         for layer in 0..arch.layers {
             for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O] {
-                schedule.walk(catalog, Some(layer), &[matrix], levels.attn)?;
+                schedule.add(catalog, Walk::new(catalog, Some(layer), &[matrix], levels.attn)?)?;
             }
-            schedule.walk(catalog, Some(layer), arch.ffn_matrices(), levels.ffn)?;
+            schedule.add(catalog, Walk::new(catalog, Some(layer), arch.ffn_matrices(), levels.ffn)?)?;
         }
-        schedule.walk(catalog, None, &[arch.head_matrix()], levels.head)?;
-        for id in sections(catalog, None, &[Matrix::Embed], levels.embed)? {
-            let stride = catalog.section(id).stride;
-            schedule.rows.push((stride + ALIGN).next_multiple_of(ALIGN));
-            schedule.row_bytes += stride as u64;
-        }
+        schedule.add(catalog, Walk::new(catalog, None, &[arch.head_matrix()], levels.head)?)?;
         Ok(schedule)
     }
 
-    fn walk(&mut self, catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<()> {
-        let sections = sections(catalog, layer, matrices, level)?;
-        let (first, mut chunks, mut width) = (self.steps(), 0, 0);
-        let more: usize = sections.iter().map(|id| catalog.section(*id).records.div_ceil(CHUNK)).sum();
-        if self.blocks.len() + more > MOST_BLOCKS {
+    fn add(&mut self, catalog: &Catalog, mut walk: Walk) -> Result<()> {
+        walk.first = self.steps();
+        if self.blocks.len() + walk.sections.len() * walk.chunks() > MOST_BLOCKS {
             return Err(Error::usage(format!("the model has more than {MOST_BLOCKS} blocks of {CHUNK} records")));
         }
-        for id in &sections {
+        let (chunks, mut width) = (walk.chunks(), 0);
+        for id in &walk.sections {
             let layout = catalog.section(*id);
-            chunks = layout.records.div_ceil(CHUNK);
             width += frames(block_bytes(layout, 0));
             self.first.insert(*id, self.blocks.len() as u32);
             let position = |i: usize| (i as f32 + 0.5) / chunks as f32;
             self.blocks.extend((0..chunks).map(|i| Block { bytes: block_bytes(layout, i), position: position(i) }));
         }
         self.widest = self.widest.max(width);
-        self.index.extend(matrices.iter().map(|m| ((layer, *m), self.walks.len())));
-        self.walks.push(Walk { part: part(matrices[0], layer), sections, first, chunks });
+        self.walks.push(Arc::new(walk));
         Ok(())
+    }
+
+    /// All walks, in the order of their steps.
+    pub fn walks(&self) -> &[Arc<Walk>] {
+        &self.walks
+    }
+
+    /// A walk.
+    ///
+    /// # Errors
+    /// `Error::Internal` for a number that is of no walk.
+    pub fn walk(&self, id: WalkId) -> Result<&Arc<Walk>> {
+        self.walks.get(id.0).ok_or(Error::Internal("a walk that the model does not have"))
     }
 
     /// Steps of a pass.
     pub fn steps(&self) -> usize {
-        self.walks.last().map_or(0, |w| w.first + w.chunks)
-    }
-
-    /// The step that leases records `first..` of some matrices.
-    pub fn step(&self, layer: Option<usize>, matrix: Matrix, first: usize) -> Option<usize> {
-        Some(self.walks[*self.index.get(&(layer, matrix))?].first + first / CHUNK)
-    }
-
-    /// The sections of a step, and its chunk.
-    pub fn at(&self, step: usize) -> (&[SectionId], usize) {
-        let walk = &self.walks[self.walks.partition_point(|w| w.first <= step) - 1];
-        (&walk.sections, step - walk.first)
+        self.walks.last().map_or(0, |walk| walk.steps().end)
     }
 
     /// Steps of a range of layers.
     pub fn layers(&self, layers: Range<usize>) -> Range<usize> {
-        let first = |layer| self.step(Some(layer), Matrix::Q, 0).unwrap_or(self.head().start);
+        let first = |layer: usize| self.walks.get(layer * WALKS).map_or(self.steps(), |walk| walk.first);
         first(layers.start)..first(layers.end).max(first(layers.start))
     }
 
-    /// Steps of the head.
-    pub fn head(&self) -> Range<usize> {
-        self.walks.last().map_or(0..0, |w| w.first..w.first + w.chunks)
+    /// The head's walk.
+    pub fn head(&self) -> WalkId {
+        WalkId(self.walks.len() - 1)
     }
 
     /// The block that holds chunk `chunk` of a section, if the section has blocks.
@@ -159,8 +181,11 @@ impl Schedule {
 
     /// Section of every block.
     pub fn block_sections(&self) -> Vec<SectionId> {
-        let walked = self.walks.iter().flat_map(|w| w.sections.iter().flat_map(|s| std::iter::repeat_n(*s, w.chunks)));
-        walked.collect()
+        let of = |walk: &Arc<Walk>| {
+            let chunks = walk.chunks();
+            walk.sections.clone().into_iter().flat_map(move |id| std::iter::repeat_n(id, chunks))
+        };
+        self.walks.iter().flat_map(of).collect()
     }
 
     fn fixed_bytes(&self) -> u64 {
@@ -192,7 +217,8 @@ impl Schedule {
 
     /// What the model needs.
     pub fn needs(&self, catalog: &Catalog) -> Needs {
-        let mut parts = BTreeMap::from([("embed", self.row_bytes)]);
+        let row = self.embedding.sections.iter().map(|id| catalog.section(*id).stride as u64).sum();
+        let mut parts = BTreeMap::from([("embed", row)]);
         for walk in &self.walks {
             let bytes: u64 = walk.sections.iter().map(|id| catalog.section(*id).bytes()).sum();
             *parts.entry(walk.part).or_default() += bytes;
@@ -219,6 +245,48 @@ impl Needs {
     }
 }
 
+impl WalkId {
+    /// Of a matrix of a layer.
+    pub fn of(layer: usize, matrix: Matrix) -> WalkId {
+        let place = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].iter().position(|of| *of == matrix);
+        WalkId(layer * WALKS + place.unwrap_or(WALKS - 1))
+    }
+}
+
+impl Walk {
+    fn new(catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Walk> {
+        let sections = sections(catalog, layer, matrices, level)?;
+        let planes = |matrix: &Matrix| Ok((*matrix, planes(catalog, &sections, layer, *matrix, level)?));
+        let matrices: Vec<_> = matrices.iter().map(planes).collect::<Result<_>>()?;
+        let records = catalog.section(sections[0]).records;
+        Ok(Walk { level, records, part: part(matrices[0].0, layer), sections, matrices, first: 0 })
+    }
+
+    /// Its chunks.
+    pub fn chunks(&self) -> usize {
+        self.records.div_ceil(CHUNK)
+    }
+
+    /// Its steps.
+    pub fn steps(&self) -> Range<usize> {
+        self.first..self.first + self.chunks()
+    }
+
+    /// Records of a chunk.
+    pub fn chunk(&self, chunk: usize) -> Range<usize> {
+        chunk * CHUNK..self.records.min((chunk + 1) * CHUNK)
+    }
+
+    /// Where the planes of one of its matrices lie, coarsest first.
+    ///
+    /// # Errors
+    /// `Error::Internal` for a matrix that is not of this walk.
+    pub fn planes(&self, matrix: Matrix) -> Result<&[PlaneAt]> {
+        let found = self.matrices.iter().find(|(of, _)| *of == matrix);
+        found.map(|(_, planes)| planes.as_slice()).ok_or(Error::Internal("a matrix that was not leased"))
+    }
+}
+
 fn part(matrix: Matrix, layer: Option<usize>) -> &'static str {
     match (matrix, layer) {
         (Matrix::Q | Matrix::K | Matrix::V | Matrix::O, _) => "attn",
@@ -232,8 +300,25 @@ pub fn block_bytes(layout: &SectionLayout, chunk: usize) -> usize {
     layout.stride * CHUNK.min(layout.records - chunk * CHUNK)
 }
 
+/// Where the planes of a matrix lie in `sections`.
+fn planes(
+    catalog: &Catalog,
+    sections: &[SectionId],
+    layer: Option<usize>,
+    matrix: Matrix,
+    level: Level,
+) -> Result<Vec<PlaneAt>> {
+    let at = |plane: &Plane| {
+        let (id, offset) = catalog.slice(layer, (matrix, *plane)).ok_or_else(|| not_stored(matrix, *plane))?;
+        let section = sections.iter().position(|have| *have == id);
+        let section = section.ok_or(Error::Internal("a plane outside the sections of its walk"))?;
+        Ok(PlaneAt { section, stride: catalog.section(id).stride, offset })
+    };
+    level.planes().iter().map(at).collect()
+}
+
 /// The sections that hold some matrices up to their level, each once.
-pub fn sections(catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Vec<SectionId>> {
+fn sections(catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Vec<SectionId>> {
     let mut ids = Vec::new();
     for plane in level.planes() {
         for matrix in matrices {
@@ -296,9 +381,10 @@ mod tests {
             let needs = schedule.needs(&catalog);
             let mut seen = vec![false; schedule.blocks.len()];
             let mut bytes = 0;
-            for step in 0..schedule.steps() {
-                let (sections, chunk) = schedule.at(step);
-                for id in sections {
+            let steps = schedule.walks().iter().flat_map(|walk| (0..walk.chunks()).map(move |chunk| (walk, chunk)));
+            prop_assert_eq!(steps.clone().count(), schedule.steps());
+            for (walk, chunk) in steps {
+                for id in &walk.sections {
                     let block = schedule.block(*id, chunk).unwrap();
                     prop_assert!(!std::mem::replace(&mut seen[block.0 as usize], true));
                     prop_assert_eq!(schedule.block_sections()[block.0 as usize], *id);
@@ -309,11 +395,15 @@ mod tests {
             }
             prop_assert!(seen.into_iter().all(|s| s));
             prop_assert_eq!(needs.token_bytes, bytes + needs.parts["embed"]);
-            prop_assert_eq!(schedule.layers(0..layers).end, schedule.head().start);
+            let walk = |layer, matrix| schedule.walk(WalkId::of(layer, matrix)).unwrap();
+            prop_assert_eq!(schedule.layers(0..layers).end, schedule.walk(schedule.head()).unwrap().steps().start);
             for layer in 0..layers {
                 let range = schedule.layers(layer..layer + 1);
-                prop_assert_eq!(schedule.step(Some(layer), Matrix::Q, 0), Some(range.start));
-                prop_assert_eq!(schedule.step(Some(layer), Matrix::Down, ffn - 1), Some(range.end - 1));
+                prop_assert_eq!(walk(layer, Matrix::Q).steps().start, range.start);
+                prop_assert_eq!(walk(layer, Matrix::Down).steps().end, range.end);
+                for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O, Matrix::Gate, Matrix::Up, Matrix::Down] {
+                    prop_assert_eq!(walk(layer, matrix).planes(matrix).unwrap().len(), levels(bits).attn.plane_count());
+                }
             }
         }
 

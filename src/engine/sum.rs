@@ -1,10 +1,8 @@
-//! A branch as the sum of its chunks, and the threads that compute them.
+//! A branch as the sum of its chunks.
 
 use super::Branch;
-use crate::error::Result;
+use crate::kernels::Cpu;
 use crate::kernels::accumulate::{Accumulator, ChunkSum};
-use rayon::ThreadPool;
-use rayon::prelude::*;
 
 /// A branch in the making.
 pub enum BranchSum {
@@ -24,9 +22,9 @@ impl BranchSum {
     }
 
     /// Takes the chunks that come next, in order.
-    pub fn take(&mut self, chunks: &[ChunkSum]) {
+    pub fn take(&mut self, cpu: &Cpu, chunks: &[ChunkSum]) {
         match self {
-            BranchSum::Whole(sum) => sum.fold(chunks),
+            BranchSum::Whole(sum) => cpu.run(|| sum.fold(chunks)),
             BranchSum::Partials(partials) => chunks.iter().for_each(|chunk| partials.extend(chunk.rows())),
         }
     }
@@ -40,31 +38,39 @@ impl BranchSum {
     }
 }
 
-/// The threads, for chunks that are computed together.
-#[derive(Clone, Copy)]
-pub struct Team<'a>(pub &'a ThreadPool);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Arithmetic, Isa, testing};
+    use proptest::prelude::*;
 
-impl Team<'_> {
-    /// Computes all of them; `one` is given each and how many threads have to share it: a chunk is one thread's, who
-    /// reads its records from end to end, but for those that are left over when all threads have as many.
-    pub fn each<T: Send, U: Send>(
-        self,
-        mut all: Vec<T>,
-        one: impl Fn(T, usize) -> Result<U> + Sync + Send,
-    ) -> Result<Vec<U>> {
-        let (count, threads) = (all.len(), self.0.current_num_threads());
-        // A single one stays on the caller's thread: its buffers may be large.
-        if let Some(only) = all.pop_if(|_| count == 1) {
-            return Ok(vec![one(only, threads)?]);
+    proptest! {
+        #[test]
+        fn partial_sums_added_in_order_on_the_bias_are_the_whole(
+            count in 1usize..4, width in 1usize..200, cuts in prop::collection::vec(0usize..4, 1..5), biased in any::<bool>(),
+            seed in any::<u32>(),
+        ) {
+            let noise = |i: usize| ((i as u32).wrapping_mul(2654435761) ^ seed) as f32 / 1e9 - 2.0;
+            let bias: Option<Vec<f32>> = biased.then(|| (0..width).map(|i| noise(i + 7)).collect());
+            let cpu = testing::on_two(Isa::PORTABLE, Arithmetic::Float);
+            let chunks: usize = cuts.iter().sum();
+            let rows = |chunk: usize| (0..count * width).map(|i| noise(chunk * 1000 + i)).collect::<Vec<_>>();
+            let sums: Vec<ChunkSum> = (0..chunks).map(|chunk| ChunkSum::of_rows(&rows(chunk), width)).collect();
+            let (mut whole, mut parts) =
+                (BranchSum::new(false, count, width, bias.as_deref()), BranchSum::new(true, count, width, bias.as_deref()));
+            let mut rest = &sums[..];
+            for cut in cuts {
+                let (next, behind) = rest.split_at(cut);
+                whole.take(&cpu, next);
+                parts.take(&cpu, next);
+                rest = behind;
+            }
+            let (Branch::Whole(whole), Branch::Partials(parts)) = (whole.finish(), parts.finish()) else { panic!() };
+            let mut folded: Vec<f32> = (0..count).flat_map(|_| bias.clone().unwrap_or_else(|| vec![0.0; width])).collect();
+            for part in parts.chunks_exact(count * width) {
+                folded.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            prop_assert_eq!(whole, folded);
         }
-        let left = count % threads;
-        let sharing = |index| if index + left < count { 1 } else { threads.div_ceil(left) };
-        let tasks = all.into_par_iter().enumerate().with_max_len(1);
-        self.install(|| tasks.map(|(i, chunk)| one(chunk, sharing(i))).collect())
-    }
-
-    /// Runs a step of one of them on the pool.
-    pub fn install<T: Send>(self, step: impl FnOnce() -> T + Send) -> T {
-        self.0.install(step)
     }
 }

@@ -1,14 +1,16 @@
 //! Records of the model by name: from the cache where they are, from the store where they are not.
 
 use super::Options;
-use super::schedule::{RING_BYTES, Schedule, sections};
+pub use super::schedule::WalkId;
+use super::schedule::{RING_BYTES, Schedule, Walk};
+use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
 use crate::prefetch::{Fetcher, Held, Layout, Steps, Want};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{BlockId, Dram};
-use crate::types::{CHUNK, Level, Matrix};
+use crate::types::{CHUNK, Matrix};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,13 +36,14 @@ pub struct Weights {
     notes: Vec<String>,
 }
 
-/// A run of records of some matrices, leased; drop it before the next is asked for, whose frames it may hold.
+/// Records of a walk, leased: drop them before the next are asked for, whose frames they may hold.
 pub struct Leased {
-    store: Arc<Store>,
-    layer: Option<usize>,
-    level: Level,
-    count: usize,
-    sections: Vec<(SectionId, Held)>,
+    walk: Arc<Walk>,
+    coding: Coding,
+    width: usize,
+    records: Range<usize>,
+    /// By section of the walk.
+    held: Vec<Held>,
 }
 
 /// The schedule of an open store: where its blocks lie.
@@ -52,12 +55,12 @@ struct Located {
 
 impl Located {
     fn new(store: &Arc<Store>, schedule: &Schedule) -> Located {
-        let wants = |step| {
-            let (sections, chunk) = schedule.at(step);
-            let records = |id: SectionId| CHUNK.min(store.section(id).layout.records - chunk * CHUNK);
-            sections.iter().map(|id| want(store, schedule, *id, chunk * CHUNK, records(*id))).collect()
+        let wants = |walk: &Walk, chunk| {
+            let Range { start, end } = walk.chunk(chunk);
+            walk.sections.iter().map(|id| want(store, schedule, *id, start, end - start)).collect()
         };
-        Located { store: store.clone(), wants: (0..schedule.steps()).map(wants).collect() }
+        let of = |walk: &Arc<Walk>| (0..walk.chunks()).map(|chunk| wants(walk, chunk)).collect::<Vec<_>>();
+        Located { store: store.clone(), wants: schedule.walks().iter().flat_map(of).collect() }
     }
 }
 
@@ -107,61 +110,78 @@ impl Weights {
     }
 
     /// Says what the coming calls will ask for, so that it is read ahead.
-    pub fn follow(&mut self, layers: Range<usize>, head: bool) {
-        let head = if head { self.schedule.head() } else { 0..0 };
+    ///
+    /// # Errors
+    /// `Error::Internal` for a model without head.
+    pub fn follow(&mut self, layers: Range<usize>, head: bool) -> Result<()> {
+        let head = if head { self.schedule.walk(self.schedule.head())?.steps() } else { 0..0 };
         self.fetcher.follow([self.schedule.layers(layers), head]);
+        Ok(())
     }
 
-    /// Leases records `first..first + count`, one chunk or its short end, of matrices that share records, at the level
-    /// that the schedule was made for.
-    pub fn lease(
-        &mut self,
-        layer: Option<usize>,
-        matrices: &[Matrix],
-        level: Level,
-        first: usize,
-        count: usize,
-    ) -> Result<Leased> {
-        let step = self.schedule.step(layer, matrices[0], first).filter(|_| first.is_multiple_of(CHUNK));
-        let step = step.ok_or(Error::Internal("a lease that is no chunk"))?;
-        let ids = self.schedule.at(step).0.to_vec();
+    /// Leases a chunk of a walk.
+    ///
+    /// # Errors
+    /// `Error::Internal` where there is none; those of reading it, naming its records.
+    pub fn lease(&mut self, walk: WalkId, chunk: usize) -> Result<Leased> {
+        let walk = self.schedule.walk(walk)?.clone();
+        let step = walk.steps().nth(chunk).ok_or(Error::Internal("a lease that is no chunk"))?;
         let Weights { store, verify, verified, fetcher, .. } = self;
         let held = fetcher.fetch(step, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
-        Ok(Leased { store: store.clone(), layer, level, count, sections: ids.into_iter().zip(held).collect() })
+        let records = walk.chunk(chunk);
+        Ok(self.leased(walk, records, held))
     }
 
-    /// Leases the chunk that begins at record `first` of `records`, and those behind it that are in the cache, `most` at
-    /// most: what is computed together costs the threads one meeting.
-    pub fn lease_run(
+    /// Leases chunks of a walk in order and gives them to `each`: the first of those that are left, with those behind it
+    /// that are in the cache, `most` at most. What is computed together costs the threads one meeting.
+    ///
+    /// # Errors
+    /// As [`Weights::lease`], and `each`'s.
+    pub fn visit(
         &mut self,
-        layer: Option<usize>,
-        matrices: &[Matrix],
-        level: Level,
-        records: Range<usize>,
+        walk: WalkId,
+        mut chunks: Range<usize>,
         most: usize,
-    ) -> Result<Vec<Leased>> {
+        mut each: impl FnMut(&[Leased]) -> Result<()>,
+    ) -> Result<()> {
+        while !chunks.is_empty() {
+            let run = self.lease_run(walk, chunks.clone().take(most))?;
+            chunks.start += run.len();
+            each(&run)?;
+        }
+        Ok(())
+    }
+
+    fn lease_run(&mut self, walk: WalkId, chunks: impl Iterator<Item = usize>) -> Result<Vec<Leased>> {
+        let first = self.schedule.walk(walk)?.steps().start;
         let mut run = Vec::new();
-        for first in records.clone().step_by(CHUNK).take(most) {
-            let step = self.schedule.step(layer, matrices[0], first);
-            if !run.is_empty() && !step.is_some_and(|step| self.fetcher.holds(step)) {
+        for chunk in chunks {
+            if !run.is_empty() && !self.fetcher.holds(first + chunk) {
                 break;
             }
-            run.push(self.lease(layer, matrices, level, first, CHUNK.min(records.end - first))?);
+            run.push(self.lease(walk, chunk)?);
         }
         Ok(run)
     }
 
     /// Leases one row of the embedding.
-    pub fn lease_row(&mut self, level: Level, row: usize) -> Result<Leased> {
+    ///
+    /// # Errors
+    /// As [`Weights::lease`].
+    pub fn lease_row(&mut self, row: usize) -> Result<Leased> {
         let Weights { store, verify, verified, schedule, fetcher, .. } = self;
-        let ids = sections(store.catalog(), None, &[Matrix::Embed], level)?;
-        if ids.iter().any(|id| !is_single(&store.section(*id).layout, row)) {
+        let walk = schedule.embedding.clone();
+        if walk.sections.iter().any(|id| !is_single(&store.section(*id).layout, row)) {
             return Err(Error::Internal("a row that has no checksum of its own"));
         }
-        let wants: Vec<Want> = ids.iter().map(|id| want(store, schedule, *id, row, 1)).collect();
+        let wants: Vec<Want> = walk.sections.iter().map(|id| want(store, schedule, *id, row, 1)).collect();
         let held = fetcher.fetch_rows(&wants, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
-        let sections = ids.into_iter().zip(held).collect();
-        Ok(Leased { store: store.clone(), layer: None, level, count: 1, sections })
+        Ok(self.leased(walk, row..row + 1, held))
+    }
+
+    fn leased(&self, walk: Arc<Walk>, records: Range<usize>, held: Vec<Held>) -> Leased {
+        let manifest = &self.store.manifest;
+        Leased { walk, coding: manifest.encoding.coding, width: manifest.architecture.hidden, records, held }
     }
 
     /// The store.
@@ -211,21 +231,21 @@ fn check(store: &Store, verify: Verify, verified: &mut HashSet<BlockId>, want: &
 }
 
 impl Leased {
-    /// Records of the run.
-    pub fn count(&self) -> usize {
-        self.count
+    /// Its records, counted in the walk.
+    pub fn records(&self) -> Range<usize> {
+        self.records.clone()
     }
 
-    /// One matrix's records of the run.
+    /// One matrix's records.
+    ///
+    /// # Errors
+    /// `Error::Internal` for a matrix that is not of the walk.
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
         let mut planes = [PlaneView::EMPTY; 3];
-        for (view, plane) in planes.iter_mut().zip(self.level.planes()) {
-            let (id, offset) = self.store.slice(self.layer, matrix, *plane)?;
-            let held = self.sections.iter().find(|(have, _)| *have == id);
-            let (_, held) = held.ok_or(Error::Internal("records of a matrix that was not leased"))?;
-            *view = PlaneView::of(held, self.store.section(id).layout.stride, offset);
+        for (view, at) in planes.iter_mut().zip(self.walk.planes(matrix)?) {
+            *view = PlaneView::of(&self.held[at.section], at.stride, at.offset);
         }
-        let (coding, width) = (self.store.manifest.encoding.coding, self.store.manifest.architecture.hidden);
-        Ok(Rows { coding, level: self.level, width, records: self.count, planes })
+        let Leased { coding, width, .. } = *self;
+        Ok(Rows { coding, level: self.walk.level, width, records: self.records.len(), planes })
     }
 }

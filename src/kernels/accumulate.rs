@@ -1,11 +1,12 @@
 //! Accumulations of records: o and down, `y[n] += h[n][j] * record_j`.
 //!
-//! **Order.** In f32 records are summed by rising id into their chunk's own vector. With int8 activations, at levels 4 and
-//! 8, a call adds its records (at most 256) as exact integers times one scale a group ([`super::factors`]). Chunks are
+//! **Order.** In f32 records are summed by rising id into their chunk's own vector. In integers, at levels 4 and 8, a call
+//! adds its records (at most 256) as exact integers times one scale a group ([`super::factors`]). Chunks are
 //! added to the result in their order, whoever computed them (docs/design.md, 6), and one that threads share is cut along
 //! the model dimension, where elements do not meet: threads change no bit.
 
 use super::columns::STRIP;
+use super::cpu::{Arithmetic, Cpu};
 use super::factors::Factors;
 use super::lanes::LANES;
 use super::panel::Panel;
@@ -40,20 +41,34 @@ impl ChunkSum {
         ChunkSum { count, width, sums: vec![0.0; width.div_ceil(BLOCK) * count * BLOCK] }
     }
 
-    /// Adds `factors[j][n] * rows[j]`, cut along the model dimension for so many `threads` of the current rayon pool; one
-    /// reads records from end to end. `int8` sums levels 4 and 8 in integers.
+    /// Adds `factors[j][n] * rows[j]`, cut along the model dimension for so many `threads`; one reads records from end to
+    /// end.
     ///
     /// # Panics
     /// If `factors` is not for these rows and columns, or for more than 256 records.
-    pub fn add(&mut self, isa: Isa, int8: bool, rows: &Rows, factors: &Panel, threads: usize) {
+    pub fn add(&mut self, cpu: &Cpu, rows: &Rows, factors: &Panel, threads: usize) {
         let fits = factors.records() == rows.records && factors.count() == self.count && rows.width == self.width;
         assert!(fits, "factors that do not fit rows and outputs");
-        let (count, factors) = (self.count, Prepared::new(rows.level, factors, int8));
-        let tasks = if count == 1 || threads == 1 { 1 } else { TASKS };
+        let tasks = if self.count == 1 || threads == 1 { 1 } else { TASKS };
         let blocks = task_blocks(rows.blocks(), threads, tasks);
-        self.sums.par_chunks_mut(blocks * count * BLOCK).enumerate().for_each(|(task, sums)| {
-            factors.add(isa, rows, task * blocks, sums);
+        cpu.run(|| {
+            let factors = Prepared::new(cpu.arithmetic, rows.level, factors);
+            self.sums.par_chunks_mut(blocks * self.count * BLOCK).enumerate().for_each(|(task, sums)| {
+                factors.add(cpu.isa, rows, task * blocks, sums);
+            });
         });
+    }
+
+    /// Rows `[N, width]` as a sum.
+    #[cfg(test)]
+    pub fn of_rows(rows: &[f32], width: usize) -> ChunkSum {
+        let mut sum = ChunkSum::new(rows.len() / width, width);
+        for (n, row) in rows.chunks_exact(width).enumerate() {
+            for (part, block) in row.chunks(BLOCK).zip(sum.sums.chunks_exact_mut(sum.count * BLOCK)) {
+                block[n * BLOCK..][..part.len()].copy_from_slice(part);
+            }
+        }
+        sum
     }
 
     /// The sum as rows `[N, width]`.
@@ -113,8 +128,8 @@ enum Prepared {
 }
 
 impl Prepared {
-    fn new(level: Level, factors: &Panel, int8: bool) -> Prepared {
-        match int8 && level != Level::L16 {
+    fn new(arithmetic: Arithmetic, level: Level, factors: &Panel) -> Prepared {
+        match arithmetic.is_integer(level) {
             true => Prepared::Exact(Factors::new(factors)),
             false => Prepared::F32(by_record(factors)),
         }

@@ -15,13 +15,6 @@ pub const HALF: usize = BLOCK / 2;
 /// Columns side by side in an [`Eight`].
 pub const EIGHT: usize = 8;
 
-/// Columns in the number format that their dots are computed in.
-#[derive(Clone, Debug)]
-pub enum Columns {
-    F32(F32Columns),
-    Int8(Int8Columns),
-}
-
 /// N columns in f32.
 #[derive(Clone, Debug)]
 pub struct F32Columns {

@@ -1,8 +1,8 @@
 //! CPU kernels: slices in, slices out. Every sum has one stated order, so that bits depend on the numbers alone: not on
 //! threads, tiles, the batch or the instruction set.
 //!
-//! Imports run one way: what the rest calls (project, accumulate, activation, attention, peak, stream) → dispatch, which
-//! chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel,
+//! Imports run one way: neurons → what the rest calls too (project, accumulate, activation, attention, peak, stream) →
+//! dispatch, which chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel,
 //! queries).
 
 // Some layouts are read by the bodies for x86-64 alone.
@@ -12,6 +12,7 @@ pub mod accumulate;
 pub mod activation;
 pub mod attention;
 mod columns;
+mod cpu;
 #[cfg_attr(target_arch = "x86_64", path = "dispatch/x86.rs")]
 #[cfg_attr(not(target_arch = "x86_64"), path = "dispatch/portable.rs")]
 #[allow(unsafe_code)]
@@ -20,6 +21,7 @@ mod exp;
 mod factors;
 mod isa;
 pub mod lanes;
+pub mod neurons;
 pub mod norm;
 pub mod panel;
 pub mod peak;
@@ -36,4 +38,7 @@ mod work;
 #[allow(unsafe_code)]
 mod x86;
 
+#[cfg(test)]
+pub use cpu::testing;
+pub use cpu::{Arithmetic, Cpu};
 pub use isa::Isa;

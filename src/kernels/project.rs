@@ -7,7 +7,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::columns::{Columns, EIGHT, Eight, F32Columns, Int8Columns, STRIP, Strip};
+use super::columns::{EIGHT, Eight, F32Columns, Int8Columns, STRIP, Strip};
+use super::cpu::Cpu;
 use super::lanes::LANES;
 use super::panel::Panel;
 use super::work::{Dots, Job};
@@ -16,27 +17,24 @@ use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
 
-/// N activation rows, ready for the kernels.
+/// N activation rows, ready for the kernels: in int8, in f32 or in both, as the levels they will meet need it.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// Rows.
     pub count: usize,
-    columns: Columns,
+    integer: Option<Int8Columns>,
+    float: Option<F32Columns>,
 }
 
 impl Inputs {
-    /// Rows of `width` values, on the current rayon pool: in int8 for records at levels 4 and 8, or in f32 for any.
-    pub fn new(isa: Isa, rows: &[f32], width: usize, int8: bool) -> Inputs {
-        let columns = match int8 {
-            true => Columns::Int8(quantised(isa, rows, width)),
-            false => Columns::F32(in_strips(rows, width)),
-        };
-        Inputs { count: rows.len() / width, columns }
-    }
-
-    /// Whether they are for records at `level`.
-    fn suit(&self, level: Level) -> bool {
-        level != Level::L16 || matches!(self.columns, Columns::F32(_))
+    /// Rows of `width` values, for dots with records at these levels.
+    pub fn new(cpu: &Cpu, rows: &[f32], width: usize, levels: &[Level]) -> Inputs {
+        let meet = |integer| levels.iter().any(|level| cpu.arithmetic.is_integer(*level) == integer);
+        cpu.run(|| Inputs {
+            count: rows.len() / width,
+            integer: meet(true).then(|| quantised(cpu.isa, rows, width)),
+            float: meet(false).then(|| in_strips(rows, width)),
+        })
     }
 }
 
@@ -87,42 +85,61 @@ const RECORDS_ONE: usize = LANES;
 /// Records of a task with several columns: two registers' worth for every pass over the activations.
 const RECORDS_MANY: usize = 2 * LANES;
 
-/// `out[r][n] = rows[r] . inputs[n]`, on the current rayon pool. Level 16 is f32; levels 4 and 8 are int8 where the
-/// inputs were quantised, else f32 over the decoded weights.
+/// `out[r][n] = rows[r] . inputs[n]`: at level 16 in f32, at levels 4 and 8 in the arithmetic of `cpu`.
 ///
 /// # Panics
-/// If `out` is not for these rows and inputs, or the inputs are in int8 and the rows at level 16.
-pub fn project(isa: Isa, rows: &Rows, inputs: &Inputs, out: &mut Panel) {
-    project_all(isa, inputs, [[(rows, out)]]);
+/// If `out` is not for these rows and inputs, or the inputs were not prepared for the rows' level.
+pub fn project(cpu: &Cpu, rows: &Rows, inputs: &Inputs, out: &mut Panel) {
+    project_all(cpu, inputs, [[(rows, out)]]);
 }
 
-/// [`project`] of records in several places at once: the pool meets once for all of them. Matrices that share records are
-/// one job, whose records are read in the order they lie in.
+/// [`project`] of records in several places and at several levels at once: the threads meet once for all of them.
+/// Matrices that share records, and their arithmetic, are one job, whose records are read in the order they lie in.
 ///
 /// # Panics
 /// As `project`.
 pub fn project_all<'a, const K: usize>(
-    isa: Isa,
+    cpu: &Cpu,
     inputs: &Inputs,
     jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
 ) {
-    let jobs = jobs.into_iter().inspect(|job| {
-        let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.records && out.count() == inputs.count;
-        assert!(job.iter().all(fits), "outputs that do not fit the rows");
-        assert!(job.iter().all(|(rows, _)| inputs.suit(rows.level)), "inputs that do not fit the rows");
-    });
     let records = if inputs.count == 1 { RECORDS_ONE } else { RECORDS_MANY };
     let micropanels = (records / LANES * inputs.count).max(1);
-    match &inputs.columns {
-        Columns::F32(x) => {
-            let tasks: Vec<_> = jobs.flat_map(|job| tasks(x, job, records, micropanels)).collect();
-            tasks.into_par_iter().flatten_iter().for_each(|(work, out)| dispatch::dots_f32(isa, &work, out));
-        }
-        Columns::Int8(x) => {
-            let tasks: Vec<_> = jobs.flat_map(|job| tasks(x, job, records, micropanels)).collect();
-            tasks.into_par_iter().for_each(|mut jobs| dispatch::dots_int8(isa, &mut jobs));
+    let mut all = Vec::new();
+    for job in jobs {
+        let integer = check(cpu, inputs, &job);
+        match (integer, &inputs.integer, &inputs.float) {
+            (true, Some(x), _) => all.extend(tasks(x, job, records, micropanels).into_iter().map(Task::Integer)),
+            (false, _, Some(x)) => all.extend(tasks(x, job, records, micropanels).into_iter().map(Task::Float)),
+            _ => panic!("inputs that were not prepared for the level of the rows"),
         }
     }
+    cpu.run(|| all.into_par_iter().for_each(|task| task.run(cpu.isa)));
+}
+
+/// Some records of matrices that share records.
+enum Task<'a, const K: usize> {
+    Integer([Job<'a, 'a, Int8Columns>; K]),
+    Float([Job<'a, 'a, F32Columns>; K]),
+}
+
+impl<const K: usize> Task<'_, K> {
+    fn run(self, isa: Isa) {
+        match self {
+            Task::Integer(mut jobs) => dispatch::dots_int8(isa, &mut jobs),
+            Task::Float(jobs) => jobs.into_iter().for_each(|(work, out)| dispatch::dots_f32(isa, &work, out)),
+        }
+    }
+}
+
+/// Whether a job is one of integers; refuses what does not fit.
+fn check<const K: usize>(cpu: &Cpu, inputs: &Inputs, job: &[(&Rows, &mut Panel); K]) -> bool {
+    let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.records && out.count() == inputs.count;
+    assert!(job.iter().all(fits), "outputs that do not fit the rows");
+    let mut integer = job.iter().map(|(rows, _)| cpu.arithmetic.is_integer(rows.level));
+    let first = integer.next().unwrap_or(false);
+    assert!(integer.all(|one| one == first), "records of one job in two arithmetics");
+    first
 }
 
 /// The tasks of matrices that share records, so many records each.

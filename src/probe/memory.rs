@@ -7,13 +7,14 @@ use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
-use crate::kernels::{Isa, stream};
+use crate::kernels::{Arithmetic, Cpu, Isa, stream};
 use crate::mem::{Arena, ReadLease, SlotId};
 use crate::quant::{PlaneView, Rows};
 use crate::types::{CHUNK, Level, Plane};
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Weights a record: the model dimension of 7B and 8B models.
@@ -38,8 +39,7 @@ pub enum Kernel {
 /// Random weights in the memory that the cache uses, and the threads that go through them.
 pub struct Memory {
     bytes: ReadLease,
-    pool: ThreadPool,
-    isa: Isa,
+    cpu: Cpu,
 }
 
 impl Memory {
@@ -57,12 +57,13 @@ impl Memory {
         let mut lease = Arena::new(&[&[bytes]])?.write(SlotId(0))?;
         let stride = CODING.plane_bytes(Plane::Base, WIDTH);
         pool.install(|| lease.par_chunks_mut(stride).enumerate().for_each(|(r, record)| fill(r, record)));
-        Ok(Memory { bytes: lease.into_read(), pool, isa: Isa::chosen()? })
+        let cpu = Cpu::new(Isa::chosen()?, Arithmetic::Integer, Arc::new(pool));
+        Ok(Memory { bytes: lease.into_read(), cpu })
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.cpu.threads()
     }
 
     /// GB of memory read a second, by all threads or by one.
@@ -70,10 +71,10 @@ impl Memory {
         let words: &[u64] = bytemuck::cast_slice(&self.bytes[..self.bytes.len() / STEP * STEP]);
         let mut steps = words.chunks(STEP / 8).cycle();
         let read = if all { stream::read } else { stream::read_alone };
-        self.pool.install(|| {
+        self.cpu.run(|| {
             median_rate(limit, || {
                 let step = steps.next().unwrap_or_default();
-                black_box(read(self.isa, step));
+                black_box(read(self.cpu.isa, step));
                 8 * step.len()
             })
         })
@@ -83,15 +84,15 @@ impl Memory {
     /// each as in a layer.
     pub fn kernel(&self, kernel: Kernel, level: Level, limit: Duration) -> f64 {
         let rows = self.rows(level);
-        let chunks = self.pool.current_num_threads().clamp(1, (rows.records / CHUNK).max(1));
-        let (isa, records) = (self.isa, chunks * CHUNK);
+        let chunks = self.cpu.threads().clamp(1, (rows.records / CHUNK).max(1));
+        let records = chunks * CHUNK;
         let bytes = rows.planes.iter().map(|plane| plane.stride).sum::<usize>() * records;
-        let mut step: Box<dyn FnMut(&Rows) + Send> = match kernel {
-            Kernel::Dot => self.pool.install(|| dot(isa, level, records)),
-            Kernel::Accumulate => accumulate(isa, chunks),
+        let mut step: Box<dyn FnMut(&Rows) + Send + '_> = match kernel {
+            Kernel::Dot => dot(&self.cpu, level, records),
+            Kernel::Accumulate => accumulate(&self.cpu, chunks),
         };
         let mut parts = (0..rows.records / records).cycle();
-        self.pool.install(|| {
+        self.cpu.run(|| {
             median_rate(limit, || {
                 let first = parts.next().unwrap_or(0) * records;
                 step(&rows.slice(first, first + records));
@@ -115,18 +116,18 @@ impl Memory {
     }
 }
 
-fn dot(isa: Isa, level: Level, records: usize) -> Box<dyn FnMut(&Rows) + Send> {
+fn dot(cpu: &Cpu, level: Level, records: usize) -> Box<dyn FnMut(&Rows) + Send + '_> {
     let x: Vec<f32> = (0..WIDTH).map(|i| (i as f32).sin()).collect();
-    let (inputs, mut out) = (Inputs::new(isa, &x, WIDTH, level != Level::L16), Panel::new(records, 1));
-    Box::new(move |rows| project(isa, rows, &inputs, black_box(&mut out)))
+    let (inputs, mut out) = (Inputs::new(cpu, &x, WIDTH, &[level]), Panel::new(records, 1));
+    Box::new(move |rows| project(cpu, rows, &inputs, black_box(&mut out)))
 }
 
-fn accumulate(isa: Isa, chunks: usize) -> Box<dyn FnMut(&Rows) + Send> {
+fn accumulate(cpu: &Cpu, chunks: usize) -> Box<dyn FnMut(&Rows) + Send + '_> {
     let factors = Panel::of_rows(&[0.5; CHUNK], CHUNK, 0..CHUNK);
     let mut sums = vec![ChunkSum::new(1, WIDTH); chunks];
     Box::new(move |rows| {
         black_box(&mut sums).par_iter_mut().enumerate().for_each(|(i, sum)| {
-            sum.add(isa, true, &rows.slice(i * CHUNK, (i + 1) * CHUNK), black_box(&factors), 1);
+            sum.add(cpu, &rows.slice(i * CHUNK, (i + 1) * CHUNK), black_box(&factors), 1);
         });
     })
 }

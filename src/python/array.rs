@@ -1,8 +1,10 @@
-//! numpy arrays at the border: C-contiguous in, fresh arrays out, with types that the generated stub knows.
+//! numpy arrays at the border: C-contiguous in, fresh arrays or the same one out, with types that the generated stub knows.
 
 use crate::error::Error;
 use numpy::ndarray::Dimension;
-use numpy::{Element, Ix1, Ix2, IxDyn, PyArray, PyArrayMethods, PyReadonlyArray, PyUntypedArrayMethods};
+use numpy::{
+    Element, Ix1, Ix2, IxDyn, PyArray, PyArrayMethods, PyReadonlyArray, PyReadwriteArray, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyTypeError;
 use pyo3::inspect::PyStaticExpr;
 use pyo3::prelude::*;
@@ -59,6 +61,31 @@ impl<'a, 'py, T: Scalar, D: Dimension + 'static> FromPyObject<'a, 'py> for In<'p
             || PyTypeError::new_err(format!("a C-contiguous {} array of {dimensions} dimensions is needed", T::NAME));
         let array = array.map_err(|_| wanted())?;
         if array.is_c_contiguous() { Ok(In(array)) } else { Err(wanted()) }
+    }
+}
+
+/// A C-contiguous array of two dimensions, borrowed from Python for one call that changes it.
+pub struct InOut2<'py, T: Scalar>(PyReadwriteArray<'py, T, Ix2>);
+
+impl<T: Scalar> InOut2<'_, T> {
+    /// The elements in C order.
+    pub fn slice(&mut self) -> PyResult<&mut [T]> {
+        self.0.as_slice_mut().map_err(|_| PyTypeError::new_err("the array must be C-contiguous"))
+    }
+}
+
+impl<'a, 'py, T: Scalar> FromPyObject<'a, 'py> for InOut2<'py, T> {
+    type Error = PyErr;
+    const INPUT_TYPE: PyStaticExpr = T::HINT;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let array: Result<PyReadwriteArray<'py, T, Ix2>, _> = object.extract();
+        let wanted = || {
+            let name = T::NAME;
+            PyTypeError::new_err(format!("a writable C-contiguous {name} array of 2 dimensions is needed"))
+        };
+        let array = array.map_err(|_| wanted())?;
+        if array.is_c_contiguous() { Ok(InOut2(array)) } else { Err(wanted()) }
     }
 }
 

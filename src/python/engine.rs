@@ -1,11 +1,11 @@
 //! `Engine`.
 
-use super::array::{In1, In2, Out};
+use super::array::{In1, In2, InOut2, Out};
 use super::cache::KvCache;
 use super::errors::{json, lock};
 use super::store::Store;
 use crate::config::{Architecture, Encoding};
-use crate::engine::{self, Act, Branch, Choice, Needs, Options, Tokens, Verify};
+use crate::engine::{self, Arithmetic, Branch, Choice, Needs, Options, Tokens, Verify};
 use crate::error::{Error, Result};
 use crate::types::{Level, Levels};
 use pyo3::prelude::*;
@@ -20,7 +20,7 @@ pub struct Engine(Mutex<engine::Engine>);
 
 #[pymethods]
 impl Engine {
-    /// levels are bits of (attn, ffn, head, embed); act is auto (int8 at 4 and 8 bits) or f32; cache is bytes of weights
+    /// levels are bits of (attn, ffn, head, embed); act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
     /// kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
     /// ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
     ///
@@ -41,7 +41,7 @@ impl Engine {
     ) -> PyResult<Engine> {
         let options = Options {
             levels: parse_levels(levels)?,
-            act: parse_act(act)?,
+            arithmetic: parse_act(act)?,
             cache,
             verify: parse_verify(verify)?,
             threads,
@@ -50,14 +50,6 @@ impl Engine {
         };
         let store = store.0.clone();
         Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
-    }
-
-    /// (cache bytes that hold every weight, least cache that works) at these levels.
-    #[staticmethod]
-    fn needs(store: &Store, levels: LevelBits) -> PyResult<(u64, u64)> {
-        let manifest = &store.0.manifest;
-        let needs = Needs::of(&manifest.architecture, &manifest.encoding, parse_levels(levels)?)?;
-        Ok((needs.all, needs.least))
     }
 
     /// Says what the next calls are: the layers (a, b) in order, then the head or not, and the same again. Reading ahead
@@ -97,21 +89,21 @@ impl Engine {
         shaped(py, branch, x.shape())
     }
 
-    /// Rows behind layers (a, b), float32 [N, hidden], from those in front of them; appends K and V. sequences and positions
-    /// are uint32 [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call.
+    /// Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32
+    /// [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call. Behind an error x may
+    /// be of any layer.
     fn layers<'py>(
         &self,
         py: Python<'py>,
         layers: (usize, usize),
-        x: In2<'py, f32>,
+        mut x: InOut2<'py, f32>,
         kv: &KvCache,
         sequences: In1<'py, u32>,
         positions: In1<'py, u32>,
-    ) -> PyResult<Out<'py, f32>> {
+    ) -> PyResult<()> {
         let rows = x.slice()?;
         let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
-        let behind = py.detach(|| lock(&self.0).layers(layers.0..layers.1, rows, &kv.0, tokens))?;
-        Out::new(py, behind, &[x.shape()[0], x.shape()[1]])
+        Ok(py.detach(|| lock(&self.0).layers(layers.0..layers.1, rows, &kv.0, tokens))?)
     }
 
     /// FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
@@ -211,10 +203,10 @@ fn parse_levels((attn, ffn, head, embed): LevelBits) -> Result<Levels> {
     Ok(Levels { attn: level(attn)?, ffn: level(ffn)?, head: level(head)?, embed: level(embed)? })
 }
 
-fn parse_act(act: &str) -> Result<Act> {
+fn parse_act(act: &str) -> Result<Arithmetic> {
     match act {
-        "auto" => Ok(Act::Int8),
-        "f32" => Ok(Act::F32),
+        "auto" => Ok(Arithmetic::Integer),
+        "f32" => Ok(Arithmetic::Float),
         _ => Err(Error::usage(format!("act {act:?}; auto and f32 are known"))),
     }
 }

@@ -30,15 +30,15 @@ def inspect(
 
 
 def _report(path: Path, store: Store) -> dict[str, Any]:
-    from m2cache_rs._core import Engine
     from m2cache_rs.models import Architecture
+    from m2cache_rs.runtime.budget import Weights
     from m2cache_rs.runtime.footprint import bits_per_weight
 
     manifest, layout = codec.loads(store.manifest()), codec.loads(store.layout())
     planes, spec = manifest["encoding"]["planes"], Architecture.from_dict(manifest["architecture"])
     levels = LEVELS[:planes]
-    needs = {
-        bits: dict(zip(("all", "least"), Engine.needs(store, (bits,) * 4), strict=True)) for bits in levels
+    weights = {
+        bits: Weights.of(manifest["architecture"], manifest["encoding"], (bits,) * 4) for bits in levels
     }
     return {
         "store": str(path),
@@ -46,7 +46,7 @@ def _report(path: Path, store: Store) -> dict[str, Any]:
         "weights": sum(one["weights"] for one in manifest["files"]),
         "bits_per_weight": bits_per_weight(layout, spec, planes, padded=False),
         "padded_bits_per_weight": bits_per_weight(layout, spec, planes, padded=True),
-        "cache": needs,
+        "cache": {bits: {"all": of.all, "least": of.least} for bits, of in weights.items()},
         "directories": _directories(store, layout),
         "sections": _sections(layout),
         **manifest,

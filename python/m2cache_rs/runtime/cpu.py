@@ -37,8 +37,9 @@ class CpuBackend:
         return self.engine.embed(tokens)
 
     def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
-        """Rows [N, hidden] behind some layers; Ctrl-C is noticed behind the call."""
-        return self.engine.layers(span, x, self.kv, sequences, positions)
+        """x [N, hidden], taken through some layers in place; Ctrl-C is noticed behind the call."""
+        self.engine.layers(span, x, self.kv, sequences, positions)
+        return x
 
     def attention(
         self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None

@@ -51,7 +51,8 @@ class Backend(Protocol):
         """Embedding rows of tokens [N]."""
 
     def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
-        """The rows behind these layers, by the same bits as adding both branches of each to x."""
+        """The rows behind these layers, by the same bits as adding both branches of each to x: x may be
+        taken for them, and holds nothing of use behind an error."""
 
     def attention(
         self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None

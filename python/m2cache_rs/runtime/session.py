@@ -38,9 +38,10 @@ from m2cache_rs.runtime.decoder import (
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.memory import peak_rss
 from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.options import Options, choice
 from m2cache_rs.runtime.planner import Expectation, expect
 from m2cache_rs.runtime.sampling import check_finite
-from m2cache_rs.runtime.shape import check_threads, tell_idle_threads
+from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
 from m2cache_rs.runtime.wish import Wish
 
@@ -63,31 +64,27 @@ class Model:
     def __init__(
         self,
         opened: Opened,
+        options: Options,
         precision: Precision,
         budget: Budget,
         context: int,
         backend: Backend,
-        threads: int | None,
-        kv: str,
-        act: str,
+        recorder: Recorder | None = None,
     ) -> None:
         self.path = opened.path
+        self.options = options
         self.precision = precision
-        self.act = act
-        self.kv = kv
         self.budget = budget
         self.context = context
         self.planes = opened.planes
         self.architecture = opened.architecture
         self.assets = opened.assets
         self._opened = opened
-        self._threads = threads
         self._backend: Backend | None = backend
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._passes = 0
-        self._logit_rows: int | None = None
-        self._recorder: Recorder | None = None
+        self._recorder = recorder
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
         if opened.manifest["synthetic"]:
             _LOG.warning("%s is synthetic: random weights, whose text means nothing", opened.path)
@@ -118,25 +115,20 @@ class Model:
         most 4096); keys and values of one such sequence have room in the budget. `precision`: 4, 8, 16,
         "attn=8,ffn=4" or a mapping; parts not named, and None, are read at the highest level the store holds.
         `verify`: checksums on "first" read, "always" (also finds bytes that change on disk while the store is
-        open) or "never". `act`: activations "auto" (int8 below 16 bits) or "f32". `threads`: None for one a
-        core. `reserve`: bytes of the budget, or of free memory, that the caller will take himself.
-        `logit_rows`: rows of logits computed at once, 1 to 32, for which the budget has room; generating
-        wants 1. `kv`: keys and values are kept as "f16" (rounded; beyond 65504 they become infinite and end
-        in NumericsError) or "f32". Only `precision`, `act` and `kv` change results; nothing else does, not by
-        a bit. `io`: what reads the store, "uring", "psync" (threads) or "auto", which takes the first that
-        the system allows; what it could not have is logged. `trace`: every access to the weights is written
+        open) or "never". `act`: what records below 16 bits are computed in, "auto" (integers: activations of
+        8 bits in dots, factors of 16 in sums) or "f32". `threads`: None for one a core. `reserve`: bytes of
+        the budget, or of free memory, that the caller will take himself. `logit_rows`: rows of logits
+        computed at once, 1 to 32, for which the budget has room; generating wants 1. `kv`: keys and values
+        are kept as "f16" (rounded; beyond 65504 they become infinite and end in NumericsError) or "f32". Only
+        `precision`, `act` and `kv` change results; nothing else does, not by a bit. `io`: what reads the
+        store, "uring", "psync" (threads) or "auto", which takes the first that the system allows; what it
+        could not have is logged. `trace`: every access to the weights is written
         to this file, and what it held is lost (docs/trace.md).
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
         """
-        _choice("verify", verify, ("first", "always", "never"))
-        _choice("act", act, ("auto", "f32"))
-        _choice("kv", kv, ("f16", "f32"))
-        _choice("io", io, ("auto", "uring", "psync"))
-        if not 1 <= logit_rows <= DECODE_BATCH:
-            raise UsageError(f"logit_rows is {logit_rows}; it must lie in 1..{DECODE_BATCH}")
-        check_threads(threads)
+        options = Options(verify, act, threads, kv, io, logit_rows)
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
@@ -150,11 +142,11 @@ class Model:
         budget = budget.placed(counted["ring_bytes"], counted["fixed_bytes"])
         for note in counted["notes"]:
             _LOG.warning("%s", note)
-        model = cls(opened, Precision(*levels), budget, positions, backend, threads, kv, act)
-        model._logit_rows = logit_rows if logit_rows < DECODE_BATCH else None
+        found = Precision(*levels)
+        recorder = None
         if trace is not None:
-            model._recorder = Recorder(user_path(trace), engine, opened.manifest["id"], model.precision)
-        return model
+            recorder = Recorder(user_path(trace), engine, opened.manifest["id"], found)
+        return cls(opened, options, found, budget, positions, backend, recorder)
 
     def generate(
         self,
@@ -208,7 +200,7 @@ class Model:
 
     def logits_by_batch(self, ids: Sequence[int] | Ids, path: str = "decode") -> Iterator[Floats]:
         """The same rows, a batch at a time: memory for one batch of logits instead of all."""
-        _choice("path", path, tuple(_PATHS))
+        choice("path", path, tuple(_PATHS))
         return self._forward_run(self._text(ids), *_PATHS[path])
 
     def activation_rms(self, ids: Sequence[int] | Ids) -> dict[tuple[int, str], Floats]:
@@ -240,6 +232,16 @@ class Model:
         return self.decode(ids) if self.assets.has_tokenizer else ""
 
     @property
+    def act(self) -> str:
+        """What levels 4 and 8 are computed in: "auto" (integers) or "f32"."""
+        return self.options.act
+
+    @property
+    def kv(self) -> str:
+        """What keys and values are kept as: "f16" or "f32"."""
+        return self.options.kv
+
+    @property
     def weights(self) -> Weights:
         """What the weights take at this precision, and what one token touches of them."""
         return self._opened.weights(self.precision.levels(self.planes))
@@ -261,7 +263,7 @@ class Model:
         """
         from m2cache_rs.runtime.rates import known_rates
 
-        rates, why = known_rates(self.path, self._threads, self.stats()["io"])
+        rates, why = known_rates(self.path, self.options.threads, self.stats()["io"])
         if rates is None:
             return None, why
         subject = self._opened.subject(self.precision.levels(self.planes), self.kv)
@@ -336,14 +338,13 @@ class Model:
         with self._own:
             if self._recorder is not None:
                 self._recorder.begin()
-            decoder = Decoder(
-                self.backend, self.architecture.layers, observer, self._recorder, self._logit_rows, progress
-            )
-            rows = decoder.forward(batch, want=want)
+            layers, rows = self.architecture.layers, self.options.head_rows
+            decoder = Decoder(self.backend, layers, observer, self._recorder, rows, progress)
+            logits = decoder.forward(batch, want=want)
             self._passes += len(list(pieces(batch)))
             for kind in Kind:
                 self._tokens[kind.name.lower()] += int(np.count_nonzero(batch.kinds == kind))
-            return rows
+            return logits
 
     @property
     def backend(self) -> Backend:
@@ -379,8 +380,3 @@ class Model:
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
-
-
-def _choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(known)}")

@@ -2,14 +2,14 @@
 
 use super::records::{Noise, Records, bits, codings};
 use crate::config::{Coding, Form};
-use crate::kernels::Isa;
 use crate::kernels::accumulate::ChunkSum;
+use crate::kernels::cpu::testing::on;
 use crate::kernels::panel::Panel;
+use crate::kernels::{Arithmetic, Isa};
 use crate::quant::{Rows, cells, codes_u8, values};
 use crate::types::{BLOCK, Level};
 use half::f16;
 use proptest::prelude::*;
-use rayon::ThreadPoolBuilder;
 
 /// Records of random bytes, their scales of any size but finite.
 fn random(coding: Coding, level: Level, width: usize, count: usize, seed: u64) -> Records {
@@ -25,8 +25,7 @@ impl Records {
             panel = Panel::of_rows(factors, self.count, 0..self.count);
         }
         let mut sum = ChunkSum::new(columns, self.width);
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| sum.add(isa, true, &self.rows(), &panel, threads));
+        sum.add(&on(threads, isa, Arithmetic::Integer), &self.rows(), &panel, threads);
         bits(sum.rows())
     }
 
@@ -38,7 +37,7 @@ impl Records {
 }
 
 /// One sum, as docs/format.md writes it.
-fn defined(rows: &Rows, factors: &[f32], i: usize) -> f32 {
+pub fn defined(rows: &Rows, factors: &[f32], i: usize) -> f32 {
     let record = |r: usize| cells(&rows.coding, rows.level, rows.record(r).scales, i / rows.coding.group);
     let p: Vec<f32> = factors.iter().enumerate().map(|(r, h)| h * record(r).width).collect();
     let most = p.iter().fold(0.0, |m: f32, p| if m.is_nan() || p.is_nan() { f32::NAN } else { m.max(p.abs()) });
@@ -54,7 +53,7 @@ fn defined(rows: &Rows, factors: &[f32], i: usize) -> f32 {
 
 impl Noise {
     /// Around 1, and one in `zeros` an exact zero of either sign.
-    fn factor(&mut self, zeros: u64) -> f32 {
+    pub fn factor(&mut self, zeros: u64) -> f32 {
         let value = self.unit();
         if self.next().is_multiple_of(zeros) { 0.0f32.copysign(value) } else { value }
     }

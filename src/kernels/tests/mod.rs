@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod exact;
+mod neurons;
 mod places;
 mod records;
 mod sets;

@@ -1,18 +1,15 @@
 //! Records that a call lists give the bits of the same records copied together.
 
 use super::records::{Noise, Records, bits, codings, levels, panel_bits};
-use crate::kernels::Isa;
 use crate::kernels::accumulate::ChunkSum;
+use crate::kernels::cpu::testing::{arithmetics, on_two};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
+use crate::kernels::{Arithmetic, Isa};
 use crate::quant::Rows;
-use crate::types::{CHUNK, Level};
+use crate::types::CHUNK;
 use half::f16;
 use proptest::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::LazyLock;
-
-static POOL: LazyLock<ThreadPool> = LazyLock::new(|| ThreadPoolBuilder::new().num_threads(2).build().unwrap());
 
 /// Records, and some of them.
 #[derive(Clone, Debug)]
@@ -21,7 +18,7 @@ struct Case {
     chosen: Vec<u32>,
     /// N.
     columns: usize,
-    int8: bool,
+    arithmetic: Arithmetic,
     seed: u64,
 }
 
@@ -36,14 +33,14 @@ fn cases() -> impl Strategy<Value = Case> {
     });
     let columns = prop_oneof![2 => Just(1usize), 3 => 2usize..5, 1 => 5usize..34];
     // Of ten records: none, some or all.
-    (records, prop_oneof![Just(0u64), 1u64..10, Just(10)], any::<bool>(), columns, any::<bool>(), any::<u64>())
-        .prop_map(|(records, tenths, alone, columns, int8, seed)| {
+    (records, prop_oneof![Just(0u64), 1u64..10, Just(10)], any::<bool>(), columns, arithmetics(), any::<u64>())
+        .prop_map(|(records, tenths, alone, columns, arithmetic, seed)| {
             let (mut noise, all) = (Noise(seed), records.count as u32);
             let mut chosen: Vec<u32> = (0..all).filter(|_| noise.next() % 10 < tenths).take(CHUNK).collect();
             if alone {
                 chosen = vec![noise.next() as u32 % all];
             }
-            Case { int8: int8 && records.level != Level::L16, records, chosen, columns, seed }
+            Case { records, chosen, columns, arithmetic, seed }
         })
 }
 
@@ -55,10 +52,9 @@ impl Case {
         let mut factors = Panel::new(rows.records, self.columns);
         factors.values_mut().iter_mut().for_each(|factor| *factor = noise.unit());
         let (mut dots, mut sum) = (Panel::new(rows.records, self.columns), ChunkSum::new(self.columns, rows.width));
-        POOL.install(|| {
-            project(isa, rows, &Inputs::new(isa, &x, rows.width, self.int8), &mut dots);
-            sum.add(isa, self.int8, rows, &factors, 2);
-        });
+        let cpu = on_two(isa, self.arithmetic);
+        project(&cpu, rows, &Inputs::new(&cpu, &x, rows.width, &[rows.level]), &mut dots);
+        sum.add(&cpu, rows, &factors, 2);
         (panel_bits(&dots), bits(sum.rows()))
     }
 }

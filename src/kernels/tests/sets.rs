@@ -5,17 +5,15 @@ use super::records::{Noise, Records, bits, codings, levels, panel_bits};
 use crate::config::{Coding, Form};
 use crate::kernels::accumulate::{Accumulator, ChunkSum};
 use crate::kernels::columns::{STRIP, Strip};
+use crate::kernels::cpu::testing::{arithmetics, on, on_two};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project, project_all};
-use crate::kernels::{Isa, dispatch};
+use crate::kernels::{Arithmetic, Cpu, Isa, dispatch};
 use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 use half::f16;
 use proptest::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::LazyLock;
-
-static POOL: LazyLock<ThreadPool> = LazyLock::new(|| ThreadPoolBuilder::new().num_threads(2).build().unwrap());
 
 /// Sets of x86-64 that this machine may lack: said once in the output of the tests, since nothing is tested for them.
 static SETS: LazyLock<Vec<Isa>> = LazyLock::new(|| {
@@ -101,26 +99,23 @@ impl Case {
         (0..many).map(|i| noise.activation(i, self.damaged)).collect()
     }
 
-    fn dots(&self, isa: Isa, rows: &Rows, int8: bool) -> Vec<u32> {
-        let int8 = int8 && self.level != Level::L16;
-        let inputs = POOL.install(|| Inputs::new(isa, &self.numbers(self.columns * self.width), self.width, int8));
+    fn dots(&self, cpu: &Cpu, rows: &Rows) -> Vec<u32> {
+        let inputs = Inputs::new(cpu, &self.numbers(self.columns * self.width), self.width, &[self.level]);
         let mut out = Panel::new(self.records, self.columns);
-        POOL.install(|| project(isa, rows, &inputs, &mut out));
+        project(cpu, rows, &inputs, &mut out);
         panel_bits(&out)
     }
 
     /// Two chunks, so that sums that begin at something are met as well.
-    fn sums(&self, isa: Isa, rows: &Rows, int8: bool) -> Vec<u32> {
+    fn sums(&self, cpu: &Cpu, rows: &Rows) -> Vec<u32> {
         let factors = self.numbers(self.records.max(1) * self.columns);
         let factors = Panel::of_rows(&factors, self.records.max(1), 0..self.records);
         let start = self.numbers(self.width);
         let mut sum = Accumulator::new(self.columns, self.width, Some(&start));
         let mut chunk = ChunkSum::new(self.columns, self.width);
-        POOL.install(|| {
-            chunk.add(isa, int8, rows, &factors, 1);
-            chunk.add(isa, int8, rows, &factors, 4);
-            sum.fold(&[chunk.clone(), chunk]);
-        });
+        chunk.add(cpu, rows, &factors, 1);
+        chunk.add(cpu, rows, &factors, 4);
+        cpu.run(|| sum.fold(&[chunk.clone(), chunk]));
         bits(sum.finish())
     }
 }
@@ -132,61 +127,60 @@ fn others() -> impl Strategy<Value = Vec<(Level, usize)>> {
 
 proptest! {
     #[test]
-    fn dots_are_the_portable_ones(case in cases(), int8 in any::<bool>()) {
+    fn dots_are_the_portable_ones(case in cases(), arithmetic in arithmetics()) {
         let records = case.records();
         let rows = records.rows();
-        let want = case.dots(Isa::PORTABLE, &rows, int8);
+        let want = case.dots(&on_two(Isa::PORTABLE, arithmetic), &rows);
         for isa in SETS.iter() {
-            prop_assert_eq!(&case.dots(*isa, &rows, int8), &want, "{}", isa.name());
+            prop_assert_eq!(&case.dots(&on_two(*isa, arithmetic), &rows), &want, "{}", isa.name());
         }
     }
 
     #[test]
     fn dots_of_several_matrices_are_those_of_each(
-        case in cases(), others in others(), int8 in any::<bool>(), threads in 1usize..5,
+        case in cases(), others in others(), arithmetic in arithmetics(), threads in 1usize..5,
     ) {
         let others = others.iter().zip(case.seed..).map(|((level, records), seed)| Case {
             level: *level, records: *records, seed, ..case.clone()
         });
         let cases: Vec<Case> = others.chain([case.clone()]).collect();
-        let int8 = int8 && cases.iter().all(|case| case.level != Level::L16);
+        let levels: Vec<Level> = cases.iter().map(|case| case.level).collect();
         let records: Vec<_> = cases.iter().map(Case::records).collect();
         let rows: Vec<Rows> = records.iter().map(Records::rows).collect();
         let x = case.numbers(case.columns * case.width);
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let panels = || rows.iter().map(|rows| Panel::new(rows.records, case.columns)).collect::<Vec<_>>();
+        // Records of both arithmetics may meet in a call, but not in one job.
+        let kin = |[a, b]: &[Rows; 2]| arithmetic.is_integer(a.level) == arithmetic.is_integer(b.level);
+        let kin: Vec<bool> = rows.as_chunks().0.iter().map(kin).collect();
         let together = |isa: Isa| {
-            let (mut one, mut two) = (panels(), panels());
-            pool.install(|| {
-                let inputs = Inputs::new(isa, &x, case.width, int8);
-                project_all(isa, &inputs, rows.iter().zip(&mut one).map(|job| [job]));
-                let pairs = rows.as_chunks().0.iter().zip(two.as_chunks_mut().0);
-                project_all(isa, &inputs, pairs.map(|([a, b], [c, d])| [(a, c), (b, d)]));
-            });
-            two.truncate(rows.len() / 2 * 2);
+            let (cpu, mut one, mut two) = (on(threads, isa, arithmetic), panels(), panels());
+            let inputs = Inputs::new(&cpu, &x, case.width, &levels);
+            project_all(&cpu, &inputs, rows.iter().zip(&mut one).map(|job| [job]));
+            let pairs = rows.as_chunks().0.iter().zip(two.as_chunks_mut().0).zip(&kin).filter(|(_, kin)| **kin);
+            project_all(&cpu, &inputs, pairs.map(|(([a, b], [c, d]), _)| [(a, c), (b, d)]));
             (one, two)
         };
         let alone: Vec<Vec<u32>> = cases.iter().zip(&rows).map(|(of, rows)| {
-            let mut panel = Panel::new(of.records, case.columns);
-            let inputs = POOL.install(|| Inputs::new(Isa::PORTABLE, &x, case.width, int8));
-            POOL.install(|| project(Isa::PORTABLE, rows, &inputs, &mut panel));
+            let (cpu, mut panel) = (on_two(Isa::PORTABLE, arithmetic), Panel::new(of.records, case.columns));
+            project(&cpu, rows, &Inputs::new(&cpu, &x, case.width, &[of.level]), &mut panel);
             panel_bits(&panel)
         }).collect();
         for isa in SETS.iter() {
             let (one, two) = together(*isa);
-            for (have, want) in one.iter().zip(&alone).chain(two.iter().zip(&alone)) {
-                prop_assert_eq!(&panel_bits(have), want, "{}", isa.name());
+            let paired = two.iter().enumerate().filter(|(i, _)| kin.get(i / 2) == Some(&true));
+            for (i, have) in one.iter().enumerate().chain(paired) {
+                prop_assert_eq!(&panel_bits(have), &alone[i], "{}", isa.name());
             }
         }
     }
 
     #[test]
-    fn accumulations_are_the_portable_ones(case in cases(), int8 in any::<bool>()) {
+    fn accumulations_are_the_portable_ones(case in cases(), arithmetic in arithmetics()) {
         let records = case.records();
         let rows = records.rows();
-        let want = case.sums(Isa::PORTABLE, &rows, int8);
+        let want = case.sums(&on_two(Isa::PORTABLE, arithmetic), &rows);
         for isa in SETS.iter() {
-            prop_assert_eq!(&case.sums(*isa, &rows, int8), &want, "{}", isa.name());
+            prop_assert_eq!(&case.sums(&on_two(*isa, arithmetic), &rows), &want, "{}", isa.name());
         }
     }
 
@@ -223,14 +217,14 @@ fn the_largest_codes_overflow_nothing() {
         let rows = all.rows();
         let x: Vec<f32> = (0..count * width).map(|i| if i % 64 < 60 { -1.0 } else { 1.0 }).collect();
         let dots = |isa: Isa| {
-            let mut out = Panel::new(records, count);
-            POOL.install(|| project(isa, &rows, &Inputs::new(isa, &x, width, true), &mut out));
+            let (cpu, mut out) = (on_two(isa, Arithmetic::Integer), Panel::new(records, count));
+            project(&cpu, &rows, &Inputs::new(&cpu, &x, width, &[level]), &mut out);
             out
         };
         let sums = |isa: Isa| {
             let mut sum = ChunkSum::new(count, width);
             let factors = Panel::of_rows(&vec![-1.0; records * count], records, 0..records);
-            POOL.install(|| sum.add(isa, true, &rows, &factors, 2));
+            sum.add(&on_two(isa, Arithmetic::Integer), &rows, &factors, 2);
             sum.rows()
         };
         // Every weight is lo + (code + 1/2) * cell with code 2^bits - 1.

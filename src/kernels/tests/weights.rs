@@ -1,14 +1,14 @@
 //! Products with records against sums over their decoded weights in f64; threads, sets and neighbours.
 
 use super::records::{Noise, Records, bits, codings, levels, panel_bits};
-use crate::kernels::Isa;
 use crate::kernels::accumulate::ChunkSum;
+use crate::kernels::cpu::testing::{arithmetics, on};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
+use crate::kernels::{Arithmetic, Isa};
 use crate::quant::values;
-use crate::types::{BLOCK, Level};
+use crate::types::BLOCK;
 use proptest::prelude::*;
-use rayon::ThreadPoolBuilder;
 
 /// f32 sums of up to 200 terms against f64, per unit of the sum of absolute terms.
 const SUM_RELATIVE: f64 = 200.0 * f32::EPSILON as f64;
@@ -44,13 +44,11 @@ impl Case {
         out[..self.records.width].iter().map(|v| f64::from(*v)).collect()
     }
 
-    fn project(&self, isa: Isa, int8: bool, threads: usize) -> Vec<u32> {
+    fn project(&self, isa: Isa, arithmetic: Arithmetic, threads: usize) -> Vec<u32> {
         let mut out = Panel::new(self.records.count, self.columns);
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let inputs = Inputs::new(isa, &self.x, self.records.width, int8 && self.records.level != Level::L16);
-            project(isa, &self.records.rows(), &inputs, &mut out);
-        });
+        let cpu = on(threads, isa, arithmetic);
+        let inputs = Inputs::new(&cpu, &self.x, self.records.width, &[self.records.level]);
+        project(&cpu, &self.records.rows(), &inputs, &mut out);
         panel_bits(&out)
     }
 
@@ -60,25 +58,23 @@ impl Case {
     }
 
     /// Records in two calls where f32 sums go by record; exact sums of a call belong together.
-    fn accumulate(&self, isa: Isa, int8: bool, threads: usize, cut: usize) -> Vec<u32> {
+    fn accumulate(&self, isa: Isa, arithmetic: Arithmetic, threads: usize, cut: usize) -> Vec<u32> {
         let factors = self.factors();
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let cpu = on(threads, isa, arithmetic);
         let mut sum = ChunkSum::new(self.columns, self.records.width);
-        let exact = int8 && self.records.level != Level::L16;
+        let exact = arithmetic.is_integer(self.records.level);
         let (rows, cut) = (self.records.rows(), if exact { 0 } else { cut.min(self.records.count) });
-        pool.install(|| {
-            for part in [0..cut, cut..self.records.count].into_iter().filter(|part| !part.is_empty()) {
-                let panel = Panel::of_rows(&factors, self.records.count, part.clone());
-                sum.add(isa, int8, &rows.slice(part.start, part.end), &panel, threads);
-            }
-        });
+        for part in [0..cut, cut..self.records.count].into_iter().filter(|part| !part.is_empty()) {
+            let panel = Panel::of_rows(&factors, self.records.count, part.clone());
+            sum.add(&cpu, &rows.slice(part.start, part.end), &panel, threads);
+        }
         bits(sum.rows())
     }
 
-    /// The activations a projection really uses: int8 ones times their scale where it quantises.
-    fn used(&self, int8: bool) -> Vec<f64> {
+    /// The activations a projection really uses: those of int8 times their scale where it quantises.
+    fn used(&self, arithmetic: Arithmetic) -> Vec<f64> {
         let f64s = |x: &[f32]| x.iter().map(|v| f64::from(*v)).collect();
-        if !int8 || self.records.level == Level::L16 {
+        if !arithmetic.is_integer(self.records.level) {
             return f64s(&self.x);
         }
         self.x.chunks_exact(self.records.width).flat_map(|row| row.chunks(BLOCK).flat_map(int8_values)).collect()
@@ -93,9 +89,9 @@ fn int8_values(group: &[f32]) -> Vec<f64> {
 
 proptest! {
     #[test]
-    fn projections_match_the_decoded_weights(case in cases(), int8 in any::<bool>()) {
-        let x = case.used(int8);
-        let out = case.project(Isa::detect(), int8, 2);
+    fn projections_match_the_decoded_weights(case in cases(), arithmetic in arithmetics()) {
+        let x = case.used(arithmetic);
+        let out = case.project(Isa::detect(), arithmetic, 2);
         for r in 0..case.records.count {
             let weights = case.decoded(r);
             for n in 0..case.columns {
@@ -108,9 +104,9 @@ proptest! {
     }
 
     #[test]
-    fn accumulations_match_the_decoded_weights(case in cases(), int8 in any::<bool>()) {
-        let out = case.accumulate(Isa::detect(), int8, 2, 0);
-        let (factors, exact) = (case.factors(), int8 && case.records.level != Level::L16);
+    fn accumulations_match_the_decoded_weights(case in cases(), arithmetic in arithmetics()) {
+        let out = case.accumulate(Isa::detect(), arithmetic, 2, 0);
+        let (factors, exact) = (case.factors(), arithmetic.is_integer(case.records.level));
         for n in 0..case.columns {
             let factors = &factors[n * case.records.count..][..case.records.count];
             let largest = factors.iter().fold(0.0f32, |m, h| m.max(h.abs()));
@@ -127,28 +123,28 @@ proptest! {
     }
 
     #[test]
-    fn instruction_sets_and_threads_change_no_bit(case in cases(), int8 in any::<bool>(), cut in 0usize..40) {
-        let (dots, sums) = (case.project(Isa::PORTABLE, int8, 1), case.accumulate(Isa::PORTABLE, int8, 1, 0));
+    fn instruction_sets_and_threads_change_no_bit(case in cases(), arithmetic in arithmetics(), cut in 0usize..40) {
+        let (dots, sums) = (case.project(Isa::PORTABLE, arithmetic, 1), case.accumulate(Isa::PORTABLE, arithmetic, 1, 0));
         for isa in Isa::available() {
             for threads in [1, 3] {
-                prop_assert_eq!(&case.project(isa, int8, threads), &dots, "{}", isa.name());
-                prop_assert_eq!(&case.accumulate(isa, int8, threads, cut), &sums, "{}", isa.name());
+                prop_assert_eq!(&case.project(isa, arithmetic, threads), &dots, "{}", isa.name());
+                prop_assert_eq!(&case.accumulate(isa, arithmetic, threads, cut), &sums, "{}", isa.name());
             }
         }
     }
 
     #[test]
-    fn a_columns_bits_do_not_depend_on_its_neighbours(case in cases(), int8 in any::<bool>()) {
-        let dots = case.project(Isa::detect(), int8, 2);
+    fn a_columns_bits_do_not_depend_on_its_neighbours(case in cases(), arithmetic in arithmetics()) {
+        let dots = case.project(Isa::detect(), arithmetic, 2);
         for n in 0..case.columns {
             let x = case.x[n * case.records.width..(n + 1) * case.records.width].to_vec();
             let alone = Case { x, columns: 1, ..case.clone() };
-            prop_assert_eq!(alone.project(Isa::detect(), int8, 2), &dots[n * case.records.count..][..case.records.count]);
+            prop_assert_eq!(alone.project(Isa::detect(), arithmetic, 2), &dots[n * case.records.count..][..case.records.count]);
         }
-        let sums = case.accumulate(Isa::detect(), int8, 2, 0);
+        let sums = case.accumulate(Isa::detect(), arithmetic, 2, 0);
         for (n, factors) in case.factors().chunks(case.records.count).enumerate() {
             let alone = Case { x: factors.to_vec(), columns: 1, ..case.clone() };
-            prop_assert_eq!(alone.accumulate(Isa::detect(), int8, 2, 0), &sums[n * case.records.width..][..case.records.width]);
+            prop_assert_eq!(alone.accumulate(Isa::detect(), arithmetic, 2, 0), &sums[n * case.records.width..][..case.records.width]);
         }
     }
 }

@@ -1,0 +1,196 @@
+//! Who computes: the threads, what keeps them awake between their shares, and how chunks are shared among them.
+
+use crate::error::{Error, Result};
+use crate::kernels::Cpu;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Rows of a call that are computed on a thread of the pool: those of a verification.
+const POOLED_ROWS: usize = 32;
+
+/// How long a thread waits awake for more of a part: many times what lies between two shares of resident weights, less
+/// than most reads take.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// More threads than any machine has cores: a mistake.
+const MAX_THREADS: usize = 1024;
+
+/// So many threads, or one per core.
+///
+/// # Errors
+/// `Error::Usage` for none or too many, and where the system denies them.
+pub fn pool(threads: Option<usize>) -> Result<ThreadPool> {
+    let threads = match threads {
+        Some(n) if !(1..=MAX_THREADS).contains(&n) => {
+            return Err(Error::usage(format!("threads is {n}; it must lie in 1..={MAX_THREADS}")));
+        }
+        Some(n) => n,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
+    built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
+}
+
+/// Runs a part for so many rows. Few rows run on a thread of the pool: entering the pool costs some 20 us, which they pay
+/// once a part instead of once or thrice a chunk (3.5 times the time of a 256-wide model's arithmetic). More stay on the
+/// caller's thread: their buffers would come from, and stay in, the allocator's arenas of whichever threads run them.
+pub fn pooled<T: Send>(cpu: &Cpu, rows: usize, part: impl FnOnce() -> T + Send) -> T {
+    if rows > POOLED_ROWS {
+        return part();
+    }
+    cpu.run(|| awake(part))
+}
+
+/// Runs `part` on this thread of a pool while the others wait for their share of it awake: one that sleeps is there
+/// 30 us after it is called, and a layer calls some ten times. They sleep once nothing came for a while (reads are
+/// waited for), then till the part ends, and when it does.
+fn awake<T: Send>(part: impl FnOnce() -> T + Send) -> T {
+    let (me, over) = (rayon::current_thread_index(), AtomicBool::new(false));
+    rayon::scope(|scope| {
+        scope.spawn_broadcast(|_, context| {
+            if Some(context.index()) != me {
+                wait_awake(&over);
+            }
+        });
+        let _over = Over(&over);
+        part()
+    })
+}
+
+/// Sets its flag when it goes, whatever happened.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Works for the pool until the part is over, or nothing was to be done for [`PATIENCE`].
+fn wait_awake(over: &AtomicBool) {
+    let mut since = Instant::now();
+    while !over.load(Ordering::Acquire) && since.elapsed() < PATIENCE {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => since = Instant::now(),
+            _ => std::hint::spin_loop(),
+        }
+    }
+}
+
+/// Chunks that are computed together at most: enough for a single column to make the threads' meetings small, fewer for
+/// many, whose results take room.
+pub fn together(columns: usize) -> usize {
+    const MOST: usize = 64;
+    (MOST / columns).max(1)
+}
+
+/// Computes chunks together, results in their order. `one` is given each and how many threads have to share it: a chunk is
+/// one thread's, who reads its records from end to end, but for those that are left over when all threads have as many.
+///
+/// # Errors
+/// One of `one`'s.
+pub fn each<T: Send, U: Send>(
+    cpu: &Cpu,
+    mut chunks: Vec<T>,
+    one: impl Fn(T, usize) -> Result<U> + Sync + Send,
+) -> Result<Vec<U>> {
+    let (count, threads) = (chunks.len(), cpu.threads());
+    // A single one stays on the caller's thread: its buffers may be large.
+    if let Some(only) = chunks.pop_if(|_| count == 1) {
+        return Ok(vec![one(only, threads)?]);
+    }
+    let tasks = chunks.into_par_iter().enumerate().with_max_len(1);
+    cpu.run(|| tasks.map(|(i, chunk)| one(chunk, sharing(i, count, threads))).collect())
+}
+
+/// Threads that share chunk `index` of `count`.
+fn sharing(index: usize, count: usize, threads: usize) -> usize {
+    let left = count % threads;
+    if index + left < count { 1 } else { threads.div_ceil(left) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Arithmetic, Isa, testing};
+    use proptest::prelude::*;
+    use std::sync::atomic::AtomicUsize;
+
+    fn cpu(threads: usize) -> Cpu {
+        testing::on(threads, Isa::PORTABLE, Arithmetic::Integer)
+    }
+
+    proptest! {
+        #[test]
+        fn every_chunk_is_computed_once_and_results_keep_their_order(count in 0usize..40, threads in 1usize..6) {
+            let visits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            let found = each(&cpu(threads), (0..count).collect(), |i, shared| {
+                visits[i].fetch_add(1, Ordering::Relaxed);
+                Ok((i, shared))
+            });
+            let found = found.unwrap();
+            prop_assert!(visits.iter().all(|visits| visits.load(Ordering::Relaxed) == 1));
+            prop_assert_eq!(found.iter().map(|(i, _)| *i).collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+            prop_assert!(found.iter().all(|(i, shared)| *shared == sharing(*i, count, threads)));
+        }
+
+        #[test]
+        fn no_thread_is_without_a_share_in_what_is_left_over(count in 1usize..100, threads in 1usize..70) {
+            let shares: Vec<usize> = (0..count).map(|i| sharing(i, count, threads)).collect();
+            let whole = count / threads * threads;
+            prop_assert!(shares[..whole].iter().all(|threads| *threads == 1));
+            prop_assert!(shares[whole..].is_empty() || shares[whole..].iter().sum::<usize>() >= threads);
+            prop_assert!(shares.iter().all(|share| *share <= threads));
+        }
+
+        #[test]
+        fn an_error_comes_through(count in 1usize..20, wrong in any::<prop::sample::Index>(), threads in 1usize..4) {
+            let wrong = wrong.index(count);
+            let found = each(&cpu(threads), (0..count).collect(), |i, _| match i == wrong {
+                true => Err(Error::usage(format!("chunk {i}"))),
+                false => Ok(i),
+            });
+            prop_assert_eq!(found.unwrap_err().to_string(), Error::usage(format!("chunk {wrong}")).to_string());
+        }
+    }
+
+    #[test]
+    fn a_single_chunk_stays_on_the_callers_thread_and_is_everyones() {
+        let me = std::thread::current().id();
+        let found = each(&cpu(3), vec![()], |(), shared| Ok((std::thread::current().id(), shared))).unwrap();
+        assert_eq!(found, [(me, 3)]);
+    }
+
+    #[test]
+    fn few_rows_run_on_the_pool_and_many_on_the_callers_thread() {
+        let (cpu, me) = (cpu(2), std::thread::current().id());
+        let on = |rows| pooled(&cpu, rows, || std::thread::current().id());
+        assert_ne!(on(POOLED_ROWS), me);
+        assert_eq!(on(POOLED_ROWS + 1), me);
+    }
+
+    #[test]
+    fn a_part_ends_when_it_is_over_also_where_it_panics() {
+        let cpu = cpu(3);
+        assert_eq!(pooled(&cpu, 1, || cpu.run(|| (0..100).into_par_iter().sum::<usize>())), 4950);
+        let broken =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pooled(&cpu, 1, || panic!("on purpose"))));
+        assert!(broken.is_err());
+        assert_eq!(pooled(&cpu, 1, || 7), 7);
+    }
+
+    #[test]
+    fn chunks_are_fewer_where_columns_are_many() {
+        assert_eq!([1, 2, 32, 64, 65, 256].map(together), [64, 32, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn numbers_of_threads_that_make_no_sense_are_refused() {
+        for threads in [0, MAX_THREADS + 1] {
+            assert!(pool(Some(threads)).unwrap_err().to_string().contains("must lie in 1..=1024"));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What computes: an instruction set, threads, and the arithmetic of coarse weights.
+
+#![forbid(unsafe_code)]
+
+use super::isa::Isa;
+use crate::types::Level;
+use rayon::ThreadPool;
+use std::sync::Arc;
+
+/// What records at levels 4 and 8 are multiplied in (docs/format.md, 6). Level 16 is in f32 throughout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Activations of 8 bits in dots, factors of 16 bits in sums, both scaled by group: sums over groups are exact.
+    Integer,
+    /// f32.
+    Float,
+}
+
+/// The processor as kernels over stored records are given it; clones share the threads.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    /// Instruction set: changes no bit.
+    pub isa: Isa,
+    /// Part of what is computed, unlike the rest.
+    pub arithmetic: Arithmetic,
+    pool: Arc<ThreadPool>,
+}
+
+impl Arithmetic {
+    /// Whether records at a level are multiplied in integers.
+    pub fn is_integer(self, level: Level) -> bool {
+        self == Arithmetic::Integer && level != Level::L16
+    }
+}
+
+impl Cpu {
+    /// Of these threads.
+    pub fn new(isa: Isa, arithmetic: Arithmetic, pool: Arc<ThreadPool>) -> Cpu {
+        Cpu { isa, arithmetic, pool }
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `part` on one of the threads, for the others to share: on this one, if it is theirs.
+    pub fn run<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(part)
+    }
+}
+
+/// For the tests of what takes one.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub mod testing {
+    use super::*;
+    use proptest::prelude::*;
+    use rayon::ThreadPoolBuilder;
+    use std::sync::LazyLock;
+
+    static TWO: LazyLock<Arc<ThreadPool>> =
+        LazyLock::new(|| Arc::new(ThreadPoolBuilder::new().num_threads(2).build().unwrap()));
+
+    /// With two threads that all of them share.
+    pub fn on_two(isa: Isa, arithmetic: Arithmetic) -> Cpu {
+        Cpu::new(isa, arithmetic, TWO.clone())
+    }
+
+    /// With threads of its own.
+    pub fn on(threads: usize, isa: Isa, arithmetic: Arithmetic) -> Cpu {
+        Cpu::new(isa, arithmetic, Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap()))
+    }
+
+    /// Both.
+    pub fn arithmetics() -> impl Strategy<Value = Arithmetic> {
+        prop::sample::select(vec![Arithmetic::Integer, Arithmetic::Float])
+    }
+}
