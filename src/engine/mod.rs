@@ -6,6 +6,8 @@
 mod attention;
 mod ends;
 mod ffn;
+#[cfg(test)]
+mod lease_tests;
 mod report;
 mod schedule;
 mod sum;

@@ -342,13 +342,13 @@ fn not_stored(matrix: Matrix, plane: Plane) -> Error {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::config::{Coding, Form};
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn architecture(layers: usize, hidden: usize, ffn: usize, vocab: usize, tied: bool) -> Architecture {
+    pub fn architecture(layers: usize, hidden: usize, ffn: usize, vocab: usize, tied: bool) -> Architecture {
         serde_json::from_value(json!({
             "family": "llama", "layers": layers, "hidden": hidden, "ffn": ffn, "heads": 4, "kv_heads": 2, "head_dim": 64,
             "vocab": vocab, "context": 64, "norm_eps": 1e-5, "activation": "silu", "gated": true, "tied": tied,
@@ -357,7 +357,7 @@ mod tests {
         .unwrap()
     }
 
-    fn encoding() -> Encoding {
+    pub fn encoding() -> Encoding {
         let of = |matrices: &[Matrix], plane| matrices.iter().map(|m| (*m, plane)).collect::<Vec<_>>();
         let all = [Matrix::Gate, Matrix::Up, Matrix::Down];
         let base = [of(&all[..2], Plane::Base), of(&all[2..], Plane::Base)];
@@ -366,7 +366,7 @@ mod tests {
         Encoding { coding, planes: 3, ffn_sections: base.into_iter().chain(rest).collect() }
     }
 
-    fn levels(bits: u32) -> Levels {
+    pub fn levels(bits: u32) -> Levels {
         let level = Level::from_bits(bits).unwrap();
         Levels { attn: level, ffn: level, head: level, embed: level }
     }
