@@ -3,11 +3,12 @@
 use super::{Fetcher, Layout, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::faulty::Faulty;
-use crate::io::{ALIGN, Faults, Psync, Reader, Source};
+use crate::io::{ALIGN, Done, Faults, Psync, Read, Reader, Source};
 use crate::tier::{Block, BlockId, Dram, Place, frames};
 use proptest::prelude::*;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SIZE: usize = ALIGN;
 const BLOCKS: usize = 24;
@@ -61,6 +62,33 @@ fn psync(source: Source, reverse: bool) -> Box<dyn Reader> {
 
 fn faulty(source: Source, faults: Faults) -> Box<dyn Reader> {
     Box::new(Faulty::new(Psync::over(vec![source]).unwrap(), faults, vec![]))
+}
+
+/// A reader whose reads are counted as they are handed to it.
+struct Counted {
+    inner: Psync,
+    reads: Arc<AtomicUsize>,
+}
+
+impl Reader for Counted {
+    fn submit(&mut self, batch: Vec<Read>) {
+        self.reads.fetch_add(batch.len(), Ordering::Relaxed);
+        self.inner.submit(batch);
+    }
+    fn poll(&mut self) -> Option<Done> {
+        self.inner.poll()
+    }
+    fn wait(&mut self) -> Option<Done> {
+        self.inner.wait()
+    }
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+}
+
+fn counted(source: Source) -> (Box<dyn Reader>, Arc<AtomicUsize>) {
+    let reads = Arc::new(AtomicUsize::new(0));
+    (Box::new(Counted { inner: Psync::over(vec![source]).unwrap(), reads: reads.clone() }), reads)
 }
 
 fn no_check(_: &Want, _: &[u8]) -> Result<()> {
@@ -178,6 +206,41 @@ fn steps_that_are_left_out_are_not_read_ahead() {
     (0..9).for_each(|i| step(&mut fetcher, i % 3));
     let unused: u64 = fetcher.stats().sections.iter().map(|c| c.unused_bytes).sum();
     assert!(unused <= 6 * SIZE as u64, "no more than lies ahead: {unused}");
+}
+
+#[test]
+fn a_round_is_read_ahead_and_no_step_twice() {
+    let (_file, source) = file();
+    let (reader, reads) = counted(source);
+    let mut fetcher = fetcher(reader, 0, 200, 200 * SIZE);
+    step(&mut fetcher, 0);
+    assert_eq!(reads.load(Ordering::Relaxed), 2 + BLOCKS, "the step, and all until it comes again");
+    step(&mut fetcher, 1);
+    assert_eq!(reads.load(Ordering::Relaxed), 4 + BLOCKS);
+}
+
+#[test]
+fn jumps_do_not_end_reading_ahead() {
+    let (_file, source) = file();
+    let (reader, reads) = counted(source);
+    let mut fetcher = fetcher(reader, 0, 12, 8 * SIZE);
+    for i in 0..3 * BLOCKS {
+        let before = reads.load(Ordering::Relaxed);
+        step(&mut fetcher, [0, 7][i % 2]);
+        assert_eq!(reads.load(Ordering::Relaxed) - before, 2 + 8, "jump {i}: the step, and what may lie ahead");
+    }
+}
+
+#[test]
+fn what_was_read_ahead_is_no_hit_where_all_came_meanwhile() {
+    let (_file, source) = file();
+    let mut fetcher = fetcher(psync(source, false), BLOCKS, 0, 2 * BLOCKS * SIZE);
+    for i in 0..BLOCKS / 2 {
+        step(&mut fetcher, i);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let sum = |of: fn(&crate::tier::Counters) -> u64| fetcher.stats().sections.iter().map(of).sum::<u64>() as usize;
+    assert_eq!((sum(|c| c.hit_bytes), sum(|c| c.read_bytes), sum(|c| c.unused_bytes)), (0, BLOCKS * SIZE, 0));
 }
 
 #[test]
