@@ -187,14 +187,3 @@ fn check_chunks(chunks: Option<Range<usize>>, count: usize, what: &str) -> Resul
         false => Err(Error::usage(format!("{what} {}..{} of {count}", range.start, range.end))),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::together;
-
-    #[test]
-    fn chunks_computed_together_take_the_room_of_64_columns_at_most() {
-        assert!((1..=300).all(|columns| together(columns) * columns <= columns.max(64)));
-        assert_eq!([1, 2, 32, 64, 256].map(together), [64, 32, 2, 1, 1]);
-    }
-}
