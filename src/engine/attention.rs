@@ -2,7 +2,8 @@
 
 use super::sum::BranchSum;
 use super::threads::{each, pooled, together};
-use super::weights::{Leased, WalkId};
+use super::walk::WalkId;
+use super::weights::Leased;
 use super::{Branch, Engine, check_chunks};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;

@@ -3,7 +3,8 @@
 use super::sum::BranchSum;
 use super::threads::{each, pooled, together};
 use super::vectors::LayerVectors;
-use super::weights::{Leased, WalkId};
+use super::walk::WalkId;
+use super::weights::Leased;
 use super::{Branch, Engine, check_chunks};
 use crate::error::Result;
 use crate::kernels::accumulate::ChunkSum;

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::schedule::tests::{architecture, encoding, levels};
-use super::weights::{Leased, WalkId, Weights};
+use super::walk::WalkId;
+use super::weights::{Leased, Weights};
 use super::{Arithmetic, Choice, Needs, Options, Verify};
 use crate::error::Error;
 use crate::store::{Store, StoreWriter};

@@ -13,6 +13,7 @@ mod schedule;
 mod sum;
 mod threads;
 mod vectors;
+mod walk;
 mod weights;
 
 pub use crate::io::Choice;

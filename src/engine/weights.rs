@@ -1,8 +1,8 @@
 //! Records of the model by name: from the cache where they are, from the store where they are not.
 
 use super::Options;
-pub use super::schedule::WalkId;
-use super::schedule::{RING_BYTES, Schedule, Walk};
+use super::schedule::{RING_BYTES, Schedule};
+use super::walk::{Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
