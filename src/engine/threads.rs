@@ -193,4 +193,10 @@ mod tests {
             assert!(pool(Some(threads)).unwrap_err().to_string().contains("must lie in 1..=1024"));
         }
     }
+
+    #[test]
+    fn chunks_computed_together_take_the_room_of_64_columns_at_most() {
+        assert!((1..=300).all(|columns| together(columns) * columns <= columns.max(64)));
+        assert_eq!([1, 2, 32, 64, 256].map(together), [64, 32, 2, 1, 1]);
+    }
 }
