@@ -95,6 +95,19 @@ pub enum Activation {
     QuickGelu,
 }
 
+impl Activation {
+    /// All of them.
+    pub const ALL: [Activation; 7] = [
+        Activation::Silu,
+        Activation::Relu,
+        Activation::Relu2,
+        Activation::Relu6,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::QuickGelu,
+    ];
+}
+
 impl Architecture {
     /// Checks every rule that the arithmetic relies on; the message names the field.
     pub fn validate(&self) -> Result<(), String> {

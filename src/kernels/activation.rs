@@ -32,21 +32,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Activation; 7] = [
-        Activation::Silu,
-        Activation::Relu,
-        Activation::Relu2,
-        Activation::Relu6,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::QuickGelu,
-    ];
-
     proptest! {
         #[test]
         fn combine_is_apply_then_product(row in proptest::collection::vec((-9f32..9.0, -9f32..9.0), 0..40)) {
             let (gate, up): (Vec<f32>, Vec<f32>) = row.into_iter().unzip();
-            for activation in ALL {
+            for activation in Activation::ALL {
                 let (mut both, mut one) = (gate.clone(), gate.clone());
                 combine(Isa::detect(), activation, &mut both, &up);
                 apply(Isa::PORTABLE, activation, &mut one);

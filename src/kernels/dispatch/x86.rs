@@ -9,8 +9,8 @@ use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, F32Factors, Job, Sums};
 use super::x86::{
-    self, axpy_f32, exact, exact_avx2, exact_one, gemm_f32, gemm_int8, gemm_int8_avx2, gemv_f32, gemv_int8,
-    gemv_int8_avx2, heads, heads_avx2,
+    self, dots_f32_one, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2, f32_many, heads,
+    heads_avx2, sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
 };
 use crate::config::Activation;
 use crate::quant::Rows;
@@ -39,9 +39,9 @@ pub fn dots_int8(isa: Isa, jobs: &mut [Job<Int8Columns>]) {
     let one = jobs.iter().all(|(work, _)| work.x.count == 1 && by_block(work.rows));
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
-        Set::Avx2 | Set::Avx512 if one => unsafe { gemv_int8_avx2::dots(jobs) },
+        Set::Avx2 | Set::Avx512 if one => unsafe { dots_int8_one_avx2::dots(jobs) },
         // SAFETY: as above.
-        Set::Avx512Vnni if one => unsafe { gemv_int8::dots(jobs) },
+        Set::Avx512Vnni if one => unsafe { dots_int8_one::dots(jobs) },
         _ => jobs.iter_mut().for_each(|(work, out)| dots_int8_many(isa, work, out)),
     }
 }
@@ -50,9 +50,9 @@ pub fn dots_int8(isa: Isa, jobs: &mut [Job<Int8Columns>]) {
 fn dots_int8_many(isa: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
-        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { gemm_int8_avx2::dots(work, out) },
+        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { dots_int8_many_avx2::dots(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) => unsafe { gemm_int8::dots(work, out) },
+        Set::Avx512Vnni if by_block(work.rows) => unsafe { dots_int8_many::dots(work, out) },
         _ => compiled!(isa, portable::dots_int8, dots_int8(work, out)),
     }
 }
@@ -62,13 +62,13 @@ pub fn dots_f32(isa: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
     match isa.set() {
         Set::Portable => portable::dots_f32(work, out),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { gemm_f32::dots_avx2(work, out) },
+        Set::Avx2 => unsafe { f32_many::dots_avx2(work, out) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.x.count == 1 => unsafe {
-            gemv_f32::dots(work, out)
+            dots_f32_one::dots(work, out)
         },
         // SAFETY: as above.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { gemm_f32::dots_avx512(work, out) },
+        Set::Avx512 | Set::Avx512Vnni => unsafe { f32_many::dots_avx512(work, out) },
     }
 }
 
@@ -77,13 +77,13 @@ pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
     match isa.set() {
         Set::Portable => portable::sums_f32(work, out),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { gemm_f32::sums_avx2(work, out) },
+        Set::Avx2 => unsafe { f32_many::sums_avx2(work, out) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe {
-            axpy_f32::sums(work, out)
+            sums_f32_one::sums(work, out)
         },
         // SAFETY: as above.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { gemm_f32::sums_avx512(work, out) },
+        Set::Avx512 | Set::Avx512Vnni => unsafe { f32_many::sums_avx512(work, out) },
     }
 }
 
@@ -91,11 +91,11 @@ pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
 pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
-        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { exact_avx2::sums(work, out) },
+        Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { sums_exact_avx2::sums(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe { exact_one::sums(work, out) },
+        Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe { sums_exact_one::sums(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) => unsafe { exact::sums(work, out) },
+        Set::Avx512Vnni if by_block(work.rows) => unsafe { sums_exact_many::sums(work, out) },
         _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),
     }
 }

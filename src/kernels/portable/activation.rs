@@ -75,16 +75,6 @@ mod tests {
     /// Absolute error against f64 of an activation of |x| <= 30, per unit of max(1, |x|).
     const ACTIVATION_ABSOLUTE: f64 = 4.0 * f32::EPSILON as f64;
 
-    const ALL: [Activation; 7] = [
-        Activation::Silu,
-        Activation::Relu,
-        Activation::Relu2,
-        Activation::Relu6,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::QuickGelu,
-    ];
-
     fn exact(activation: Activation, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         match activation {
@@ -104,7 +94,7 @@ mod tests {
     proptest! {
         #[test]
         fn activations_are_near_their_exact_functions(x in -30f32..30.0) {
-            for activation in ALL {
+            for activation in Activation::ALL {
                 let (got, want) = (f64::from(function(activation)(x)), exact(activation, f64::from(x)));
                 let tolerance = ACTIVATION_ABSOLUTE * want.abs().max(f64::from(x.abs())).max(1.0);
                 prop_assert!((got - want).abs() <= tolerance, "{activation:?}({x}) is {got}, not {want}");
@@ -114,7 +104,7 @@ mod tests {
 
     #[test]
     fn far_arguments_saturate() {
-        for activation in ALL {
+        for activation in Activation::ALL {
             let act = function(activation);
             assert_eq!(act(-200.0).abs(), 0.0, "{activation:?}");
             assert!(act(f32::NAN).is_nan(), "{activation:?}");

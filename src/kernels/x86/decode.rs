@@ -1,14 +1,29 @@
 //! Blocks of 64 weights decoded into four registers with AVX-512: `quant::values`, sixteen at a time.
 
 use super::ahead::{self, Distance};
+use super::block::Block;
 use super::load::{bytes as bytes64, bytes16, bytes32, store};
 use super::scales::scales;
-use super::tile::Block;
 use crate::config::Form;
 use crate::kernels::columns::STRIP;
 use crate::quant::{Record, Rows, bias};
 use crate::types::Level;
 use std::arch::x86_64::*;
+
+/// Calls a body that is made for each level and form with those of `rows`.
+macro_rules! by_coding {
+    ($rows:expr, $body:ident($($argument:expr),*)) => {
+        match ($rows.level, $rows.coding.form) {
+            ($crate::types::Level::L4, $crate::config::Form::Affine) => $body::<4, true>($($argument),*),
+            ($crate::types::Level::L4, $crate::config::Form::Symmetric) => $body::<4, false>($($argument),*),
+            ($crate::types::Level::L8, $crate::config::Form::Affine) => $body::<8, true>($($argument),*),
+            ($crate::types::Level::L8, $crate::config::Form::Symmetric) => $body::<8, false>($($argument),*),
+            ($crate::types::Level::L16, $crate::config::Form::Affine) => $body::<16, true>($($argument),*),
+            ($crate::types::Level::L16, $crate::config::Form::Symmetric) => $body::<16, false>($($argument),*),
+        }
+    };
+}
+pub(super) use by_coding;
 
 /// 64 weights in order.
 pub type Values = [__m512; 4];
@@ -102,14 +117,7 @@ impl<const BITS: u32, const AFFINE: bool> Decoder<BITS, AFFINE> {
 /// Blocks of one group, of a record from `first` on, into memory.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn decode(rows: &Rows, record: &Record, first: usize, next: Distance, to: &mut [Block]) {
-    match (rows.level, rows.coding.form) {
-        (Level::L4, Form::Affine) => write::<4, true>(rows, record, first, next, to),
-        (Level::L4, Form::Symmetric) => write::<4, false>(rows, record, first, next, to),
-        (Level::L8, Form::Affine) => write::<8, true>(rows, record, first, next, to),
-        (Level::L8, Form::Symmetric) => write::<8, false>(rows, record, first, next, to),
-        (Level::L16, Form::Affine) => write::<16, true>(rows, record, first, next, to),
-        (Level::L16, Form::Symmetric) => write::<16, false>(rows, record, first, next, to),
-    }
+    by_coding!(rows, write(rows, record, first, next, to))
 }
 
 #[inline]

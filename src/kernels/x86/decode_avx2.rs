@@ -1,8 +1,8 @@
 //! Half blocks of 32 weights decoded into four registers with AVX2: `quant::values`, eight at a time.
 
 use super::ahead::{self, Distance};
+use super::block::Block;
 use super::load::{bytes32, store8};
-use super::tile::Block;
 use crate::quant::{Record, Rows, Scale, scale};
 use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;

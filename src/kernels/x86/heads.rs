@@ -12,30 +12,30 @@ use std::arch::x86_64::*;
 /// Query rows up to which rows are taken as they lie in memory: half precision is widened at every use.
 const FEW: usize = 8;
 
+/// Calls a pass with the rows of K or V by sixteen elements, and with what takes these into a register.
+macro_rules! pass {
+    ($pass:ident($tile:expr, $rows:expr, $then:expr, $scratch:expr)) => {
+        match ($rows, distance($rows, $then)) {
+            (KvRows::F16(all), ahead) if direct($tile) => $pass($tile, bytemuck::cast_slice(all), |part: &[u8; 32]| {
+                prefetch(part, ahead);
+                _mm512_cvtph_ps(bytes32(part))
+            }),
+            (KvRows::F32(all), ahead) if direct($tile) => $pass($tile, all.as_chunks().0, |part| {
+                prefetch(bytemuck::bytes_of(part), ahead);
+                floats(part)
+            }),
+            _ => {
+                let rows = wide($tile, $rows, $then, $scratch);
+                $pass($tile, rows.as_chunks().0, |part| floats(part));
+            }
+        }
+    };
+}
+
 /// See [`portable::score`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn score(tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-    let ahead = distance(k, then);
-    match k {
-        KvRows::F16(all) if direct(tile) => {
-            let load = |part: &[u8; 32]| {
-                prefetch(part, ahead);
-                _mm512_cvtph_ps(bytes32(part))
-            };
-            scores(tile, bytemuck::cast_slice(all), load);
-        }
-        KvRows::F32(all) if direct(tile) => {
-            let load = |part: &[f32; LANES]| {
-                prefetch(bytemuck::bytes_of(part), ahead);
-                floats(part)
-            };
-            scores(tile, all.as_chunks().0, load);
-        }
-        _ => {
-            let k = wide(tile, k, then, scratch);
-            scores(tile, k.as_chunks().0, |part| floats(part));
-        }
-    }
+    pass!(scores(tile, k, then, scratch))
 }
 
 /// See [`portable::soften`].
@@ -54,27 +54,7 @@ pub fn soften(tile: &mut Tile) {
 /// See [`portable::mix`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn mix(tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec<f32>) {
-    let ahead = distance(v, then);
-    match v {
-        KvRows::F16(all) if direct(tile) => {
-            let load = |part: &[u8; 32]| {
-                prefetch(part, ahead);
-                _mm512_cvtph_ps(bytes32(part))
-            };
-            mixes(tile, bytemuck::cast_slice(all), load);
-        }
-        KvRows::F32(all) if direct(tile) => {
-            let load = |part: &[f32; LANES]| {
-                prefetch(bytemuck::bytes_of(part), ahead);
-                floats(part)
-            };
-            mixes(tile, all.as_chunks().0, load);
-        }
-        _ => {
-            let v = wide(tile, v, then, scratch);
-            mixes(tile, v.as_chunks().0, |part| floats(part));
-        }
-    }
+    pass!(mixes(tile, v, then, scratch))
 }
 
 fn direct(tile: &Tile) -> bool {

@@ -2,21 +2,20 @@
 //! The compiler contracts no product and sum into an FMA by itself and keeps the order of f32 sums, and the hand-written
 //! ones do the same operations in the same order: the bits are the portable ones (tested on every set this machine has).
 //!
-//! In names, gemv is a product with one column and gemm one with several; where no set is named it is AVX-512's.
+//! **Names.** A body is named by what it computes (dots, sums), in what numbers (int8, exact integers, f32), for one column
+//! or many, and by its set where that is not AVX-512; a word that is missing is one that its bodies differ in
+//! (`f32_many` has dots and sums, `sums_exact_avx2` one column and many).
 
 mod ahead;
-pub mod axpy_f32;
+mod block;
 mod decode;
 mod decode_avx2;
-pub mod exact;
-pub mod exact_avx2;
-pub mod exact_one;
-pub mod gemm_f32;
-pub mod gemm_int8;
-pub mod gemm_int8_avx2;
-pub mod gemv_f32;
-pub mod gemv_int8;
-pub mod gemv_int8_avx2;
+pub mod dots_f32_one;
+pub mod dots_int8_many;
+pub mod dots_int8_many_avx2;
+pub mod dots_int8_one;
+pub mod dots_int8_one_avx2;
+pub mod f32_many;
 pub mod heads;
 pub mod heads_avx2;
 mod load;
@@ -24,8 +23,12 @@ mod pack;
 mod pack_avx2;
 mod product;
 mod scales;
-mod scales_avx2;
 mod simd;
+pub mod sums_exact_avx2;
+pub mod sums_exact_many;
+pub mod sums_exact_one;
+pub mod sums_f32_one;
+mod terms;
 mod tile;
 mod widen;
 

@@ -1,6 +1,5 @@
-//! Codes rearranged for products of many columns: a lane a record (dots), a lane a weight (accumulations).
+//! Codes in bytes, and rearranged for products: a lane a record (dots of many columns), a lane a weight (accumulations).
 
-use super::gemv_int8::joined;
 use super::load::{bytes, bytes32, floats};
 use super::scales::whole;
 use crate::kernels::lanes::LANES;
@@ -79,6 +78,22 @@ pub fn by_weight<const MID: bool>(pair: &[PlaneBytes; 2], block: usize) -> Pair 
     let low = [_mm512_unpacklo_epi16(a[0], b[0]), _mm512_unpacklo_epi16(a[1], b[1])];
     let high = [_mm512_unpackhi_epi16(a[0], b[0]), _mm512_unpackhi_epi16(a[1], b[1])];
     [words(low), words(high)]
+}
+
+/// Codes in bytes from bytes of the nibble planes: those of the lower halves of blocks and those of the upper.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn joined<const MID: bool>(base: __m512i, mid: __m512i) -> [__m512i; 2] {
+    // Bits of the first operand where the mask has ones, else of the second.
+    const SELECT: i32 = 0xca;
+    let nibble = _mm512_set1_epi8(0x0f);
+    if MID {
+        let low = _mm512_ternarylogic_epi32::<SELECT>(nibble, mid, _mm512_slli_epi16::<4>(base));
+        let high = _mm512_ternarylogic_epi32::<SELECT>(nibble, _mm512_srli_epi16::<4>(mid), base);
+        [low, high]
+    } else {
+        [_mm512_and_si512(base, nibble), _mm512_and_si512(_mm512_srli_epi16::<4>(base), nibble)]
+    }
 }
 
 /// Even and odd bytes of two registers as words: even and odd of the first, even and odd of the second.

@@ -1,8 +1,8 @@
 //! Sixteen f32 side by side for kernels that are written once for AVX2 and AVX-512: `lanes::LANES` in one register or two.
 
 use super::ahead::Distance;
+use super::block::Block;
 use super::load::{floats, floats8, store, store8};
-use super::tile::Block;
 use super::{decode, decode_avx2};
 use crate::kernels::lanes::LANES;
 use crate::quant::{Record, Rows};

@@ -1,18 +1,8 @@
 //! Products of decoded weights with many columns, a tile of sums in registers at a time. Every sum has the order that
 //! `lanes::dot` and `lanes::axpy` give it, so that no tile, and no neighbour in it, changes a bit.
 
+use super::block::{Block, Lane};
 use super::simd::Simd;
-use crate::kernels::lanes::LANES;
-use crate::types::BLOCK;
-
-/// Sixteen numbers that a register holds.
-pub type Lane = [f32; LANES];
-
-/// Registers of a block.
-pub const PARTS: usize = BLOCK / LANES;
-
-/// 64 weights, or their sums.
-pub type Block = [Lane; PARTS];
 
 /// Rows of `len` registers: row i begins at `i * stride`.
 #[derive(Clone, Copy)]

@@ -1,10 +1,10 @@
-//! Int8 dots of several columns with AVX2: as `gemm_int8`, a lane a record, codes unpacked once for all columns. Nibble
+//! Int8 dots of several columns with AVX2: as `dots_int8_many`, a lane a record, codes unpacked once for all columns. Nibble
 //! planes are multiplied apart: eight products of four nibbles with activations (at most 8 * 2 * 15 * 127) fit 16 bits.
 
 use super::ahead::{self, Distance};
 use super::load::{bytes32, floats8, store_bytes32, store8};
 use super::pack_avx2::{RECORDS, transposed};
-use super::scales_avx2::cells;
+use super::scales::cells8;
 use crate::kernels::columns::{Eight, Int8Columns, STRIP};
 use crate::kernels::lanes::LANES;
 use crate::kernels::work::Dots;
@@ -96,7 +96,7 @@ fn pack<const MID: bool>(rows: &Rows, records: Range<usize>, groups: &mut [Group
     }
     for (r, record) in records.iter().enumerate() {
         for (eight, groups) in groups.chunks_mut(RECORDS).enumerate() {
-            let cells = cells(&rows.coding, rows.level, record.scales, eight * RECORDS);
+            let cells = cells8(&rows.coding, rows.level, record.scales, eight * RECORDS);
             let (mut widths, mut origins) = ([0.0; RECORDS], [0.0; RECORDS]);
             store8(&mut widths, cells.width);
             store8(&mut origins, cells.origin);

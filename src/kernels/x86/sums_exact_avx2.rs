@@ -1,13 +1,14 @@
-//! Accumulations in exact integers with AVX2, as `exact`: words of codes times factors of 16 bits, two records a lane
+//! Accumulations in exact integers with AVX2, as `sums_exact_many`: words of codes times factors of 16 bits, two records a lane
 //! (sums of byte products would saturate). Eight groups at a time: the cells of all records first, then their codes.
 
 use super::ahead::{self, Distance};
-use super::exact::{AHEAD, record_codes};
 use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8, store8};
 use super::pack::PlaneBytes;
 use super::pack_avx2::{Half, by_weight, in_order};
-use super::scales_avx2::{Cells, cells};
-use crate::kernels::factors::{Factors, TINY, TOP};
+use super::scales::{Cells8, cells8};
+use super::sums_exact_many::{AHEAD, record_codes};
+use super::terms::{Making8, Terms};
+use crate::kernels::factors::Factors;
 use crate::kernels::work::Sums;
 use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level};
@@ -23,9 +24,6 @@ const PAIRS: usize = CHUNK / 2;
 
 /// Records between codes that are asked for and those that are computed.
 const FAR: usize = 8;
-
-/// Half a block.
-const HALF: usize = BLOCK / 2;
 
 /// Columns of a pass: their eight sums for half a block and its four registers of codes fit the register file.
 const COLUMNS: usize = 2;
@@ -48,18 +46,7 @@ struct Scratch {
     /// Factors of some columns for one group.
     columns: [[i32; PAIRS]; COLUMNS],
     /// Of every column and eight groups.
-    terms: Vec<Terms>,
-}
-
-/// What makes a weight's sum of integers of one column, for eight groups.
-#[derive(Clone, Copy, Default)]
-struct Terms {
-    /// Times a record's product with its cell: its factor.
-    share: OfGroups<f32>,
-    /// Times a sum of factors and codes: what these add.
-    unit: OfGroups<f32>,
-    /// What codes of 0 add.
-    offset: OfGroups<f32>,
+    terms: Vec<Terms<GROUPS>>,
 }
 
 thread_local! {
@@ -102,7 +89,7 @@ fn one<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BL
     }
     for (i, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
         for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(dots) {
-            add_scaled(sums, &load(dots), &terms, i);
+            terms.add(i, &in_order(&load(dots)), sums);
         }
     }
 }
@@ -110,17 +97,13 @@ fn one<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BL
 /// Reads the cells of groups `first..` of all records and multiplies them by the only column's numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn read_products(work: &Sums<Factors>, first: usize, scratch: &mut Scratch) -> Terms {
-    let (mut most, mut offset) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+fn read_products(work: &Sums<Factors>, first: usize, scratch: &mut Scratch) -> Terms<GROUPS> {
+    let mut making = Making8::new();
     let of_records = work.factors.column(0).iter().zip(&mut scratch.widths);
     read_cells(work.rows, first, of_records, |(h, products), cells| {
-        let h = _mm256_set1_ps(*h);
-        let product = _mm256_mul_ps(h, cells.width);
-        store8(products, product);
-        most = larger(most, product);
-        offset = _mm256_fmadd_ps(h, cells.origin, offset);
+        store8(products, making.take(*h, &cells));
     });
-    terms(most, offset)
+    making.terms()
 }
 
 /// The factors of the only column, pair by pair, from its products with the cells.
@@ -197,24 +180,20 @@ fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; B
 fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 5;
     let (count, records) = (work.factors.count, work.rows.records);
-    scratch.terms.resize(count, Terms::default());
+    scratch.terms.resize(count, Terms::NONE);
     for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
         let mut columns = [work.factors.column(0); AT_ONCE];
         for (n, column) in columns.iter_mut().enumerate() {
             *column = work.factors.column((part * AT_ONCE + n).min(count - 1));
         }
-        let mut sums = [(_mm256_setzero_si256(), _mm256_setzero_ps()); AT_ONCE];
+        let mut making = [Making8::new(); AT_ONCE];
         for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
-            let (widths, origins) = (floats8(widths), floats8(origins));
-            for ((most, offset), column) in sums.iter_mut().zip(&columns) {
-                let h = _mm256_set1_ps(column[r]);
-                *most = larger(*most, _mm256_mul_ps(h, widths));
-                *offset = _mm256_fmadd_ps(h, origins, *offset);
+            let cells = Cells8 { width: floats8(widths), origin: floats8(origins) };
+            for (making, column) in making.iter_mut().zip(&columns) {
+                making.take(column[r], &cells);
             }
         }
-        for (to, (most, offset)) in of_columns.iter_mut().zip(sums) {
-            *to = terms(most, offset);
-        }
+        of_columns.iter_mut().zip(making).for_each(|(to, making)| *to = making.terms());
     }
 }
 
@@ -248,7 +227,7 @@ fn group(work: &Sums<Factors>, index: usize, sums: &mut [[f32; BLOCK]], scratch:
             put_column(work.factors.column(first + n), &of_group, scratch.terms[first + n].share[index], column);
         }
         let finish = |n: usize, half: usize, dots: &Half, sums: &mut [f32; BLOCK]| {
-            add_scaled(&mut sums.as_chunks_mut().0[half], dots, &scratch.terms[first + n], index);
+            scratch.terms[first + n].add(index, &in_order(dots), &mut sums.as_chunks_mut().0[half]);
         };
         match sums.len() {
             1 => columns::<1>(&scratch.packed, pairs, &scratch.columns, sums, finish),
@@ -312,41 +291,11 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column:
 /// Hands the cells of groups `first..` of every record to `take`, with what `of_records` gives for it.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>, mut take: impl FnMut(T, Cells)) {
+fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>, mut take: impl FnMut(T, Cells8)) {
     for (r, of_record) in (0..rows.records).zip(of_records) {
         let scales = rows.scales(r);
         ahead::scales(rows, scales, first, ahead::records(rows, r, AHEAD));
-        take(of_record, cells(&rows.coding, rows.level, scales, first));
-    }
-}
-
-/// The larger of two sizes, as bits: what is no number is the largest.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn larger(most: __m256i, product: __m256) -> __m256i {
-    _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(product), _mm256_set1_epi32(0x7fff_ffff)))
-}
-
-/// Terms from the size of the largest products and what codes of 0 add.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn terms(most: __m256i, offset: __m256) -> Terms {
-    let (most, top, mut terms) = (_mm256_castsi256_ps(most), _mm256_set1_ps(TOP), Terms::default());
-    let little = _mm256_cmp_ps::<_CMP_LT_OQ>(most, _mm256_set1_ps(TINY));
-    store8(&mut terms.share, _mm256_andnot_ps(little, _mm256_div_ps(top, most)));
-    store8(&mut terms.unit, _mm256_div_ps(most, top));
-    store8(&mut terms.offset, offset);
-    terms
-}
-
-/// `sums += fma(unit, dots, offset)` with the terms of group `index`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_scaled(sums: &mut [f32; HALF], dots: &Half, terms: &Terms, index: usize) {
-    let (unit, offset) = (_mm256_set1_ps(terms.unit[index]), _mm256_set1_ps(terms.offset[index]));
-    for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(in_order(dots)) {
-        let term = _mm256_fmadd_ps(unit, _mm256_cvtepi32_ps(dots), offset);
-        store8(sums, _mm256_add_ps(floats8(sums), term));
+        take(of_record, cells8(&rows.coding, rows.level, scales, first));
     }
 }
 

@@ -2,13 +2,11 @@
 //! the planes of several do not stream from memory.
 
 use super::ahead;
-use super::decode::{Decoder, Values};
+use super::block::Block;
+use super::decode::{Decoder, Values, by_coding};
 use super::load::{floats, store};
-use super::tile::Block;
-use crate::config::Form;
 use crate::kernels::columns::STRIP;
 use crate::kernels::work::{F32Factors, Sums};
-use crate::types::Level;
 use std::arch::x86_64::*;
 
 /// Records between what is computed and what is asked for: a task of 16 blocks has 2 KB of each at 16 bits.
@@ -17,14 +15,7 @@ const AHEAD: usize = 4;
 /// Records of one group a block times their factors for the only column; `out` is `[blocks][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn sums(work: &Sums<F32Factors>, out: &mut [f32]) {
-    match (work.rows.level, work.rows.coding.form) {
-        (Level::L4, Form::Affine) => records::<4, true>(work, out),
-        (Level::L4, Form::Symmetric) => records::<4, false>(work, out),
-        (Level::L8, Form::Affine) => records::<8, true>(work, out),
-        (Level::L8, Form::Symmetric) => records::<8, false>(work, out),
-        (Level::L16, Form::Affine) => records::<16, true>(work, out),
-        (Level::L16, Form::Symmetric) => records::<16, false>(work, out),
-    }
+    by_coding!(work.rows, records(work, out))
 }
 
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]

@@ -3,6 +3,7 @@
 
 use super::ahead;
 use super::load::{bytes, floats, signed, store};
+use super::pack::joined;
 use super::scales::{cells, whole};
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
 use crate::kernels::lanes::{LANES, fold16};
@@ -56,22 +57,6 @@ fn codes<const MID: bool>(record: &Record, strip: usize) -> [__m512i; STRIP] {
         [codes[2 * pair], codes[2 * pair + 1]] = joined::<MID>(bytes(&base[pair]), bytes(mid));
     }
     codes
-}
-
-/// Codes in bytes from bytes of the nibble planes: those of the lower halves of blocks and those of the upper.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn joined<const MID: bool>(base: __m512i, mid: __m512i) -> [__m512i; 2] {
-    // Bits of the first operand where the mask has ones, else of the second.
-    const SELECT: i32 = 0xca;
-    let nibble = _mm512_set1_epi8(0x0f);
-    if MID {
-        let low = _mm512_ternarylogic_epi32::<SELECT>(nibble, mid, _mm512_slli_epi16::<4>(base));
-        let high = _mm512_ternarylogic_epi32::<SELECT>(nibble, _mm512_srli_epi16::<4>(mid), base);
-        [low, high]
-    } else {
-        [_mm512_and_si512(base, nibble), _mm512_and_si512(_mm512_srli_epi16::<4>(base), nibble)]
-    }
 }
 
 /// Sixteen exact dots of 64 codes with 64 activations, in block order.

@@ -2,15 +2,13 @@
 //! time: four planes of one record stream from memory, sixteen of four do not.
 
 use super::ahead::{self, Distance};
-use super::decode::{Decoder, Values};
+use super::block::Block;
+use super::decode::{Decoder, Values, by_coding};
 use super::load::{floats, store};
-use super::tile::Block;
-use crate::config::Form;
 use crate::kernels::columns::{F32Columns, STRIP};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::Dots;
 use crate::quant::Record;
-use crate::types::Level;
 use std::arch::x86_64::*;
 
 /// Records between what is computed and what is asked for: 17 KB at 16 bits and d = 4096.
@@ -20,14 +18,7 @@ const AHEAD: usize = 2;
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn dots(work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
     let out = out.as_flattened_mut();
-    match (work.rows.level, work.rows.coding.form) {
-        (Level::L4, Form::Affine) => records::<4, true>(work, out),
-        (Level::L4, Form::Symmetric) => records::<4, false>(work, out),
-        (Level::L8, Form::Affine) => records::<8, true>(work, out),
-        (Level::L8, Form::Symmetric) => records::<8, false>(work, out),
-        (Level::L16, Form::Affine) => records::<16, true>(work, out),
-        (Level::L16, Form::Symmetric) => records::<16, false>(work, out),
-    }
+    by_coding!(work.rows, records(work, out))
 }
 
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]

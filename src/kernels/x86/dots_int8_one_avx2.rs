@@ -1,10 +1,10 @@
-//! Int8 dots of one column with AVX2: as `gemv_int8`, eight groups of a record at a time. Nibble planes are multiplied
+//! Int8 dots of one column with AVX2: as `dots_int8_one`, eight groups of a record at a time. Nibble planes are multiplied
 //! apart: products of whole byte codes would saturate the 16 bits that `maddubs` sums pairs in, those of nibbles (at most
 //! 4 * 15 * 127) fit.
 
 use super::ahead;
 use super::load::{bytes32, floats8, signed32, store8};
-use super::scales_avx2::cells;
+use super::scales::cells8;
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Job, record_by_record};
@@ -37,7 +37,7 @@ fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
         if part == 0 {
             ahead::strip::<MID>(rows, &record, first, next);
         }
-        let (x, cells) = (&x[strip], cells(&rows.coding, rows.level, record.scales, first));
+        let (x, cells) = (&x[strip], cells8(&rows.coding, rows.level, record.scales, first));
         let (sums, scales) = (&x.sums.as_chunks().0[part], &x.scales.as_chunks().0[part]);
         let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(groups::<MID>(&record, first, &x.codes)), floats8(scales));
         let lanes = &mut lanes.as_chunks_mut().0[part];

@@ -6,8 +6,9 @@ use super::load::{floats, store, store_bytes, store_words};
 use super::pack::{PlaneBytes, by_column, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
 use super::scales::{Cells, cells};
+use super::terms::{Making, Terms};
 use crate::kernels::columns::STRIP;
-use crate::kernels::factors::{Factors, TINY, TOP};
+use crate::kernels::factors::Factors;
 use crate::kernels::lanes::LANES;
 use crate::kernels::work::Sums;
 use crate::quant::Rows;
@@ -37,18 +38,7 @@ struct Scratch {
     /// Factors of some columns for one group.
     columns: [[[i16; 2]; PAIRS]; COLUMNS],
     /// Of every column and a strip's groups.
-    terms: Vec<Terms>,
-}
-
-/// What makes a weight's sum of integers of one column, for the groups of a strip.
-#[derive(Clone, Copy, Default)]
-pub struct Terms {
-    /// Times a record's product with its cell: its factor.
-    pub share: [f32; LANES],
-    /// Times a sum of factors and codes: what these add.
-    unit: [f32; LANES],
-    /// What codes of 0 add.
-    offset: [f32; LANES],
+    terms: Vec<Terms<LANES>>,
 }
 
 thread_local! {
@@ -122,22 +112,20 @@ fn of_strip<'a>(rows: &'a Rows, first: usize) -> Coming<'a> {
 fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 8;
     let (count, records) = (work.factors.count, work.rows.records);
-    scratch.terms.resize(count, Terms::default());
+    scratch.terms.resize(count, Terms::NONE);
     for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
         let mut columns = [work.factors.column(0); AT_ONCE];
         for (n, column) in columns.iter_mut().enumerate() {
             *column = work.factors.column((part * AT_ONCE + n).min(count - 1));
         }
-        let mut sums = [(_mm512_setzero_si512(), _mm512_setzero_ps()); AT_ONCE];
+        let mut making = [Making::new(); AT_ONCE];
         for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
-            let (widths, origins) = (floats(widths), floats(origins));
-            for ((most, offset), column) in sums.iter_mut().zip(&columns) {
-                let h = _mm512_set1_ps(column[r]);
-                *most = larger(*most, _mm512_mul_ps(h, widths));
-                *offset = _mm512_fmadd_ps(h, origins, *offset);
+            let cells = Cells { width: floats(widths), origin: floats(origins) };
+            for (making, column) in making.iter_mut().zip(&columns) {
+                making.take(column[r], &cells);
             }
         }
-        of_columns.iter_mut().zip(sums).for_each(|(to, (most, offset))| *to = terms(most, offset));
+        of_columns.iter_mut().zip(making).for_each(|(to, making)| *to = making.terms());
     }
 }
 
@@ -178,7 +166,7 @@ fn group<const MID: bool>(
         }
         let packed = &scratch.packed[index % 2];
         let finish = |n: usize, dots: &[__m512i; 4], sums: &mut [f32; BLOCK]| {
-            add_scaled(sums, &in_order(dots), &scratch.terms[first + n], index);
+            scratch.terms[first + n].add(index, &in_order(dots), sums);
         };
         let sums = &mut sums[first..];
         // Few columns leave the multipliers waiting for their sums, so that eight are twice four.
@@ -234,35 +222,5 @@ fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>,
         let scales = rows.scales(r);
         ahead::scales(rows, scales, first, ahead::records(rows, r, AHEAD));
         take(of_record, cells(&rows.coding, rows.level, scales, first));
-    }
-}
-
-/// The larger of two sizes, as bits: what is no number is the largest.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn larger(most: __m512i, product: __m512) -> __m512i {
-    _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7fff_ffff)))
-}
-
-/// Terms from the size of the largest products and what codes of 0 add.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn terms(most: __m512i, offset: __m512) -> Terms {
-    let (most, top, mut terms) = (_mm512_castsi512_ps(most), _mm512_set1_ps(TOP), Terms::default());
-    let enough = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(most, _mm512_set1_ps(TINY));
-    store(&mut terms.share, _mm512_maskz_div_ps(enough, top, most));
-    store(&mut terms.unit, _mm512_div_ps(most, top));
-    store(&mut terms.offset, offset);
-    terms
-}
-
-/// `sums += fma(unit, dots, offset)`, 64 weights in order, with the terms of group `index`.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub fn add_scaled(sums: &mut [f32; BLOCK], dots: &[__m512i; 4], terms: &Terms, index: usize) {
-    let (unit, offset) = (_mm512_set1_ps(terms.unit[index]), _mm512_set1_ps(terms.offset[index]));
-    for (sums, dots) in sums.as_chunks_mut().0.iter_mut().zip(dots) {
-        let term = _mm512_fmadd_ps(unit, _mm512_cvtepi32_ps(*dots), offset);
-        store(sums, _mm512_add_ps(floats(sums), term));
     }
 }

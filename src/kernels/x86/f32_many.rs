@@ -2,8 +2,9 @@
 //! cache holds, and multiplied by tiles of records and columns.
 
 use super::ahead::{self, both};
+use super::block::{Block, Lane, PARTS};
 use super::simd::{Avx2, Avx512, Simd};
-use super::tile::{self, Block, Lane, Matrix, PARTS};
+use super::tile::{self, Matrix};
 use crate::kernels::columns::{F32Columns, STRIP};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Dots, F32Factors, Sums};

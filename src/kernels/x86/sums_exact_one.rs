@@ -2,11 +2,10 @@
 //! apart, each with four codes an instruction, and joined at the end.
 
 use super::ahead::{self, Coming, LINE};
-use super::exact::{Terms, add_scaled, larger, terms};
-use super::gemv_int8::joined;
 use super::load::{Pieces, bytes, floats, ints, store, store_ints};
-use super::pack::Pair;
+use super::pack::{Pair, joined};
 use super::scales::{cells, whole};
+use super::terms::{Making, Terms};
 use crate::kernels::columns::STRIP;
 use crate::kernels::factors::Factors;
 use crate::kernels::lanes::LANES;
@@ -88,7 +87,7 @@ fn blocks<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32;
     }
     for (two, (sums, dots)) in sums.chunks_mut(2).zip(dots).enumerate() {
         for (i, (sums, dots)) in sums.iter_mut().zip(in_order(dots)).enumerate() {
-            add_scaled(sums, &dots, &terms[2 * two / STRIP], (2 * two + i) % STRIP);
+            terms[2 * two / STRIP].add((2 * two + i) % STRIP, &dots, sums);
         }
     }
 }
@@ -102,35 +101,30 @@ fn read_products<const MID: bool>(
     twos: usize,
     coming: &mut Coming,
     scratch: &mut Scratch,
-) -> [Terms; STRIPS] {
+) -> [Terms<LANES>; STRIPS] {
     let (rows, strips) = (work.rows, twos.div_ceil(STRIP / 2));
     let of_visit = (twos * at_once(MID)).div_ceil(rows.records.max(at_once(MID)));
-    let (mut most, mut offset) = ([_mm512_setzero_si512(); STRIPS], [_mm512_setzero_ps(); STRIPS]);
+    let mut making = [Making::new(); STRIPS];
     for (r, h) in work.factors.column(0)[..rows.records].iter().enumerate() {
-        let (h, scales, far) = (_mm512_set1_ps(*h), rows.scales(r), ahead::records(rows, r, AHEAD));
+        let (scales, far) = (rows.scales(r), ahead::records(rows, r, AHEAD));
         // And the codes of the first visit.
         (0..of_visit.div_ceil(FOUR)).for_each(|_| coming.ask::<MID>(FOUR.min(of_visit)));
         for (strip, products) in scratch.products.iter_mut().enumerate().take(strips) {
             let first = first + strip * STRIP;
             ahead::scales(rows, scales, first, far);
             let cells = cells(&rows.coding, rows.level, scales, first);
-            let product = _mm512_mul_ps(h, cells.width);
-            store(&mut products[r], product);
-            most[strip] = larger(most[strip], product);
-            offset[strip] = _mm512_fmadd_ps(h, cells.origin, offset[strip]);
+            store(&mut products[r], making[strip].take(*h, &cells));
         }
     }
-    let mut all = [Terms::default(); STRIPS];
-    for (all, (most, offset)) in all.iter_mut().zip(most.into_iter().zip(offset)) {
-        *all = terms(most, offset);
-    }
-    all
+    let mut terms = [Terms::NONE; STRIPS];
+    terms.iter_mut().zip(making).for_each(|(terms, making)| *terms = making.terms());
+    terms
 }
 
 /// The factors of one strip, four records at a time, from the products with its cells; zeros behind the last record.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_factors(products: &[[f32; LANES]], strip: usize, terms: &Terms, factors: &mut [[Four; STRIPS]]) {
+fn put_factors(products: &[[f32; LANES]], strip: usize, terms: &Terms<LANES>, factors: &mut [[Four; STRIPS]]) {
     let share = floats(&terms.share);
     for (factors, products) in factors.iter_mut().zip(products.chunks(FOUR)) {
         let mut four = [_mm512_setzero_si512(); FOUR];
