@@ -33,7 +33,7 @@ KERNELS = (
     {"neurons"},
 )
 # Rooms whose files all lie in one folder.
-FLAT = ("store", "quant", "mem", "prefetch", "kv", "probe", "engine")
+FLAT = ("store", "quant", "kernels/x86", "mem", "prefetch", "kv", "probe", "engine")
 PYTHON = {
     "cli": {"convert", "eval", "runtime", "models", "_core", "config", "errors", ""},
     "eval": {"runtime", "models", "_core", "config", "errors"},
