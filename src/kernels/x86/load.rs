@@ -112,6 +112,7 @@ pub fn prefetch(at: &[u8], distance: usize) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::kernels::Isa;
