@@ -28,10 +28,10 @@ impl Engine {
         let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
         let Engine { arch, cpu, weights, vectors, .. } = self;
         let (vectors, walk) = (vectors.layer(layer)?, WalkId::of(layer, Matrix::Down));
-        let mut sum = BranchSum::new(chunks.is_some(), inputs.count, arch.hidden, vectors.bias(Matrix::Down));
-        weights.visit(walk, range, together(inputs.count), |run| {
+        let mut sum = BranchSum::new(chunks.is_some(), inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
+        weights.visit(walk, range, together(inputs.columns), |run| {
             let chunks = each(cpu, run.iter().collect(), |leased, threads| {
-                let mut sum = ChunkSum::new(inputs.count, arch.hidden);
+                let mut sum = ChunkSum::new(inputs.columns, arch.hidden);
                 let neurons = neurons(leased, vectors, arch.gated)?;
                 neurons::add(cpu, &inputs, arch.activation, &neurons, &mut sum, threads);
                 Ok(sum)

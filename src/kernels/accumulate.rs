@@ -26,7 +26,7 @@ const PAIR: usize = 2;
 /// The sum of a chunk in the making: N rows, `[blocks][N][64]`, so that neighbouring blocks lie together.
 #[derive(Clone, Debug)]
 pub struct ChunkSum {
-    count: usize,
+    columns: usize,
     width: usize,
     sums: Vec<f32>,
 }
@@ -36,9 +36,9 @@ pub struct ChunkSum {
 pub struct Accumulator(ChunkSum);
 
 impl ChunkSum {
-    /// Zeros for `count` rows of `width` elements.
-    pub fn new(count: usize, width: usize) -> ChunkSum {
-        ChunkSum { count, width, sums: vec![0.0; width.div_ceil(BLOCK) * count * BLOCK] }
+    /// Zeros for a row of `width` elements for each column.
+    pub fn new(columns: usize, width: usize) -> ChunkSum {
+        ChunkSum { columns, width, sums: vec![0.0; width.div_ceil(BLOCK) * columns * BLOCK] }
     }
 
     /// Adds `factors[j][n] * rows[j]`, cut along the model dimension for so many `threads`; one reads records from end to
@@ -47,13 +47,13 @@ impl ChunkSum {
     /// # Panics
     /// If `factors` is not for these rows and columns, or for more than 256 records.
     pub fn add(&mut self, cpu: &Cpu, rows: &Rows, factors: &Panel, threads: usize) {
-        let fits = factors.records() == rows.records && factors.count() == self.count && rows.width == self.width;
+        let fits = factors.records() == rows.records && factors.columns() == self.columns && rows.width == self.width;
         assert!(fits, "factors that do not fit rows and outputs");
-        let tasks = if self.count == 1 || threads == 1 { 1 } else { TASKS };
+        let tasks = if self.columns == 1 || threads == 1 { 1 } else { TASKS };
         let blocks = task_blocks(rows.blocks(), threads, tasks);
         cpu.run(|| {
             let factors = Prepared::new(cpu.arithmetic, rows.level, factors);
-            self.sums.par_chunks_mut(blocks * self.count * BLOCK).enumerate().for_each(|(task, sums)| {
+            self.sums.par_chunks_mut(blocks * self.columns * BLOCK).enumerate().for_each(|(task, sums)| {
                 factors.add(cpu.isa, rows, task * blocks, sums);
             });
         });
@@ -64,7 +64,7 @@ impl ChunkSum {
     pub fn of_rows(rows: &[f32], width: usize) -> ChunkSum {
         let mut sum = ChunkSum::new(rows.len() / width, width);
         for (n, row) in rows.chunks_exact(width).enumerate() {
-            for (part, block) in row.chunks(BLOCK).zip(sum.sums.chunks_exact_mut(sum.count * BLOCK)) {
+            for (part, block) in row.chunks(BLOCK).zip(sum.sums.chunks_exact_mut(sum.columns * BLOCK)) {
                 block[n * BLOCK..][..part.len()].copy_from_slice(part);
             }
         }
@@ -73,9 +73,9 @@ impl ChunkSum {
 
     /// The sum as rows `[N, width]`.
     pub fn rows(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.count * self.width];
+        let mut out = vec![0.0; self.columns * self.width];
         for (n, row) in out.chunks_exact_mut(self.width).enumerate() {
-            for (part, block) in row.chunks_mut(BLOCK).zip(self.sums.chunks_exact(self.count * BLOCK)) {
+            for (part, block) in row.chunks_mut(BLOCK).zip(self.sums.chunks_exact(self.columns * BLOCK)) {
                 part.copy_from_slice(&block[n * BLOCK..][..part.len()]);
             }
         }
@@ -85,10 +85,10 @@ impl ChunkSum {
 
 impl Accumulator {
     /// Rows of `width` elements that begin at zero, or at `start` (a bias) each.
-    pub fn new(count: usize, width: usize, start: Option<&[f32]>) -> Accumulator {
-        let mut sum = ChunkSum::new(count, width);
+    pub fn new(columns: usize, width: usize, start: Option<&[f32]>) -> Accumulator {
+        let mut sum = ChunkSum::new(columns, width);
         if let Some(start) = start {
-            for (rows, part) in sum.sums.chunks_exact_mut(count * BLOCK).zip(start.chunks(BLOCK)) {
+            for (rows, part) in sum.sums.chunks_exact_mut(columns * BLOCK).zip(start.chunks(BLOCK)) {
                 rows.chunks_exact_mut(BLOCK).for_each(|row| row[..part.len()].copy_from_slice(part));
             }
         }
@@ -146,15 +146,15 @@ impl Prepared {
 
 /// A panel's numbers by record.
 fn by_record(panel: &Panel) -> F32Factors {
-    let count = panel.count();
-    let mut values = vec![0.0; panel.records() * count];
-    let micropanels = panel.micropanels().chunks_exact(count.max(1));
-    for (rows, micropanel) in values.chunks_mut((LANES * count).max(1)).zip(micropanels) {
-        for (r, row) in rows.chunks_exact_mut(count).enumerate() {
+    let columns = panel.columns();
+    let mut values = vec![0.0; panel.records() * columns];
+    let micropanels = panel.micropanels().chunks_exact(columns.max(1));
+    for (rows, micropanel) in values.chunks_mut((LANES * columns).max(1)).zip(micropanels) {
+        for (r, row) in rows.chunks_exact_mut(columns).enumerate() {
             row.iter_mut().zip(micropanel).for_each(|(to, lanes)| *to = lanes[r]);
         }
     }
-    F32Factors { count, values }
+    F32Factors { columns, values }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub const EIGHT: usize = 8;
 /// N columns in f32.
 #[derive(Clone, Debug)]
 pub struct F32Columns {
-    pub count: usize,
+    pub columns: usize,
     /// Blocks of a column.
     pub blocks: usize,
     /// `[strips][N][64 * blocks of the strip]`, zeros behind the width: the columns of a strip lie close together, where
@@ -36,15 +36,15 @@ impl F32Columns {
     /// A strip of all columns, `[N][64 * blocks of the strip]`.
     #[inline(always)]
     pub fn strip(&self, strip: usize) -> &[f32] {
-        let first = strip * STRIP * BLOCK * self.count;
-        &self.values[first..][..STRIP.min(self.blocks - strip * STRIP) * BLOCK * self.count]
+        let first = strip * STRIP * BLOCK * self.columns;
+        &self.values[first..][..STRIP.min(self.blocks - strip * STRIP) * BLOCK * self.columns]
     }
 }
 
 /// N columns in int8.
 #[derive(Clone, Debug)]
 pub struct Int8Columns {
-    pub count: usize,
+    pub columns: usize,
     /// Blocks of a column.
     pub blocks: usize,
     /// `[N][strips]`.

@@ -20,10 +20,10 @@ pub const TINY: f32 = 1e-30;
 /// N columns of numbers for up to 256 records.
 #[derive(Clone, Debug)]
 pub struct Factors {
-    /// Columns.
-    pub count: usize,
+    /// N.
+    pub columns: usize,
     /// `[N][256]`, zeros behind the last record.
-    columns: Vec<f32>,
+    values: Vec<f32>,
 }
 
 impl Factors {
@@ -33,15 +33,15 @@ impl Factors {
     /// If the panel has more than 256 records.
     pub fn new(panel: &Panel) -> Factors {
         assert!(panel.records() <= CHUNK, "factors of more records than a chunk has");
-        let mut columns = vec![0.0; panel.count() * CHUNK];
-        panel.put_rows(&mut columns, CHUNK, 0);
-        Factors { count: panel.count(), columns }
+        let mut values = vec![0.0; panel.columns() * CHUNK];
+        panel.put_rows(&mut values, CHUNK, 0);
+        Factors { columns: panel.columns(), values }
     }
 
     /// Column `n`, by record.
     #[inline(always)]
     pub fn column(&self, n: usize) -> &[f32; CHUNK] {
-        &self.columns.as_chunks().0[n]
+        &self.values.as_chunks().0[n]
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn columns_lie_record_by_record_with_zeros_behind() {
         let factors = Factors::new(&Panel::of_rows(&[0.5, -1.0, 2.0, 3.0], 2, 0..2));
-        assert_eq!(factors.count, 2);
+        assert_eq!(factors.columns, 2);
         assert_eq!(factors.column(1)[..3], [2.0, 3.0, 0.0]);
         assert!(factors.column(0)[2..].iter().all(|h| *h == 0.0));
     }

@@ -42,7 +42,7 @@ pub fn add(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons
 /// What the neurons give.
 fn values(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons) -> Panel {
     let Neurons { gate, up, .. } = neurons;
-    let mut h = Panel::new(up.rows.records, inputs.count);
+    let mut h = Panel::new(up.rows.records, inputs.columns);
     let Some(gate) = gate else {
         project_all(cpu, inputs, [[(&up.rows, &mut h)]]);
         up.shift(&mut h);

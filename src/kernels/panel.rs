@@ -11,14 +11,14 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
     records: usize,
-    count: usize,
+    columns: usize,
     lanes: Vec<[f32; LANES]>,
 }
 
 impl Panel {
-    /// Zeros for `records` and `count` columns.
-    pub fn new(records: usize, count: usize) -> Panel {
-        Panel { records, count, lanes: vec![[0.0; LANES]; records.div_ceil(LANES) * count] }
+    /// Zeros for `records` and `columns` columns.
+    pub fn new(records: usize, columns: usize) -> Panel {
+        Panel { records, columns, lanes: vec![[0.0; LANES]; records.div_ceil(LANES) * columns] }
     }
 
     /// Columns `range` of rows `[N][width]`, as the records of a panel.
@@ -26,7 +26,7 @@ impl Panel {
         let mut panel = Panel::new(range.len(), rows.len() / width);
         for (n, row) in rows.chunks_exact(width).enumerate() {
             for (i, part) in row[range.clone()].chunks(LANES).enumerate() {
-                panel.lanes[i * panel.count + n][..part.len()].copy_from_slice(part);
+                panel.lanes[i * panel.columns + n][..part.len()].copy_from_slice(part);
             }
         }
         panel
@@ -37,7 +37,7 @@ impl Panel {
         for (n, row) in rows.chunks_exact_mut(width).enumerate() {
             let row = &mut row[first..first + self.records];
             for (i, part) in row.chunks_mut(LANES).enumerate() {
-                part.copy_from_slice(&self.lanes[i * self.count + n][..part.len()]);
+                part.copy_from_slice(&self.lanes[i * self.columns + n][..part.len()]);
             }
         }
     }
@@ -48,8 +48,8 @@ impl Panel {
     }
 
     /// Columns, N.
-    pub fn count(&self) -> usize {
-        self.count
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 
     /// All numbers in the order they lie in.
@@ -69,12 +69,12 @@ impl Panel {
 
     /// The numbers of column `n`, by record.
     pub fn column(&self, n: usize) -> impl Iterator<Item = f32> + '_ {
-        self.lanes.iter().skip(n).step_by(self.count.max(1)).flatten().take(self.records).copied()
+        self.lanes.iter().skip(n).step_by(self.columns.max(1)).flatten().take(self.records).copied()
     }
 
     /// Adds `bias[r]` to record `r` in every column.
     pub fn add_bias(&mut self, bias: &[f32]) {
-        for (lanes, bias) in self.lanes.chunks_exact_mut(self.count.max(1)).zip(bias.chunks(LANES)) {
+        for (lanes, bias) in self.lanes.chunks_exact_mut(self.columns.max(1)).zip(bias.chunks(LANES)) {
             for lanes in lanes {
                 lanes.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
             }
@@ -89,13 +89,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_survive_the_way_through_a_panel(width in 1usize..70, count in 1usize..5, cut in 0usize..70, len in 0usize..70) {
-            let rows: Vec<f32> = (0..width * count).map(|i| i as f32 + 1.0).collect();
+        fn rows_survive_the_way_through_a_panel(width in 1usize..70, columns in 1usize..5, cut in 0usize..70, len in 0usize..70) {
+            let rows: Vec<f32> = (0..width * columns).map(|i| i as f32 + 1.0).collect();
             let (first, len) = (cut.min(width), len.min(width - cut.min(width)));
             let mut panel = Panel::of_rows(&rows, width, first..first + len);
             let mut back = vec![0.0; rows.len()];
             panel.put_rows(&mut back, width, first);
-            for n in 0..count {
+            for n in 0..columns {
                 let row = &rows[n * width..][..width];
                 prop_assert_eq!(&panel.column(n).collect::<Vec<_>>(), &row[first..first + len]);
                 let zeroed = (0..width).map(|i| if (first..first + len).contains(&i) { row[i] } else { 0.0 });

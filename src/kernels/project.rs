@@ -21,7 +21,7 @@ use rayon::prelude::*;
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// Rows.
-    pub count: usize,
+    pub columns: usize,
     integer: Option<Int8Columns>,
     float: Option<F32Columns>,
 }
@@ -31,7 +31,7 @@ impl Inputs {
     pub fn new(cpu: &Cpu, rows: &[f32], width: usize, levels: &[Level]) -> Inputs {
         let meet = |integer| levels.iter().any(|level| cpu.arithmetic.is_integer(*level) == integer);
         cpu.run(|| Inputs {
-            count: rows.len() / width,
+            columns: rows.len() / width,
             integer: meet(true).then(|| quantised(cpu.isa, rows, width)),
             float: meet(false).then(|| in_strips(rows, width)),
         })
@@ -40,29 +40,29 @@ impl Inputs {
 
 /// Rows in f32, strip by strip.
 fn in_strips(rows: &[f32], width: usize) -> F32Columns {
-    let (count, blocks) = (rows.len() / width, width.div_ceil(BLOCK));
-    let mut values = vec![0.0; count * blocks * BLOCK];
-    values.par_chunks_mut(count * STRIP * BLOCK).enumerate().for_each(|(strip, values)| {
+    let (columns, blocks) = (rows.len() / width, width.div_ceil(BLOCK));
+    let mut values = vec![0.0; columns * blocks * BLOCK];
+    values.par_chunks_mut(columns * STRIP * BLOCK).enumerate().for_each(|(strip, values)| {
         let first = strip * STRIP * BLOCK;
-        for (to, row) in values.chunks_exact_mut(values.len() / count).zip(rows.chunks_exact(width)) {
+        for (to, row) in values.chunks_exact_mut(values.len() / columns).zip(rows.chunks_exact(width)) {
             let from = &row[first..width.min(first + to.len())];
             to[..from.len()].copy_from_slice(from);
         }
     });
-    F32Columns { count, blocks, values }
+    F32Columns { columns, blocks, values }
 }
 
 /// Rows in int8; eight of them are enough for a thread.
 fn quantised(isa: Isa, rows: &[f32], width: usize) -> Int8Columns {
-    let (count, blocks) = (rows.len() / width, width.div_ceil(BLOCK));
+    let (columns, blocks) = (rows.len() / width, width.div_ceil(BLOCK));
     let each = blocks.div_ceil(STRIP);
-    let mut strips = vec![Strip::EMPTY; count * each];
+    let mut strips = vec![Strip::EMPTY; columns * each];
     strips.par_chunks_mut(EIGHT * each).zip(rows.par_chunks(EIGHT * width)).for_each(|(strips, rows)| {
         let rows = rows.chunks_exact(width).zip(strips.chunks_exact_mut(each));
         rows.for_each(|(row, strips)| dispatch::quantise(isa, row, strips));
     });
-    let eights = if count > 1 { by_eight(&strips, each, blocks) } else { vec![] };
-    Int8Columns { count, blocks, strips, eights }
+    let eights = if columns > 1 { by_eight(&strips, each, blocks) } else { vec![] };
+    Int8Columns { columns, blocks, strips, eights }
 }
 
 /// Columns of `each` strips by eights.
@@ -103,8 +103,8 @@ pub fn project_all<'a, const K: usize>(
     inputs: &Inputs,
     jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
 ) {
-    let records = if inputs.count == 1 { RECORDS_ONE } else { RECORDS_MANY };
-    let micropanels = (records / LANES * inputs.count).max(1);
+    let records = if inputs.columns == 1 { RECORDS_ONE } else { RECORDS_MANY };
+    let micropanels = (records / LANES * inputs.columns).max(1);
     let mut all = Vec::new();
     for job in jobs {
         let integer = check(cpu, inputs, &job);
@@ -134,7 +134,7 @@ impl<const K: usize> Task<'_, K> {
 
 /// Whether a job is one of integers; refuses what does not fit.
 fn check<const K: usize>(cpu: &Cpu, inputs: &Inputs, job: &[(&Rows, &mut Panel); K]) -> bool {
-    let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.records && out.count() == inputs.count;
+    let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.records && out.columns() == inputs.columns;
     assert!(job.iter().all(fits), "outputs that do not fit the rows");
     let mut integer = job.iter().map(|(rows, _)| cpu.arithmetic.is_integer(rows.level));
     let first = integer.next().unwrap_or(false);
@@ -149,7 +149,7 @@ fn tasks<'a, C, const K: usize>(
     records: usize,
     micropanels: usize,
 ) -> Vec<[Job<'a, 'a, C>; K]> {
-    let count = job.iter().map(|(rows, _)| rows.records.div_ceil(records)).max().unwrap_or(0);
+    let tasks = job.iter().map(|(rows, _)| rows.records.div_ceil(records)).max().unwrap_or(0);
     let mut parts = job.map(|(rows, out)| (rows, out.micropanels_mut().chunks_mut(micropanels)));
     let task = |task| {
         parts.each_mut().map(|(rows, parts)| {
@@ -157,5 +157,5 @@ fn tasks<'a, C, const K: usize>(
             (work, parts.next().unwrap_or_default())
         })
     };
-    (0..count).map(task).collect()
+    (0..tasks).map(task).collect()
 }

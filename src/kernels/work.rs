@@ -56,8 +56,8 @@ pub struct Sums<'a, Factors> {
 /// Factors as they came.
 #[derive(Debug)]
 pub struct F32Factors {
-    /// Columns.
-    pub count: usize,
+    /// N.
+    pub columns: usize,
     /// `[records][N]`.
     pub values: Vec<f32>,
 }

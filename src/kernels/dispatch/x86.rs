@@ -36,7 +36,7 @@ fn by_block(rows: &Rows) -> bool {
 
 /// Dots in int8 of matrices that share records.
 pub fn dots_int8(isa: Isa, jobs: &mut [Job<Int8Columns>]) {
-    let one = jobs.iter().all(|(work, _)| work.x.count == 1 && by_block(work.rows));
+    let one = jobs.iter().all(|(work, _)| work.x.columns == 1 && by_block(work.rows));
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if one => unsafe { dots_int8_one_avx2::dots(jobs) },
@@ -64,7 +64,7 @@ pub fn dots_f32(isa: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { f32_many::dots_avx2(work, out) },
         // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.x.count == 1 => unsafe {
+        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.x.columns == 1 => unsafe {
             dots_f32_one::dots(work, out)
         },
         // SAFETY: as above.
@@ -79,7 +79,7 @@ pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { f32_many::sums_avx2(work, out) },
         // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe {
+        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.factors.columns == 1 => unsafe {
             sums_f32_one::sums(work, out)
         },
         // SAFETY: as above.
@@ -93,7 +93,9 @@ pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { sums_exact_avx2::sums(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) && work.factors.count == 1 => unsafe { sums_exact_one::sums(work, out) },
+        Set::Avx512Vnni if by_block(work.rows) && work.factors.columns == 1 => unsafe {
+            sums_exact_one::sums(work, out)
+        },
         // SAFETY: as above.
         Set::Avx512Vnni if by_block(work.rows) => unsafe { sums_exact_many::sums(work, out) },
         _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),

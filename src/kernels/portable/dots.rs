@@ -11,7 +11,7 @@ use crate::types::BLOCK;
 #[inline(always)]
 pub fn dots_f32(work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
     let mut weights = vec![0.0; work.rows.blocks() * BLOCK];
-    for (i, out) in out.chunks_exact_mut(work.x.count).enumerate() {
+    for (i, out) in out.chunks_exact_mut(work.x.columns).enumerate() {
         for (lane, r) in work.micropanel(i).enumerate() {
             decode(work.rows, r, &mut weights);
             for (n, out) in out.iter_mut().enumerate() {
@@ -46,8 +46,8 @@ fn dot(weights: &[f32], x: &F32Columns, n: usize) -> f32 {
 /// In int8; `out` is `[micropanels][N][16]`.
 #[inline(always)]
 pub fn dots_int8(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
-    let mut lanes = vec![[0.0; LANES]; work.x.count];
-    for (i, out) in out.chunks_exact_mut(work.x.count).enumerate() {
+    let mut lanes = vec![[0.0; LANES]; work.x.columns];
+    for (i, out) in out.chunks_exact_mut(work.x.columns).enumerate() {
         for (lane, r) in work.micropanel(i).enumerate() {
             add_record(work.rows, r, work.x, &mut lanes);
             for (out, lanes) in out.iter_mut().zip(&mut lanes) {

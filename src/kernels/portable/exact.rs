@@ -18,7 +18,7 @@ struct Part {
 /// In exact integers; `out` is `[blocks][N][64]`.
 #[inline(always)]
 pub fn sums_exact(work: &Sums<Factors>, out: &mut [f32]) {
-    for (block, sums) in out.chunks_exact_mut(work.factors.count * BLOCK).enumerate() {
+    for (block, sums) in out.chunks_exact_mut(work.factors.columns * BLOCK).enumerate() {
         for half in [0, 1] {
             let part = Part::new(work.rows, work.first + block, half);
             for (n, sums) in sums.as_chunks_mut::<HALF>().0.iter_mut().skip(half).step_by(2).enumerate() {

@@ -118,7 +118,7 @@ pub fn levels() -> impl Strategy<Value = Level> {
 
 /// The bits of a panel, `[N][records]`.
 pub fn panel_bits(panel: &Panel) -> Vec<u32> {
-    bits((0..panel.count()).flat_map(|n| panel.column(n)))
+    bits((0..panel.columns()).flat_map(|n| panel.column(n)))
 }
 
 /// Bits, with one for all that are not a number: which of those comes out of a sum of two is the compiler's choice.

@@ -52,25 +52,25 @@ thread_local! {
 /// Dots of records of one group a block; `out` is `[micropanels][N][16]`, two micropanels at most.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
-    let count = work.x.count;
+    let columns = work.x.columns;
     GROUPS.with_borrow_mut(|groups| {
         groups.resize(work.rows.blocks(), EMPTY);
-        for index in 0..out.len() / count {
+        for index in 0..out.len() / columns {
             match work.rows.level {
                 Level::L4 => pack::<false>(work.rows, work.micropanel(index), index, groups),
                 _ => pack::<true>(work.rows, work.micropanel(index), index, groups),
             }
         }
         let quads = black_box(QUADS);
-        let mut coming = coming(work, out.len() / count);
-        let out = &mut out.chunks_exact_mut(count).collect::<Vec<_>>();
+        let mut coming = coming(work, out.len() / columns);
+        let out = &mut out.chunks_exact_mut(columns).collect::<Vec<_>>();
         for (part, x) in work.x.eights.chunks(groups.len()).enumerate() {
             let first = part * COLUMNS;
-            match count - first {
-                1 => columns::<1>(groups, x, quads, first, &mut coming, out),
-                2 => columns::<2>(groups, x, quads, first, &mut coming, out),
-                3..=4 => columns::<4>(groups, x, quads, first, &mut coming, out),
-                _ => columns::<COLUMNS>(groups, x, quads, first, &mut coming, out),
+            match columns - first {
+                1 => pass::<1>(groups, x, quads, first, &mut coming, out),
+                2 => pass::<2>(groups, x, quads, first, &mut coming, out),
+                3..=4 => pass::<4>(groups, x, quads, first, &mut coming, out),
+                _ => pass::<COLUMNS>(groups, x, quads, first, &mut coming, out),
             }
         }
     });
@@ -111,7 +111,7 @@ fn pack<const MID: bool>(rows: &Rows, records: Range<usize>, index: usize, group
 
 /// The first `N` of eight columns, as many as there are from `first` on, of all micropanels of `out`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn columns<const N: usize>(
+fn pass<const N: usize>(
     groups: &[Group],
     x: &[Eight],
     quads: usize,

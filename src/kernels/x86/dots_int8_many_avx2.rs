@@ -54,7 +54,7 @@ thread_local! {
 pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
     GROUPS.with_borrow_mut(|groups| {
         groups.resize(work.rows.blocks(), EMPTY);
-        for (i, out) in out.chunks_exact_mut(work.x.count).enumerate() {
+        for (i, out) in out.chunks_exact_mut(work.x.columns).enumerate() {
             match work.rows.level {
                 Level::L4 => micropanel::<false>(work, i, groups, out),
                 _ => micropanel::<true>(work, i, groups, out),

@@ -69,8 +69,8 @@ fn dots<S: Simd, const R: usize, const C: usize>(
 ) {
     const { assert!(LANES.is_multiple_of(R)) };
     scratch.weights.resize(LANES * STRIP, Block::default());
-    scratch.lanes.resize(work.x.count, Default::default());
-    for (i, out) in out.chunks_exact_mut(work.x.count).enumerate() {
+    scratch.lanes.resize(work.x.columns, Default::default());
+    for (i, out) in out.chunks_exact_mut(work.x.columns).enumerate() {
         let records = work.micropanel(i);
         for strip in 0..work.rows.blocks().div_ceil(STRIP) {
             decode(simd, work.rows, records.clone(), strip, &mut scratch.weights);
@@ -107,19 +107,19 @@ fn multiply<S: Simd, const R: usize, const C: usize>(
     scratch: &mut Scratch,
 ) {
     let Scratch { weights, lanes } = scratch;
-    let count = x.count;
+    let columns = x.columns;
     let x = x.strip(strip).as_chunks().0;
-    let len = x.len() / count;
+    let len = x.len() / columns;
     let strip = Strip {
         weights: Matrix { lanes: weights.as_flattened(), stride: STRIP * PARTS, len },
         x: Matrix { lanes: x, stride: len, len },
         first: strip == 0,
         records,
     };
-    let tiled = count / C * C;
+    let tiled = columns / C * C;
     strip.columns::<S, R, C>(simd, 0..tiled, lanes.as_flattened_mut());
-    strip.columns::<S, R, 2>(simd, tiled..count / 2 * 2, lanes.as_flattened_mut());
-    strip.columns::<S, R, 1>(simd, count / 2 * 2..count, lanes.as_flattened_mut());
+    strip.columns::<S, R, 2>(simd, tiled..columns / 2 * 2, lanes.as_flattened_mut());
+    strip.columns::<S, R, 1>(simd, columns / 2 * 2..columns, lanes.as_flattened_mut());
 }
 
 /// A strip of a micropanel's records and of the columns.
@@ -148,23 +148,23 @@ impl Strip<'_> {
 /// Sums by tiles of `C` columns and `P` registers.
 #[inline(always)]
 fn sums<S: Simd, const C: usize, const P: usize>(simd: S, work: &Sums<F32Factors>, out: &mut [f32]) {
-    let count = work.factors.count;
-    let len = (SUMS / count).clamp(*LENGTHS.start(), *LENGTHS.end());
+    let columns = work.factors.columns;
+    let len = (SUMS / columns).clamp(*LENGTHS.start(), *LENGTHS.end());
     let slab = DECODED / len;
     let mut weights = [Block::default(); DECODED];
     let sums: &mut [Block] = out.as_chunks_mut().0.as_chunks_mut().0;
-    for (part, sums) in sums.chunks_mut(len * count).enumerate() {
+    for (part, sums) in sums.chunks_mut(len * columns).enumerate() {
         let first = work.first + part * len;
-        let blocks = first..first + sums.len() / count;
-        for (i, factors) in work.factors.values.chunks(slab * count).enumerate() {
-            let records = i * slab..i * slab + factors.len() / count;
+        let blocks = first..first + sums.len() / columns;
+        for (i, factors) in work.factors.values.chunks(slab * columns).enumerate() {
+            let records = i * slab..i * slab + factors.len() / columns;
             decode_slab(simd, work.rows, records, blocks.clone(), &mut weights, len);
-            for (block, sums) in sums.chunks_exact_mut(count).enumerate() {
+            for (block, sums) in sums.chunks_exact_mut(columns).enumerate() {
                 let weights = Slab { weights: &weights[block..], stride: len, factors };
-                let tiled = count / C * C;
+                let tiled = columns / C * C;
                 weights.add::<S, C, P>(simd, 0..tiled, sums);
-                weights.add::<S, 2, P>(simd, tiled..count / 2 * 2, sums);
-                weights.add::<S, 1, P>(simd, count / 2 * 2..count, sums);
+                weights.add::<S, 2, P>(simd, tiled..columns / 2 * 2, sums);
+                weights.add::<S, 1, P>(simd, columns / 2 * 2..columns, sums);
             }
         }
     }
@@ -202,12 +202,12 @@ impl Slab<'_> {
     /// Adds the records to some columns' `sums [N]`, `C` at a time.
     #[inline(always)]
     fn add<S: Simd, const C: usize, const P: usize>(&self, simd: S, columns: Range<usize>, sums: &mut [Block]) {
-        let count = sums.len();
+        let all = sums.len();
         for n in columns.step_by(C) {
             let Some(sums) = sums[n..].first_chunk_mut::<C>() else { return };
             for part in (0..PARTS).step_by(P) {
                 let weights = self.weights.iter().step_by(self.stride);
-                let factors = self.factors.chunks_exact(count).filter_map(|row| row[n..].first_chunk());
+                let factors = self.factors.chunks_exact(all).filter_map(|row| row[n..].first_chunk());
                 tile::sums::<S, C, P>(simd, part, weights, factors, sums);
             }
         }

@@ -65,9 +65,9 @@ thread_local! {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        for (eight, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(GROUPS * work.factors.count).enumerate() {
+        for (eight, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(GROUPS * work.factors.columns).enumerate() {
             let first = work.first + eight * GROUPS;
-            match (work.factors.count, work.rows.level) {
+            match (work.factors.columns, work.rows.level) {
                 (1, Level::L4) => one::<false>(work, first, sums, scratch),
                 (1, _) => one::<true>(work, first, sums, scratch),
                 (_, Level::L4) => many::<false>(work, first, sums, scratch),
@@ -168,7 +168,7 @@ fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; B
         store8(origins, cells.origin);
     });
     put_terms(work, scratch);
-    for (i, sums) in sums.chunks_exact_mut(work.factors.count).enumerate() {
+    for (i, sums) in sums.chunks_exact_mut(work.factors.columns).enumerate() {
         pack::<MID>(work.rows, first + i, &mut scratch.packed);
         group(work, i, sums, scratch);
     }
@@ -179,17 +179,17 @@ fn many<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; B
 #[target_feature(enable = "avx2,fma,f16c")]
 fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 5;
-    let (count, records) = (work.factors.count, work.rows.records);
-    scratch.terms.resize(count, Terms::NONE);
+    let (columns, records) = (work.factors.columns, work.rows.records);
+    scratch.terms.resize(columns, Terms::NONE);
     for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
-        let mut columns = [work.factors.column(0); AT_ONCE];
-        for (n, column) in columns.iter_mut().enumerate() {
-            *column = work.factors.column((part * AT_ONCE + n).min(count - 1));
+        let mut of_part = [work.factors.column(0); AT_ONCE];
+        for (n, column) in of_part.iter_mut().enumerate() {
+            *column = work.factors.column((part * AT_ONCE + n).min(columns - 1));
         }
         let mut making = [Making8::new(); AT_ONCE];
         for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
             let cells = Cells8 { width: floats8(widths), origin: floats8(origins) };
-            for (making, column) in making.iter_mut().zip(&columns) {
+            for (making, column) in making.iter_mut().zip(&of_part) {
                 making.take(column[r], &cells);
             }
         }

@@ -56,7 +56,7 @@ thread_local! {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        for (part, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(STRIP * work.factors.count).enumerate() {
+        for (part, sums) in out.as_chunks_mut::<BLOCK>().0.chunks_mut(STRIP * work.factors.columns).enumerate() {
             let first = work.first + part * STRIP;
             match work.rows.level {
                 Level::L4 => strip::<false>(work, first, sums, scratch),
@@ -76,7 +76,7 @@ pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> PlaneByte
 /// Blocks `first..` of all records into `sums [blocks][N][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn strip<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
-    let count = work.factors.count;
+    let columns = work.factors.columns;
     let mut coming = of_strip(work.rows, first);
     let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
     read_cells(work.rows, first, of_records, |(widths, origins), cells| {
@@ -93,9 +93,9 @@ fn strip<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; 
         }
     }
     let mut coming = of_strip(work.rows, first + STRIP);
-    for (two, sums) in sums.chunks_mut(2 * count).enumerate() {
+    for (two, sums) in sums.chunks_mut(2 * columns).enumerate() {
         pack::<MID>(work.rows, first + 2 * two, scratch);
-        for (i, sums) in sums.chunks_exact_mut(count).enumerate() {
+        for (i, sums) in sums.chunks_exact_mut(columns).enumerate() {
             group::<MID>(work, 2 * two + i, sums, &mut coming, scratch);
         }
     }
@@ -111,17 +111,17 @@ fn of_strip<'a>(rows: &'a Rows, first: usize) -> Coming<'a> {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
     const AT_ONCE: usize = 8;
-    let (count, records) = (work.factors.count, work.rows.records);
-    scratch.terms.resize(count, Terms::NONE);
+    let (columns, records) = (work.factors.columns, work.rows.records);
+    scratch.terms.resize(columns, Terms::NONE);
     for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
-        let mut columns = [work.factors.column(0); AT_ONCE];
-        for (n, column) in columns.iter_mut().enumerate() {
-            *column = work.factors.column((part * AT_ONCE + n).min(count - 1));
+        let mut of_part = [work.factors.column(0); AT_ONCE];
+        for (n, column) in of_part.iter_mut().enumerate() {
+            *column = work.factors.column((part * AT_ONCE + n).min(columns - 1));
         }
         let mut making = [Making::new(); AT_ONCE];
         for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
             let cells = Cells { width: floats(widths), origin: floats(origins) };
-            for (making, column) in making.iter_mut().zip(&columns) {
+            for (making, column) in making.iter_mut().zip(&of_part) {
                 making.take(column[r], &cells);
             }
         }
@@ -160,7 +160,7 @@ fn group<const MID: bool>(
         let left = sums.len() - first;
         for (n, column) in scratch.columns.iter_mut().enumerate().take(left) {
             if first + n < RECORDS {
-                (0..RECORDS.div_ceil(work.factors.count)).for_each(|_| coming.ask::<MID>(STRIP / 2));
+                (0..RECORDS.div_ceil(work.factors.columns)).for_each(|_| coming.ask::<MID>(STRIP / 2));
             }
             put_column(work.factors.column(first + n), &of_group, scratch.terms[first + n].share[index], column);
         }
