@@ -1,11 +1,12 @@
 //! Where tokens become rows and rows become logits.
 
 use super::Engine;
+use super::schedule::ROWS;
 use super::threads::{pooled, together};
 use crate::error::{Error, Result};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::project_all;
-use crate::quant::values;
+use crate::quant::{Rows, values};
 use crate::types::{BLOCK, CHUNK, Matrix};
 
 impl Engine {
@@ -18,26 +19,18 @@ impl Engine {
     }
 
     fn embed_rows(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; tokens.len() * self.arch.hidden];
-        for (token, row) in tokens.iter().zip(out.chunks_exact_mut(self.arch.hidden)) {
-            self.embed_row(*token as usize, row)?;
+        let Engine { arch, weights, .. } = self;
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= arch.vocab) {
+            return Err(Error::usage(format!("token {token} lies outside the vocabulary of {}", arch.vocab)));
+        }
+        let mut out = vec![0.0; tokens.len() * arch.hidden];
+        for (tokens, out) in tokens.chunks(ROWS).zip(out.chunks_mut(ROWS * arch.hidden)) {
+            let leased = weights.lease_rows(tokens)?;
+            for (leased, row) in leased.iter().zip(out.chunks_exact_mut(arch.hidden)) {
+                decode(&leased.rows(Matrix::Embed)?, row);
+            }
         }
         Ok(out)
-    }
-
-    fn embed_row(&mut self, token: usize, out: &mut [f32]) -> Result<()> {
-        if token >= self.arch.vocab {
-            return Err(Error::usage(format!("token {token} lies outside the vocabulary of {}", self.arch.vocab)));
-        }
-        let leased = self.weights.lease_row(token)?;
-        let rows = leased.rows(Matrix::Embed)?;
-        let record = rows.record(0);
-        let mut buffer = [0.0; BLOCK];
-        for (block, part) in out.chunks_mut(BLOCK).enumerate() {
-            values(&rows.coding, rows.level, &record, block, &mut buffer);
-            part.copy_from_slice(&buffer[..part.len()]);
-        }
-        Ok(())
     }
 
     /// Logits `[N, vocab]` of rows `x [N, hidden]` before the final norm.
@@ -64,5 +57,15 @@ impl Engine {
             Ok(())
         })?;
         Ok(out)
+    }
+}
+
+/// The values of a single record.
+fn decode(rows: &Rows, out: &mut [f32]) {
+    let record = rows.record(0);
+    let mut buffer = [0.0; BLOCK];
+    for (block, part) in out.chunks_mut(BLOCK).enumerate() {
+        values(&rows.coding, rows.level, &record, block, &mut buffer);
+        part.copy_from_slice(&buffer[..part.len()]);
     }
 }

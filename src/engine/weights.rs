@@ -6,7 +6,7 @@ use super::walk::{Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
-use crate::prefetch::{Fetcher, Held, Layout, Steps, Want};
+use crate::prefetch::{Fetcher, Held, Home, Layout, Steps, Want};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{BlockId, Dram};
@@ -86,9 +86,9 @@ fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: 
     let stride = section.layout.stride;
     let begin = first / CHUNK * CHUNK;
     let size = CHUNK.min(section.layout.records - begin) * stride;
-    let block = schedule.block(id, first / CHUNK).map(|block| (block, (first - begin) * stride, size));
+    let home = schedule.block(id, first / CHUNK).map(|id| Home { id, at: (first - begin) * stride, size });
     let offset = section.begin + (first * stride) as u64;
-    Want { section: id.0 as usize, file: section.file, offset, len: count * stride, block }
+    Want { section: id.0 as usize, file: section.file, offset, len: count * stride, home }
 }
 
 impl Weights {
@@ -164,19 +164,26 @@ impl Weights {
         Ok(run)
     }
 
-    /// Leases one row of the embedding.
+    /// Leases rows of the embedding in their order, `schedule::ROWS` at most; they are read together.
     ///
     /// # Errors
     /// As [`Weights::lease`].
-    pub fn lease_row(&mut self, row: usize) -> Result<Leased> {
+    pub fn lease_rows(&mut self, rows: &[u32]) -> Result<Vec<Leased>> {
         let Weights { store, verify, verified, schedule, fetcher, .. } = self;
         let walk = schedule.embedding.clone();
-        if walk.sections.iter().any(|id| !is_single(&store.section(*id).layout, row)) {
+        let of_row = |row: &u32| walk.sections.iter().map(|id| (*id, *row as usize)).collect::<Vec<_>>();
+        let planes: Vec<(SectionId, usize)> = rows.iter().flat_map(of_row).collect();
+        if !planes.iter().all(|(id, row)| is_single(&store.section(*id).layout, *row)) {
             return Err(Error::Internal("a row that has no checksum of its own"));
         }
-        let wants: Vec<Want> = walk.sections.iter().map(|id| want(store, schedule, *id, row, 1)).collect();
+        let wants: Vec<Want> = planes.iter().map(|(id, row)| want(store, schedule, *id, *row, 1)).collect();
         let held = fetcher.fetch_rows(&wants, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
-        Ok(self.leased(walk, row..row + 1, held))
+        let mut held = held.into_iter();
+        let mut leased = |row: usize| {
+            let held = held.by_ref().take(walk.sections.len()).collect();
+            self.leased(walk.clone(), row..row + 1, held)
+        };
+        Ok(rows.iter().map(|row| leased(*row as usize)).collect())
     }
 
     fn leased(&self, walk: Arc<Walk>, records: Range<usize>, held: Vec<Held>) -> Leased {
@@ -217,7 +224,7 @@ fn is_single(layout: &SectionLayout, record: usize) -> bool {
 
 /// Checks what was just read, as the mode asks; single rows are always checked unless the mode is `Never`.
 fn check(store: &Store, verify: Verify, verified: &mut HashSet<BlockId>, want: &Want, bytes: &[u8]) -> Result<()> {
-    let whole = want.block.filter(|(_, at, size)| *at == 0 && *size == want.len).map(|(id, ..)| id);
+    let whole = want.whole();
     let known = whole.is_some_and(|id| verified.contains(&id));
     if verify == Verify::Never || (verify == Verify::First && known) {
         return Ok(());

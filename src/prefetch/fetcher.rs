@@ -1,29 +1,19 @@
 //! Steps in, leased bytes out; reads run ahead of the steps.
 
+use super::ahead::{Ahead, Begun};
 use super::flights::{Flight, Flights, Token};
-use super::order::Order;
+use super::layout::Layout;
 use super::want::{Held, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::Reader;
-use crate::mem::{Arena, PIECE, Run, SlotId, WriteLease};
-use crate::tier::{BlockId, Dram, FRAME, Frames, Place, Ring, Stats, frames};
-use std::collections::VecDeque;
+use crate::mem::{Arena, Run, WriteLease};
+use crate::tier::{BlockId, Dram, Place, Ring, Stats, frames};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Checks a want that was just read, before anyone uses it.
 pub type Check<'a> = &'a mut dyn FnMut(&Want, &[u8]) -> Result<()>;
-
-/// How the slots of an arena are used: ring frames first (a slab of their own), then one slot per plane of a single
-/// row, then the tier's.
-#[derive(Clone, Debug)]
-pub struct Layout {
-    /// Frames of the ring.
-    pub ring: u32,
-    /// Sizes of the slots for single rows.
-    pub rows: Vec<usize>,
-}
 
 /// One access to a block, as a trace keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +26,6 @@ pub struct Access {
     pub first: bool,
 }
 
-/// A step whose reads were begun before it was asked for.
-struct Ahead {
-    step: usize,
-    bytes: usize,
-    /// Index of the want, and its read.
-    reads: Vec<(usize, Token)>,
-}
-
 /// The tier, its memory and the reader that fills it.
 pub struct Fetcher {
     dram: Dram,
@@ -52,39 +34,10 @@ pub struct Fetcher {
     arena: Arc<Arena>,
     flights: Flights,
     steps: Box<dyn Steps>,
-    order: Order,
-    /// In the order of the steps.
-    queue: VecDeque<Ahead>,
-    /// The next step to look at for reading ahead, and how many were looked at and not yet asked for.
-    cursor: usize,
-    looked: usize,
-    /// Bytes that may be under way or waiting ahead of their step.
-    lookahead: usize,
+    ahead: Ahead,
     stats: Stats,
     waited: Vec<Duration>,
     trace: Option<Vec<Access>>,
-}
-
-impl Layout {
-    /// Frames of a ring at most: it lies in one slab.
-    pub const MOST: u32 = (PIECE / FRAME) as u32;
-
-    /// An arena for this layout and a tier's slots.
-    pub fn arena(&self, dram: &Dram) -> Result<Arc<Arena>> {
-        Arena::new(&[&vec![FRAME; self.ring as usize], &self.rows, dram.slots()])
-    }
-
-    fn row(&self, index: usize) -> SlotId {
-        SlotId(self.ring + index as u32)
-    }
-
-    fn fixed(&self, slot: u32) -> SlotId {
-        SlotId(self.ring + self.rows.len() as u32 + slot)
-    }
-}
-
-fn run(frames: Frames) -> Run {
-    Run { first: SlotId(frames.first), count: frames.count }
 }
 
 impl Fetcher {
@@ -105,12 +58,8 @@ impl Fetcher {
             layout,
             arena,
             flights: Flights::new(reader),
-            order: Order::new([0..steps.count(), 0..0]),
+            ahead: Ahead::new(steps.count(), lookahead),
             steps,
-            queue: VecDeque::new(),
-            cursor: 0,
-            looked: 0,
-            lookahead,
             stats: Stats::new(sections),
             waited: vec![Duration::ZERO; sections],
             trace: None,
@@ -119,7 +68,7 @@ impl Fetcher {
 
     /// Says which steps the coming passes take; others are not read ahead.
     pub fn follow(&mut self, ranges: [Range<usize>; 2]) {
-        self.order = Order::new(ranges);
+        self.ahead.follow(ranges);
     }
 
     /// Serves all wants of a step, in order, and begins to read for the steps that follow it.
@@ -145,9 +94,7 @@ impl Fetcher {
             }
             return wants.iter().map(|want| self.served(want, None)).collect();
         }
-        while let Some(ended) = self.flights.ended(false) {
-            self.land(ended, check);
-        }
+        self.land_ended(check);
         let wants = self.steps.wants(step);
         let reads = self.begun(step, &wants, check)?;
         self.advance()?;
@@ -161,10 +108,10 @@ impl Fetcher {
         wants.iter().zip(held).map(|(want, held)| self.served(want, held)).collect()
     }
 
-    /// Serves wants outside of the order, such as a token's embedding row.
+    /// Serves wants outside of the order, such as embedding rows, together: a slot for rows is each one's, in turn.
     ///
     /// # Errors
-    /// As `fetch`.
+    /// As `fetch`; `Error::Internal` for more wants than there are such slots.
     pub fn fetch_rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
         let held = self.rows(wants, check);
         if held.is_err() {
@@ -174,14 +121,17 @@ impl Fetcher {
     }
 
     fn rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
+        if wants.len() > self.layout.rows.len() {
+            return Err(Error::Internal("more rows at once than have slots"));
+        }
         let mut reads = Vec::with_capacity(wants.len());
         for (index, want) in wants.iter().enumerate() {
-            let loaded = want.block.is_some_and(|(id, ..)| matches!(self.dram.find(id), Place::Loaded(_)));
+            let loaded = want.home.is_some_and(|home| matches!(self.dram.find(home.id), Place::Loaded(_)));
             reads.push(match loaded {
                 true => None,
                 false => {
                     let flight = Flight { want: *want, own: false };
-                    Some(self.read_into(flight, self.layout.row(index).into())?)
+                    Some(self.read_into(flight, self.layout.row(index))?)
                 }
             });
         }
@@ -196,20 +146,17 @@ impl Fetcher {
 
     /// The reads of a step's missing wants: begun ahead, or now.
     fn begun(&mut self, step: usize, wants: &[Want], check: Check) -> Result<Vec<(usize, Token)>> {
-        self.looked = self.looked.saturating_sub(1);
-        if self.queue.front().is_some_and(|ahead| ahead.step == step) {
-            return Ok(self.queue.pop_front().map(|ahead| ahead.reads).unwrap_or_default());
+        if let Some(begun) = self.ahead.asked(step) {
+            return Ok(begun.reads);
         }
         if wants.iter().all(|want| self.is_loaded(want)) {
             return Ok(vec![]);
         }
         // Not what was expected: begin anew from here.
         self.forget(check);
-        self.cursor = self.order.after(step);
-        match self.begin(step, usize::MAX)? {
-            true => Ok(self.queue.pop_front().map(|ahead| ahead.reads).unwrap_or_default()),
-            false => Err(Error::Internal("a step wants more than the ring has")),
-        }
+        self.ahead.restart(Some(step));
+        let begun = self.begin(step, self.missing(step))?;
+        begun.map(|begun| begun.reads).ok_or(Error::Internal("a step wants more than the ring has"))
     }
 
     /// Waits for all that is under way and gives up what was read ahead.
@@ -222,18 +169,17 @@ impl Fetcher {
         for (section, bytes) in self.waiting() {
             self.stats.unused(section, bytes);
         }
-        self.queue.clear();
+        self.ahead.restart(None);
         self.flights.clear();
-        self.looked = 0;
         self.reclaim();
     }
 
     /// Section and bytes of what was read ahead and waits for its step.
     fn waiting(&self) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
-        for ahead in &self.queue {
-            let wants = self.steps.wants(ahead.step);
-            let landed = ahead.reads.iter().filter(|(_, token)| self.flights.is_here(*token)).map(|(i, _)| &wants[*i]);
+        for begun in self.ahead.begun() {
+            let wants = self.steps.wants(begun.step);
+            let landed = begun.reads.iter().filter(|(_, token)| self.flights.is_here(*token)).map(|(i, _)| &wants[*i]);
             // A block with a slot of its own is not lost.
             found.extend(landed.filter(|want| !self.is_loaded(want)).map(|want| (want.section, want.len)));
         }
@@ -242,38 +188,37 @@ impl Fetcher {
 
     /// Takes back the frames that nobody reads or writes any more.
     fn reclaim(&mut self) {
-        self.ring.reclaim(|frames| self.arena.is_idle(run(frames)));
+        self.ring.reclaim(|frames| self.arena.is_idle(self.layout.frames(frames)));
     }
 
     /// Begins the reads of the steps ahead, as far as the ring and the bound allow, and hands all to the reader.
     fn advance(&mut self) -> Result<()> {
         self.reclaim();
-        while self.looked < self.order.len() && self.begin(self.cursor, self.lookahead)? {
-            self.cursor = self.order.after(self.cursor);
-            self.looked += 1;
+        while let Some(step) = self.ahead.next() {
+            let missing = self.missing(step);
+            let begun = match missing.is_empty() {
+                true => None,
+                false if !self.ahead.has_room(bytes(&missing)) => break,
+                false => match self.begin(step, missing)? {
+                    None => break,
+                    begun => begun,
+                },
+            };
+            self.ahead.looked(begun);
         }
         self.flights.launch();
         Ok(())
     }
 
-    /// Begins to read what a step misses; false where there is no room now, or more than `bound` bytes would be ahead.
-    fn begin(&mut self, step: usize, bound: usize) -> Result<bool> {
-        let missing = self.missing(step);
-        if missing.is_empty() {
-            return Ok(true);
-        }
-        let bytes = missing.iter().map(|(_, want)| want.len).sum::<usize>();
-        if self.queue.iter().map(|ahead| ahead.bytes).sum::<usize>() + bytes > bound {
-            return Ok(false);
-        }
-        let Some(runs) = self.assign(&missing) else { return Ok(false) };
+    /// Begins to read what a step misses; none where there is no room for it now.
+    fn begin(&mut self, step: usize, missing: Vec<(usize, Want)>) -> Result<Option<Begun>> {
+        let Some(runs) = self.assign(&missing) else { return Ok(None) };
+        let bytes = bytes(&missing);
         let begun = missing
             .into_iter()
             .zip(runs)
             .map(|((i, want), (run, own))| Ok((i, self.read_into(Flight { want, own }, run)?)));
-        let reads = begun.collect::<Result<_>>()?;
-        self.queue.push_back(Ahead { step, bytes, reads });
-        Ok(true)
+        Ok(Some(Begun { step, bytes, reads: begun.collect::<Result<_>>()? }))
     }
 
     /// Whether all that a step wants is in the tier.
@@ -283,7 +228,7 @@ impl Fetcher {
 
     /// Whether all is in the tier and nothing under way: then there is nothing to look ahead for.
     fn is_settled(&self) -> bool {
-        self.dram.is_complete() && self.queue.is_empty() && !self.flights.any()
+        self.dram.is_complete() && self.ahead.begun().next().is_none() && !self.flights.any()
     }
 
     fn missing(&self, step: usize) -> Vec<(usize, Want)> {
@@ -303,13 +248,13 @@ impl Fetcher {
         }
         let ringed = missing.iter().zip(&own).filter(|(_, own)| own.is_none());
         let counts: Vec<u32> = ringed.map(|((_, want), _)| frames(want.covered().1)).collect();
-        let mut taken = self.ring.take(&counts)?.into_iter().map(run);
+        let mut taken = self.ring.take(&counts)?.into_iter().map(|frames| self.layout.frames(frames));
         own.into_iter().map(|own| own.map(|run| (run, true)).or_else(|| Some((taken.next()?, false)))).collect()
     }
 
     fn own_slot(&self, want: &Want) -> Option<Run> {
         match self.dram.find(want.whole()?) {
-            Place::Reserved(slot) => Some(self.layout.fixed(slot).into()),
+            Place::Reserved(slot) => Some(self.layout.fixed(slot)),
             _ => None,
         }
     }
@@ -332,10 +277,19 @@ impl Fetcher {
                 let Some(ended) = self.flights.ended(true) else { break };
                 self.land(ended, check);
             }
+            // What came with it is not waited for.
+            self.land_ended(check);
             self.waited[section] += begin.elapsed();
             self.stats.stall(section);
         }
         self.flights.take(token).unwrap_or(Err(Error::Internal("a read ended without a result")))
+    }
+
+    /// Takes in what has ended by now.
+    fn land_ended(&mut self, check: Check) {
+        while let Some(ended) = self.flights.ended(false) {
+            self.land(ended, check);
+        }
     }
 
     fn land(&mut self, (token, flight, result): (Token, Flight, Result<Vec<WriteLease>>), check: Check) {
@@ -363,7 +317,7 @@ impl Fetcher {
         if let Some(held) = read {
             return Ok(held);
         }
-        let loaded = want.block.map(|(id, at, _)| (self.dram.find(id), at));
+        let loaded = want.home.map(|home| (self.dram.find(home.id), home.at));
         let Some((Place::Loaded(slot), at)) = loaded else {
             return Err(Error::Internal("a want that is neither loaded nor read"));
         };
@@ -407,12 +361,15 @@ impl Fetcher {
 
     /// Bytes of the ring and of the slots for rows.
     pub fn ring_bytes(&self) -> u64 {
-        let rows = self.layout.rows.iter().map(|n| crate::tier::paged(*n)).sum::<u64>();
-        u64::from(self.layout.ring) * FRAME as u64 + rows
+        self.layout.ring_bytes()
     }
 
     /// The reader's name.
     pub fn engine(&self) -> &'static str {
         self.flights.engine()
     }
+}
+
+fn bytes(missing: &[(usize, Want)]) -> usize {
+    missing.iter().map(|(_, want)| want.len).sum()
 }

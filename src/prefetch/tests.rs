@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use super::{Fetcher, Layout, Steps, Want};
+use super::{Fetcher, Home, Layout, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::faulty::Faulty;
 use crate::io::{ALIGN, Done, Faults, Psync, Read, Reader, Source};
@@ -9,10 +9,12 @@ use proptest::prelude::*;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 const SIZE: usize = ALIGN;
 const BLOCKS: usize = 24;
 const SECTIONS: usize = 3;
+const ROWS: usize = 4;
 
 fn byte(at: usize) -> u8 {
     (at * 7 + at / 251) as u8
@@ -31,8 +33,8 @@ fn expected(want: &Want) -> Vec<u8> {
 }
 
 fn want(block: usize, at: usize, len: usize) -> Want {
-    let home = Some((BlockId(block as u32), at, SIZE));
-    Want { section: block % SECTIONS, file: 0, offset: (block * SIZE + at) as u64, len, block: home }
+    let home = Some(Home { id: BlockId(block as u32), at, size: SIZE });
+    Want { section: block % SECTIONS, file: 0, offset: (block * SIZE + at) as u64, len, home }
 }
 
 /// Two blocks a step.
@@ -51,7 +53,7 @@ fn fetcher(reader: Box<dyn Reader>, fixed: usize, ring: u32, lookahead: usize) -
     let position = |i: usize| ((i * 11) % BLOCKS) as f32;
     let blocks: Vec<Block> = (0..BLOCKS).map(|i| Block { bytes: SIZE, position: position(i) }).collect();
     let dram = Dram::place(&blocks, (fixed * SIZE) as u64);
-    let layout = Layout { ring: ring.max(2 * frames(SIZE)), rows: vec![2 * ALIGN] };
+    let layout = Layout { ring: ring.max(2 * frames(SIZE)), rows: vec![2 * ALIGN; ROWS] };
     let arena = layout.arena(&dram).unwrap();
     Fetcher::new(dram, layout, arena, reader, Box::new(Pairs), SECTIONS, lookahead)
 }
@@ -101,15 +103,16 @@ enum Call {
     Walk(usize),
     /// A jump.
     Step(usize),
-    Row(usize, usize, usize),
+    Rows(Vec<(usize, usize, usize)>),
     Follow(usize, usize),
 }
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let row = (0..BLOCKS, 0usize..SIZE - 100, 1usize..100);
     let call = prop_oneof![
         4 => (1usize..20).prop_map(Call::Walk),
         1 => (0..BLOCKS / 2).prop_map(Call::Step),
-        2 => (0..BLOCKS, 0usize..SIZE - 100, 1usize..100).prop_map(|(b, at, len)| Call::Row(b, at, len)),
+        2 => prop::collection::vec(row, 1..=ROWS).prop_map(Call::Rows),
         1 => (0..BLOCKS / 2, 0..BLOCKS / 2).prop_map(|(a, b)| Call::Follow(a.min(b), a.max(b))),
     ];
     prop::collection::vec(call, 1..30)
@@ -141,10 +144,11 @@ proptest! {
                     step(&mut fetcher, at);
                     (next, asked) = (at + 1, asked + 2 * SIZE);
                 }
-                Call::Row(block, at, len) => {
-                    let want = want(block, at, len);
-                    prop_assert_eq!(&*fetcher.fetch_rows(&[want], &mut no_check).unwrap()[0], expected(&want));
-                    asked += len;
+                Call::Rows(rows) => {
+                    let wants: Vec<Want> = rows.into_iter().map(|(block, at, len)| want(block, at, len)).collect();
+                    let held = fetcher.fetch_rows(&wants, &mut no_check).unwrap();
+                    prop_assert!(held.iter().zip(&wants).all(|(held, want)| **held == expected(want)), "in order");
+                    asked += wants.iter().map(|want| want.len).sum::<usize>();
                 }
                 Call::Follow(a, b) => fetcher.follow([a..b, b..BLOCKS / 2]),
             }
@@ -275,4 +279,19 @@ fn a_step_that_finds_the_ring_leased_is_refused() {
     assert!(matches!(fetcher.fetch(1, &mut no_check), Err(Error::Internal(_))));
     drop(held);
     step(&mut fetcher, 1);
+}
+
+#[test]
+fn rows_are_asked_for_before_any_is_waited_for() {
+    let (_file, source) = file();
+    let slow = Faults { slow: Duration::from_millis(200), ..Faults::default() };
+    let mut fetcher = fetcher(faulty(source, slow), 0, 0, 0);
+    let wants: Vec<Want> = (0..ROWS).map(|block| want(block, 7, 50)).collect();
+    let held = fetcher.fetch_rows(&wants, &mut no_check).unwrap();
+    assert!(held.iter().zip(&wants).all(|(held, want)| **held == expected(want)));
+    drop(held);
+    let stalls: u64 = fetcher.stats().sections.iter().map(|c| c.stalls).sum();
+    assert_eq!(stalls, 1, "while the first was waited for, the others came");
+    let more: Vec<Want> = (0..=ROWS).map(|block| want(block, 0, 1)).collect();
+    assert!(matches!(fetcher.fetch_rows(&more, &mut no_check), Err(Error::Internal(_))));
 }

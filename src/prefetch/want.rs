@@ -18,14 +18,25 @@ pub struct Want {
     pub offset: u64,
     /// Length.
     pub len: usize,
-    /// The block that holds them, if the tier keeps it, with the place of the first byte in it and the block's size.
-    pub block: Option<(BlockId, usize, usize)>,
+    /// Where the tier keeps them, if it does.
+    pub home: Option<Home>,
+}
+
+/// A block of the tier as the home of some of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The block.
+    pub id: BlockId,
+    /// Place of their first byte in it.
+    pub at: usize,
+    /// The block's size.
+    pub size: usize,
 }
 
 impl Want {
     /// The block, where the want is all of it.
-    pub(super) fn whole(&self) -> Option<BlockId> {
-        self.block.filter(|(_, at, size)| *at == 0 && *size == self.len).map(|(id, ..)| id)
+    pub fn whole(&self) -> Option<BlockId> {
+        self.home.filter(|home| home.at == 0 && home.size == self.len).map(|home| home.id)
     }
 
     /// The read that covers it on whole pages: first byte, length, and where the want begins in it.
