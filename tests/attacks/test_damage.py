@@ -27,8 +27,10 @@ LAYOUTS = document.layouts(
         "ffn_sections": [
             [["gate", "base"], ["up", "base"]],
             [["down", "base"]],
-            [["gate", "mid"], ["up", "mid"], ["down", "mid"]],
-            [["gate", "low"], ["up", "low"], ["down", "low"]],
+            [["gate", "mid"], ["up", "mid"]],
+            [["down", "mid"]],
+            [["gate", "low"], ["up", "low"]],
+            [["down", "low"]],
         ],
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,21 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, int, str, str]]] = {
 }
 """Changes to the tiny configuration, and form, group, planes and preset. Pages make even these large."""
 
+_ALL = ("gate", "up", "down")
+JOINED = tuple(
+    tuple((matrix, plane) for matrix in matrices)
+    for matrices, plane in ((_ALL[:2], "base"), (_ALL[2:], "base"), (_ALL, "mid"), (_ALL, "low"))
+)
+"""`split` as it was at first, with all matrices in one section of mid and of low: such stores must stay readable."""
+
 
 def architecture(case: str) -> Architecture:
     return architecture_of(tiny.CONFIG | CASES[case][0])[1]
 
 
 def encoding(case: str) -> Encoding:
-    return choose(architecture(case), *CASES[case][1])
+    chosen = choose(architecture(case), *CASES[case][1])
+    return replace(chosen, sections=JOINED) if chosen.preset == "split" else chosen
 
 
 def weights(case: str) -> dict[str, Array]:

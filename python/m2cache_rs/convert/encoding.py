@@ -73,7 +73,7 @@ def _preset(name: str, architecture: Architecture) -> list[list[tuple[str, str]]
     whole = architecture.ffn_matrices
     ahead = tuple(matrix for matrix in whole if matrix != "down")
     cuts = {
-        "split": [(ahead, "base"), (("down",), "base"), (whole, "mid"), (whole, "low")],
+        "split": [(matrices, plane) for plane in PLANES for matrices in (ahead, ("down",))],
         "bundled": [(whole, "base"), (whole, "mid"), (whole, "low")],
         "gated": [
             (("gate",), "base"),
