@@ -240,10 +240,9 @@ pub mod tests {
     pub fn encoding() -> Encoding {
         let of = |matrices: &[Matrix], plane| matrices.iter().map(|m| (*m, plane)).collect::<Vec<_>>();
         let all = [Matrix::Gate, Matrix::Up, Matrix::Down];
-        let base = [of(&all[..2], Plane::Base), of(&all[2..], Plane::Base)];
-        let rest = [of(&all, Plane::Mid), of(&all, Plane::Low)];
+        let split = Plane::ALL.map(|plane| [of(&all[..2], plane), of(&all[2..], plane)]);
         let coding = Coding { form: Form::Affine, group: 64, cells: [1, 1, 1] };
-        Encoding { coding, planes: 3, ffn_sections: base.into_iter().chain(rest).collect() }
+        Encoding { coding, planes: 3, ffn_sections: split.concat() }
     }
 
     pub fn levels(bits: u32) -> Levels {
