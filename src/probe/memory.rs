@@ -86,7 +86,7 @@ impl Memory {
         let rows = self.rows(level);
         let chunks = self.cpu.threads().clamp(1, (rows.records / CHUNK).max(1));
         let records = chunks * CHUNK;
-        let bytes = rows.planes.iter().map(|plane| plane.stride).sum::<usize>() * records;
+        let bytes = rows.planes.iter().map(PlaneView::stride).sum::<usize>() * records;
         let mut step: Box<dyn FnMut(&Rows) + Send + '_> = match kernel {
             Kernel::Dot => dot(&self.cpu, level, records),
             Kernel::Accumulate => accumulate(&self.cpu, chunks),

@@ -12,4 +12,4 @@ mod tests;
 pub use decode::{Cells, Scale, bias, cells, codes_u8, codes_u16, half_cell, scale, values};
 pub use encode::{GroupError, encode_record};
 pub use int8::Int8;
-pub use record::{Places, PlaneView, Record, Rows};
+pub use record::{PlaneView, Record, Rows};

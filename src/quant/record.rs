@@ -5,7 +5,7 @@ use crate::types::{BLOCK, Level, Plane};
 
 /// Which of the records that lie one behind the other those of a call are.
 #[derive(Clone, Copy, Debug)]
-pub enum Places<'a> {
+enum Places<'a> {
     /// Neighbours, from this one on.
     Run(usize),
     /// Each where it is listed, in the call's order.
@@ -16,13 +16,13 @@ pub enum Places<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct PlaneView<'a> {
     /// Whole records of one section.
-    pub bytes: &'a [u8],
+    bytes: &'a [u8],
     /// Those of the call among them.
-    pub places: Places<'a>,
+    places: Places<'a>,
     /// Bytes from place to place.
-    pub stride: usize,
+    stride: usize,
     /// Where this matrix and plane begin in a record.
-    pub offset: usize,
+    offset: usize,
 }
 
 /// The records of a call: of one matrix, at one level.
@@ -53,20 +53,59 @@ impl<'a> PlaneView<'a> {
     /// No records.
     pub const EMPTY: PlaneView<'static> = PlaneView::of(&[], 0, 0);
 
-    /// All records of `bytes`.
+    /// All records of `bytes`, which is whole records of `stride` bytes.
+    ///
+    /// # Panics
+    /// Where it is not, or the plane begins behind a record's end.
     pub const fn of(bytes: &'a [u8], stride: usize, offset: usize) -> PlaneView<'a> {
+        assert!(stride > 0 || bytes.is_empty(), "records of no bytes");
+        assert!(stride == 0 || bytes.len().is_multiple_of(stride), "bytes that are not whole records");
+        assert!(offset <= stride, "a plane that begins behind its record");
         PlaneView { bytes, places: Places::Run(0), stride, offset }
     }
 
-    /// The byte where record `r` of the call begins. Behind the last that is listed it is that one's: memory is asked for
-    /// records ahead of use, whether there are any or not.
+    /// Of these records, those at `places`, in that order.
+    ///
+    /// # Panics
+    /// At a place behind the last record.
+    pub fn at(self, places: &'a [u32]) -> PlaneView<'a> {
+        let have = self.bytes.len().checked_div(self.stride).unwrap_or(0);
+        assert!(places.iter().all(|place| (*place as usize) < have), "a place that is not of the {have} records");
+        PlaneView { places: Places::Listed(places), ..self }
+    }
+
+    /// The records that the places count.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Bytes from place to place.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The byte where record `r` of the call begins.
+    ///
+    /// # Panics
+    /// Where places are listed, and not so many.
     #[inline(always)]
     pub fn begin(&self, r: usize) -> usize {
         let place = match self.places {
             Places::Run(first) => first + r,
-            Places::Listed(places) => places.get(r).or(places.last()).map_or(0, |place| *place as usize),
+            Places::Listed(places) => places[r] as usize,
         };
         place * self.stride + self.offset
+    }
+
+    /// As [`Self::begin`], to ask memory for records ahead of use, whether there are any or not: behind the last that is
+    /// listed it is that one's. Nothing is computed of what begins there.
+    #[inline(always)]
+    pub fn begin_ahead(&self, r: usize) -> usize {
+        match self.places {
+            Places::Listed([]) => 0,
+            Places::Listed(places) => self.begin(r.min(places.len() - 1)),
+            Places::Run(_) => self.begin(r),
+        }
     }
 
     /// Records `from..to` of the call.
@@ -113,7 +152,63 @@ impl<'a> Rows<'a> {
     }
 
     /// Records `from..to`.
+    ///
+    /// # Panics
+    /// Where they are not all of this call.
     pub fn slice(&self, from: usize, to: usize) -> Rows<'a> {
+        assert!(from <= to && to <= self.records, "records {from}..{to} of {}", self.records);
         Rows { records: to - from, planes: self.planes.map(|plane| plane.slice(from, to)), ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Form;
+    use std::panic::catch_unwind;
+
+    const FIVE: PlaneView = PlaneView::of(&[0; 50], 10, 3);
+
+    fn panics<T>(what: impl FnOnce() -> T + std::panic::UnwindSafe) -> bool {
+        catch_unwind(what).is_err()
+    }
+
+    fn rows<'a>(view: PlaneView<'a>, records: usize) -> Rows<'a> {
+        let coding = Coding { form: Form::Symmetric, group: 64, cells: [1, 1, 1] };
+        Rows { coding, level: Level::L4, width: 2, records, planes: [view; 3] }
+    }
+
+    #[test]
+    fn records_begin_where_they_are_listed_and_nowhere_else() {
+        let listed = FIVE.at(&[4, 0]);
+        assert_eq!([listed.begin(0), listed.begin(1)], [43, 3]);
+        assert!(panics(|| listed.begin(2)));
+        assert_eq!([FIVE.begin(0), FIVE.begin(4)], [3, 43]);
+    }
+
+    #[test]
+    fn asked_for_ahead_the_last_that_is_listed_stays_the_last() {
+        assert_eq!([0, 1, 2, 1000, usize::MAX].map(|r| FIVE.at(&[4, 0]).begin_ahead(r)), [43, 3, 3, 3, 3]);
+        assert_eq!([0, 9].map(|r| FIVE.at(&[]).begin_ahead(r)), [0, 0]);
+        assert_eq!([0, 9].map(|r| FIVE.begin_ahead(r)), [3, 93]);
+    }
+
+    #[test]
+    fn views_of_what_is_not_there_are_refused() {
+        assert!(panics(|| FIVE.at(&[0, 5])) && panics(|| PlaneView::EMPTY.at(&[0])));
+        assert!(panics(|| PlaneView::of(&[0; 51], 10, 3)) && panics(|| PlaneView::of(&[0; 50], 10, 11)));
+        assert!(panics(|| PlaneView::of(&[0; 50], 0, 0)));
+    }
+
+    #[test]
+    fn parts_are_of_the_records_of_the_call() {
+        for view in [FIVE, FIVE.at(&[3, 1, 2, 4])] {
+            let all = rows(view, 3);
+            let part = all.slice(1, 3);
+            assert_eq!((part.records, part.planes[0].begin(1)), (2, view.begin(2)));
+            assert_eq!(all.slice(3, 3).records, 0);
+            assert!(panics(|| all.slice(1, 4)), "more than the call has, of {view:?}");
+            assert!(panics(|| all.slice(2, 1)), "less than none, of {view:?}");
+        }
     }
 }

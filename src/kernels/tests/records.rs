@@ -2,7 +2,7 @@
 
 use crate::config::{Coding, Form};
 use crate::kernels::panel::Panel;
-use crate::quant::{Places, PlaneView, Rows, encode_record};
+use crate::quant::{PlaneView, Rows, encode_record};
 use crate::types::{Level, Plane};
 use half::f16;
 use proptest::prelude::*;
@@ -95,7 +95,7 @@ impl Records {
     /// Those at places that are listed for each plane.
     pub fn listed<'a>(&'a self, places: [&'a [u32]; 3]) -> Rows<'a> {
         let mut rows = Rows { records: places[0].len(), ..self.rows() };
-        rows.planes.iter_mut().zip(places).for_each(|(view, places)| view.places = Places::Listed(places));
+        rows.planes.iter_mut().zip(places).take(self.planes.len()).for_each(|(view, places)| *view = view.at(places));
         rows
     }
 

@@ -15,7 +15,7 @@ pub type Distance = [usize; 3];
 /// From record `from` to record `to`.
 #[inline(always)]
 pub fn between(rows: &Rows, from: usize, to: usize) -> Distance {
-    rows.planes.map(|plane| plane.begin(to).wrapping_sub(plane.begin(from)))
+    rows.planes.map(|plane| plane.begin_ahead(to).wrapping_sub(plane.begin_ahead(from)))
 }
 
 /// From record `r` to that `records` on.
@@ -103,10 +103,10 @@ impl<'a> Coming<'a> {
                 if next.record >= self.rows.records {
                     continue;
                 }
-                next.at = view.begin(next.record) + self.first;
+                next.at = view.begin_ahead(next.record) + self.first;
                 (next.record, next.left) = (next.record + 1, *lines);
             }
-            (0..count).for_each(|i| prefetch(view.bytes, next.at + i * LINE));
+            (0..count).for_each(|i| prefetch(view.bytes(), next.at + i * LINE));
             next.at += count * LINE;
             next.left = next.left.saturating_sub(count);
         }

@@ -202,9 +202,9 @@ impl<'a> Codes<'a> {
         for (r, begin) in begins.iter_mut().enumerate() {
             *begin = view.begin((visit + r).min(rows.records - 1)) + first * BLOCK / 2;
         }
-        match Pieces::new(view.bytes, begins, twos * LINE) {
+        match Pieces::new(view.bytes(), begins, twos * LINE) {
             Some(pieces) => Codes::Whole(pieces),
-            None => Codes::Torn(view.bytes, begins),
+            None => Codes::Torn(view.bytes(), begins),
         }
     }
 
