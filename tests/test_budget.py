@@ -14,13 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from m2cache_rs import BudgetError, Model, UsageError
+from m2cache_rs import BudgetError, Model, UsageError, _core
+from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Costs, Weights
+from m2cache_rs.runtime.budget import Costs, Levels, Weights
+from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.wish import Wish, choose
 
+from tests.stores import SMALL
+
 MIB = 1 << 20
+BEST = (16, 16, 16, 16)
 sizes = st.integers(0, 1 << 40)
 
 
@@ -57,16 +62,15 @@ def test_more_memory_never_fixes_less(dram: int, more: int, model: Weights, besi
     assert budget.split(dram + more, model, beside).cache >= budget.split(dram, model, beside).cache
 
 
-@given(st.integers(1, 1000), st.integers(1, 64))
-def test_scratch_grows_with_positions_and_threads(positions: int, threads: int) -> None:
-    from m2cache_rs.models import architecture_of
-
-    from tests.stores import SMALL
-
+@given(st.integers(1, 1000), st.integers(1, 64), st.sampled_from([(4, 4, 4, 4), (16, 16, 16, 16)]))
+def test_scratch_grows_with_positions_and_threads(positions: int, threads: int, levels: Levels) -> None:
     spec = architecture_of(SMALL)[1]
-    here = budget.scratch_bytes(spec, positions, threads)
-    assert here <= budget.scratch_bytes(spec, positions + 1, threads)
-    assert here < budget.scratch_bytes(spec, positions, threads + 1)
+
+    def of(positions: int, threads: int) -> int:
+        return budget.scratch_bytes(spec, levels, "auto", positions, threads)
+
+    assert of(positions, threads) <= of(positions + 1, threads)
+    assert of(positions, threads) < of(positions, threads + 1)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.999, 1])
@@ -116,7 +120,8 @@ def test_fewer_rows_of_logits_take_less_and_are_the_same(tale: Path) -> None:
     with Model.open(tale) as many, Model.open(tale, logit_rows=1) as one:
         assert np.array_equal(many.logits(ids), one.logits(ids))
         large = replace(many.architecture, vocab=128_256)
-        assert budget.scratch_bytes(large, 80, 2, 1) < budget.scratch_bytes(large, 80, 2) - 40 * MIB
+        few, all_of_them = (budget.scratch_bytes(large, BEST, "auto", 80, 2, rows) for rows in (1, 32))
+        assert few < all_of_them - 40 * MIB
         assert one.budget.scratch <= many.budget.scratch
     for wrong in (0, 33):
         with pytest.raises(UsageError, match="logit_rows"):
@@ -126,8 +131,8 @@ def test_fewer_rows_of_logits_take_less_and_are_the_same(tale: Path) -> None:
 def test_less_room_leaves_more_for_weights(tale: Path) -> None:
     opened = Opened(tale)
     model = opened.weights((16, 16, 16, 16))
-    assert opened.costs(64, 2, "f32").kv == 2 * opened.costs(64, 2, "f16").kv
-    short, long = (opened.costs(positions, 2, "f16") for positions in (64, 1024))
+    assert opened.costs(BEST, "auto", 64, 2, "f32").kv == 2 * opened.costs(BEST, "auto", 64, 2, "f16").kv
+    short, long = (opened.costs(BEST, "auto", positions, 2, "f16") for positions in (64, 1024))
     assert long.kv >= 8 * short.kv
     dram = long.total + model.least
     assert choose(Wish(dram=dram), model, short).fixed > 0
@@ -178,6 +183,37 @@ def test_a_process_keeps_to_its_cap(tale: Path, precision: int, threads: int) ->
         assert (kind, int(count)) == ("ran", 516)
         assert int(total) <= dram
         assert int(peak) <= int(total)
+
+
+@pytest.mark.parametrize("precision", [4, 16])
+def test_the_charge_holds_where_every_one_of_32_threads_has_an_arena(
+    tale: Path, precision: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine of 32 cores: the allocator gives a thread no arena of its own on one of few."""
+    if 16 * usable_cores() < 32:
+        pytest.skip("32 threads want two cores at least")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "64")
+    few, many = (run(tale, 512 * MIB, precision, threads) for threads in (2, 32))
+    for kind, count, total, peak in (few, many):
+        assert (kind, int(count)) == ("ran", 516)
+        assert int(peak) <= int(total)
+
+
+def test_threads_are_charged_what_their_levels_keep() -> None:
+    tall = replace(architecture_of(SMALL)[1], hidden=4096)
+
+    def each(levels: Levels, act: str, rows: int = 256, logits: int = 1) -> int:
+        less, more = (_core.scratch_bytes(tall.to_json(), levels, act, rows, logits, 64, n) for n in (64, 65))
+        return more - less
+
+    coarse, fine, mixed = (4, 4, 4, 4), BEST, (4, 4, 16, 16)
+    assert each(coarse, "f32") == each(fine, "f32") == each(fine, "auto")
+    assert max(each(coarse, "auto"), each(fine, "auto")) < each((4, 16, 4, 4), "auto")
+    assert each(coarse, "auto") < each(mixed, "auto") <= each((4, 16, 4, 4), "auto")
+    assert each(coarse, "auto", 32) < each(coarse, "auto", 256)
+    for threads in (0, 1025):
+        with pytest.raises(UsageError, match=f"threads is {threads}"):
+            _core.scratch_bytes(tall.to_json(), coarse, "auto", 1, 1, 1, threads)
 
 
 @pytest.fixture

@@ -133,9 +133,7 @@ def test_reads_that_come_short_late_or_out_of_order(
     assert any("faults are injected into reads" in record.getMessage() for record in caplog.records)
 
 
-def test_rows_of_a_call_are_waited_for_together(
-    tale: Path, io: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_a_call_are_waited_for_together(tale: Path, io: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = np.arange(48, dtype=np.uint32)[::-1].copy()
     with opened(tale, io) as model:
         alone = [model.backend.engine.embed(tokens[at : at + 1])[0] for at in range(len(tokens))]

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes"]
 
 __version__: Final[str]
 """
@@ -351,4 +351,13 @@ def ring_bytes(cache: SupportsIndex, all: SupportsIndex, least: SupportsIndex) -
     """
     Bytes of the ring that is cut from a cache of that many bytes, for a model whose weights all take `all` and whose
     largest step takes `least`; the rest is for weights that stay.
+    """
+
+def scratch_bytes(architecture: str, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str, rows: SupportsIndex, logit_rows: SupportsIndex, positions: SupportsIndex, threads: SupportsIndex) -> int:
+    """
+    Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: at levels of (attn,
+    ffn, head, embed) bits, with 4 and 8 computed in act, in calls of so many rows and rows of logits, with sequences of
+    up to so many positions, on the instruction set that an Engine would choose here.
+
+    Raises UsageError for an act, levels or threads that are none, and for JSON that is no architecture.
     """

@@ -10,6 +10,7 @@ mod ffn;
 mod lease_tests;
 mod report;
 mod schedule;
+mod scratch;
 mod sum;
 mod threads;
 mod vectors;
@@ -21,6 +22,7 @@ pub use crate::kernels::Arithmetic;
 pub use attention::Tokens;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use schedule::{Needs, RING_BYTES, usual_ring};
+pub use scratch::Run;
 pub use weights::Verify;
 
 use crate::config::Architecture;

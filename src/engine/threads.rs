@@ -22,15 +22,21 @@ const MAX_THREADS: usize = 1024;
 /// # Errors
 /// `Error::Usage` for none or too many, and where the system denies them.
 pub fn pool(threads: Option<usize>) -> Result<ThreadPool> {
-    let threads = match threads {
-        Some(n) if !(1..=MAX_THREADS).contains(&n) => {
-            return Err(Error::usage(format!("threads is {n}; it must lie in 1..={MAX_THREADS}")));
-        }
-        Some(n) => n,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    check(threads)?;
     let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
     built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
+}
+
+/// Refuses a number of threads that makes no sense.
+///
+/// # Errors
+/// `Error::Usage` for none or too many.
+pub fn check(threads: usize) -> Result<()> {
+    match (1..=MAX_THREADS).contains(&threads) {
+        true => Ok(()),
+        false => Err(Error::usage(format!("threads is {threads}; it must lie in 1..={MAX_THREADS}"))),
+    }
 }
 
 /// Runs a part for so many rows. Few rows run on a thread of the pool: entering the pool costs some 20 us, which they pay

@@ -24,7 +24,8 @@ mod tests;
 
 pub use super::queries::Heads;
 
-use super::queries::{SPAN, STRETCH, Tile, Total};
+use super::lanes::LANES;
+use super::queries::{Gathered, SPAN, STRETCH, Tile, Total};
 use super::{Isa, dispatch};
 use crate::types::KvRows;
 use rayon::prelude::*;
@@ -75,6 +76,17 @@ where
         true => call.by_stretches(items, threads),
         false => items.into_par_iter().for_each_init(Scratch::default, |scratch, item| call.whole(scratch, item)),
     }
+}
+
+/// Bytes that all threads take at most for attention of up to so many tokens at so many positions, beside `q` and `out`.
+pub fn kept(heads: &Heads, tokens: usize, positions: usize, threads: usize) -> usize {
+    let each = (ROWS / heads.group).max(1);
+    let whole = threads * Tile::bytes(heads, tokens.min(each) * heads.group);
+    // Of more tokens there are tiles enough, and none is cut into stretches.
+    let cut = tokens.min((TILES * threads - 1) / heads.kv_heads * each) * heads.kv_heads * heads.group;
+    let waiting = (WAITING * threads).max(cut).min(cut * positions.div_ceil(STRETCH));
+    let wide = threads * SPAN * heads.head_dim.next_multiple_of(LANES) * size_of::<f32>();
+    whole.max(Tile::bytes(heads, waiting) + cut * size_of::<Gathered>()) + wide
 }
 
 /// What [`attend`] was given.

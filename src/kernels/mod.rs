@@ -41,4 +41,6 @@ mod x86;
 #[cfg(test)]
 pub use cpu::testing;
 pub use cpu::{Arithmetic, Cpu};
+pub use dispatch::kept;
 pub use isa::Isa;
+pub use work::Extent;

@@ -66,6 +66,12 @@ impl Tile {
         self.head_dim
     }
 
+    /// Bytes of tiles of so many rows.
+    pub fn bytes(heads: &Heads, rows: usize) -> usize {
+        let queries = 2 * heads.head_dim.next_multiple_of(LANES) * size_of::<f32>();
+        rows * (size_of::<Row>() + size_of::<[f32; SPAN]>() + queries)
+    }
+
     /// Where the stretch ends for the row which sees most.
     pub fn end(&self) -> usize {
         self.rows.iter().map(|row| row.end).max().unwrap_or(0).min(self.first + STRETCH)

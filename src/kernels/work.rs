@@ -24,6 +24,17 @@ impl<Columns> Dots<'_, Columns> {
     }
 }
 
+/// What the products of a run are at most, to say what threads keep behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Blocks of a record.
+    pub blocks: usize,
+    /// Columns that meet records in integers; 0 where none do.
+    pub integer: usize,
+    /// Columns that meet records in f32.
+    pub float: usize,
+}
+
 /// Dots with the room they fill, `[micropanels][N][16]`.
 pub type Job<'a, 'out, Columns> = (Dots<'a, Columns>, &'out mut [[f32; LANES]]);
 

@@ -5,10 +5,11 @@ use super::cache::KvCache;
 use super::errors::{json, lock};
 use super::store::Store;
 use crate::config::{Architecture, Encoding};
-use crate::engine::{self, Arithmetic, Branch, Choice, Needs, Options, Tokens, Verify};
+use crate::engine::{self, Arithmetic, Branch, Choice, Needs, Options, Run, Tokens, Verify};
 use crate::error::{Error, Result};
 use crate::types::{Level, Levels};
 use pyo3::prelude::*;
+use serde::de::DeserializeOwned;
 use std::sync::Mutex;
 
 /// Bits of attention, FFN, head and embedding.
@@ -172,11 +173,30 @@ impl Engine {
 /// Raises UsageError for planes that are not stored and for JSON that is no architecture or encoding.
 #[pyfunction]
 pub fn needs(architecture: &str, encoding: &str, levels: LevelBits) -> PyResult<String> {
-    let parse = |what: &str, e: serde_json::Error| Error::usage(format!("this is no {what}: {e}"));
-    let arch: Architecture = serde_json::from_str(architecture).map_err(|e| parse("architecture", e))?;
-    let encoding: Encoding = serde_json::from_str(encoding).map_err(|e| parse("encoding", e))?;
-    arch.validate().and_then(|()| encoding.validate(&arch)).map_err(Error::usage)?;
+    let arch = parse_architecture(architecture)?;
+    let encoding: Encoding = parse("encoding", encoding)?;
+    encoding.validate(&arch).map_err(Error::usage)?;
     json(&Needs::of(&arch, &encoding, parse_levels(levels)?)?)
+}
+
+/// Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: at levels of (attn,
+/// ffn, head, embed) bits, with 4 and 8 computed in act, in calls of so many rows and rows of logits, with sequences of
+/// up to so many positions, on the instruction set that an Engine would choose here.
+///
+/// Raises UsageError for an act, levels or threads that are none, and for JSON that is no architecture.
+#[pyfunction]
+pub fn scratch_bytes(
+    architecture: &str,
+    levels: LevelBits,
+    act: &str,
+    rows: usize,
+    logit_rows: usize,
+    positions: usize,
+    threads: usize,
+) -> PyResult<usize> {
+    let (levels, arithmetic) = (parse_levels(levels)?, parse_act(act)?);
+    let run = Run { levels, arithmetic, rows, logit_rows, positions, threads };
+    Ok(run.scratch(&parse_architecture(architecture)?)?)
 }
 
 /// Bytes of the ring that is cut from a cache of that many bytes, for a model whose weights all take `all` and whose
@@ -194,6 +214,16 @@ fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out
             Out::new(py, rows, &[chunks, shape[0], shape[1]])
         }
     }
+}
+
+fn parse<T: DeserializeOwned>(what: &str, json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| Error::usage(format!("this is no {what}: {e}")))
+}
+
+fn parse_architecture(json: &str) -> Result<Architecture> {
+    let arch: Architecture = parse("architecture", json)?;
+    arch.validate().map_err(Error::usage)?;
+    Ok(arch)
 }
 
 fn parse_levels((attn, ffn, head, embed): LevelBits) -> Result<Levels> {

@@ -17,7 +17,7 @@ mod _core {
     #[pymodule_export]
     use super::cache::KvCache;
     #[pymodule_export]
-    use super::engine::{Engine, needs, ring_bytes};
+    use super::engine::{Engine, needs, ring_bytes, scratch_bytes};
     #[pymodule_export]
     use super::probe::{DiskProbe, MemoryProbe, isa};
     #[pymodule_export]

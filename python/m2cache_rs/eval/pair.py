@@ -70,5 +70,5 @@ def _open(opened: Opened, asked: Asked, reserve: int) -> Model:
 
 def _least(opened: Opened, asked: Asked) -> int:
     """What the reference takes at least."""
-    costs = opened.costs(opened.positions(asked.ctx), asked.threads, "f32")
+    costs = opened.costs(_BEST, "auto", opened.positions(asked.ctx), asked.threads, "f32")
     return costs.ahead + opened.weights(_BEST).least

@@ -23,11 +23,6 @@ _MIB = 1 << 20
 _CHUNK = 256
 # Logits of a decode batch exist three times at most: by vocabulary, by row, as the caller's.
 _LOGIT_COPIES = 3
-# Query rows in stretches that a thread has waiting, and the tiles for each thread from which on none wait
-# (src/kernels/attention.rs).
-_WAITING, _TILES = 512, 4
-# Stack and arena that a thread of the pool touches: 0.25 MiB measured, twice that allowed.
-_THREAD = 512 << 10
 # Pages of libraries that only running touches: 1.1 MiB measured.
 _UNTOUCHED = 3 * _MIB
 # Two opens of one store differ by that much in what they measure; the least budget named works next time too.
@@ -156,21 +151,27 @@ def kv_bytes(spec: Architecture, positions: int, kind: str) -> int:
     return _core.KvCache.bytes_for(spec.layers, spec.kv_heads, spec.head_dim, kind, positions)
 
 
-def scratch_bytes(spec: Architecture, positions: int, threads: int, logit_rows: int = DECODE_BATCH) -> int:
+def scratch_bytes(
+    spec: Architecture,
+    levels: Levels,
+    act: str,
+    positions: int,
+    threads: int,
+    logit_rows: int = DECODE_BATCH,
+) -> int:
     """What activations take at most while a sequence of `positions` runs, beside weights and KV.
 
     Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, or the logits
-    of `logit_rows`, plus what every thread keeps; a quarter more for the allocator, and the pages of
-    libraries that only running touches. What logits a caller keeps is the caller's.
+    of `logit_rows`, plus what the core says its threads keep for these levels computed in `act`; a quarter
+    more for the allocator, and the pages of libraries that only running touches. What logits a caller keeps
+    is the caller's. UsageError: levels, act or threads that are none.
     """
     rows = min(max(positions, DECODE_BATCH), PROMPT_CHUNK)
     activations = rows * _row_bytes(spec)
     logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
-    running = max(activations, logits) + threads * _thread_bytes(spec, rows)
-    if spec.kv_heads < _TILES * threads:
-        running += threads * _waiting_bytes(spec)
-    return running * 5 // 4 + small + _UNTOUCHED
+    kept = _core.scratch_bytes(spec.to_json(), levels, act, rows, logit_rows, positions, threads)
+    return (max(activations, logits) + kept) * 5 // 4 + small + _UNTOUCHED
 
 
 def _row_bytes(spec: Architecture) -> int:
@@ -180,17 +181,6 @@ def _row_bytes(spec: Architecture) -> int:
     sums = 4 * hidden * 4
     mixing, output = 4 * (3 * q + 2 * kv), 4 * 2 * q + sums
     return shared + max(mixing, output, sums + 4 * 5 * _CHUNK) + spec.kv_heads * 64
-
-
-def _thread_bytes(spec: Architecture, rows: int) -> int:
-    """One thread: records unpacked for many columns, exact sums, f32 lanes a row, a tile of queries."""
-    return _THREAD + 37 * (spec.hidden + 64) + (128 << 10) + 1024 * rows + (288 << 10)
-
-
-def _waiting_bytes(spec: Architecture) -> int:
-    """One thread: queries, scores and outputs of rows whose positions several threads share."""
-    width = -(-spec.head_dim // 16) * 16
-    return _WAITING * 4 * (2 * width + 64 + 20)
 
 
 def _vector_bytes(spec: Architecture) -> int:

@@ -40,13 +40,14 @@ class Opened(Shape):
         self,
         wish: Wish,
         levels: Levels,
+        act: str,
         positions: int,
         threads: int | None,
         kv: str,
         logit_rows: int,
     ) -> Budget:
         """The budget of a wish. BudgetError names the least that works."""
-        costs = self.costs(positions, threads, kv, wish.reserve, logit_rows)
+        costs = self.costs(levels, act, positions, threads, kv, wish.reserve, logit_rows)
         return choose(wish, self.weights(levels), costs, peak_rss())
 
 

@@ -79,7 +79,7 @@ def make(shape: Shape, request: Request, levels: Levels, rates: Rates) -> Plan:
     wish, positions = Wish.parse(request.dram, None, 0), shape.positions(request.ctx)
     prompt = _prompt(request.prompt, positions, shape.room(positions))
     # As `m2cache generate` opens it, which wants one row of logits at a time.
-    costs = shape.costs(positions, request.threads, request.kv, logit_rows=1)
+    costs = shape.costs(levels, "auto", positions, request.threads, request.kv, logit_rows=1)
     subject = shape.subject(levels, request.kv)
     budget = choose(wish, subject.weights, costs)
     expected = expect(subject, budget, rates, prompt, positions - prompt)

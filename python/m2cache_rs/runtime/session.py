@@ -134,7 +134,7 @@ class Model:
         opened = path if isinstance(path, Opened) else Opened(path)
         levels = Precision.parse(precision).levels(opened.planes)
         positions = opened.positions(ctx)
-        budget = opened.budget(wish, levels, positions, threads, kv, logit_rows)
+        budget = opened.budget(wish, levels, act, positions, threads, kv, logit_rows)
         engine = Engine(opened.store, levels, act, budget.cache, verify, threads, io)
         capacity = None if dram is None else positions
         backend = CpuBackend(engine, opened.architecture, kv, capacity)

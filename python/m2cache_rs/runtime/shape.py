@@ -84,6 +84,8 @@ class Shape:
 
     def costs(
         self,
+        levels: Levels,
+        act: str,
         positions: int,
         threads: int | None,
         kv: str,
@@ -93,7 +95,7 @@ class Shape:
         """What a process that runs the model takes beside its weights, from the memory of this one now."""
         check_threads(threads)
         workers = threads or usable_cores()
-        scratch = budget.scratch_bytes(self.architecture, positions, workers, logit_rows)
+        scratch = budget.scratch_bytes(self.architecture, levels, act, positions, workers, logit_rows)
         return Costs(self.base(), budget.kv_bytes(self.architecture, positions, kv), scratch, reserve)
 
     def base(self) -> int:

@@ -5,7 +5,7 @@ use super::factors::Factors;
 use super::lanes::LANES;
 use super::queries::{Tile, Total};
 use super::widen::widened;
-use super::work::{Dots, F32Factors, Job, Sums};
+use super::work::{Dots, Extent, F32Factors, Job, Sums};
 use super::{Isa, portable};
 use crate::config::Activation;
 use crate::types::KvRows;
@@ -28,6 +28,12 @@ pub fn sums_f32(_: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
 /// Sums in exact integers; `out` is `[blocks][N][64]`.
 pub fn sums_exact(_: Isa, work: &Sums<Factors>, out: &mut [f32]) {
     portable::sums_exact(work, out);
+}
+
+/// Bytes that a thread takes for all these products.
+pub fn kept(_: Isa, Extent { blocks, integer, float }: Extent) -> usize {
+    let (of_integers, of_floats) = (portable::kept_int8(integer), portable::kept_f32(blocks));
+    of_integers * usize::from(integer > 0) + of_floats * usize::from(float > 0)
 }
 
 /// Scores of a span's K rows.

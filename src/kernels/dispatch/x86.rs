@@ -7,7 +7,7 @@ use super::lanes::LANES;
 use super::portable;
 use super::queries::{Tile, Total};
 use super::widen::widened;
-use super::work::{Dots, F32Factors, Job, Sums};
+use super::work::{Dots, Extent, F32Factors, Job, Sums};
 use super::x86::{
     self, dots_f32_one, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2, f32_many, heads,
     heads_avx2, sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
@@ -100,6 +100,20 @@ pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
         Set::Avx512Vnni if by_block(work.rows) => unsafe { sums_exact_many::sums(work, out) },
         _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),
     }
+}
+
+/// Bytes that a thread keeps behind all these products. Bodies for other groups than a block keep less.
+pub fn kept(isa: Isa, Extent { blocks, integer, float }: Extent) -> usize {
+    let of_integers = match isa.set() {
+        Set::Portable => portable::kept_int8(integer),
+        Set::Avx2 | Set::Avx512 => dots_int8_many_avx2::kept(blocks) + sums_exact_avx2::kept(integer),
+        Set::Avx512Vnni => dots_int8_many::kept(blocks) + sums_exact_one::KEPT + sums_exact_many::kept(integer),
+    };
+    let of_floats = match isa.set() {
+        Set::Portable => portable::kept_f32(blocks),
+        Set::Avx2 | Set::Avx512 | Set::Avx512Vnni => f32_many::kept(float),
+    };
+    of_integers * usize::from(integer > 0) + of_floats * usize::from(float > 0)
 }
 
 /// Scores of a span's K rows. Memory is asked for `then`, here and in [`mix`], which is wanted after them.

@@ -5,7 +5,12 @@ use crate::kernels::columns::{F32Columns, HALF, Int8Columns, STRIP, Strip};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::Dots;
 use crate::quant::{Cells, Rows, cells, codes_u8, values};
-use crate::types::BLOCK;
+use crate::types::{BLOCK, CHUNK};
+
+/// Bytes of a thread's decoded record.
+pub fn kept_f32(blocks: usize) -> usize {
+    blocks * size_of::<[f32; BLOCK]>()
+}
 
 /// In f32; `out` is `[micropanels][N][16]`.
 #[inline(always)]
@@ -41,6 +46,11 @@ fn dot(weights: &[f32], x: &F32Columns, n: usize) -> f32 {
         }
     }
     fold16(lanes)
+}
+
+/// Bytes of a thread's sums of so many columns, and of half a block that an accumulation reads.
+pub fn kept_int8(columns: usize) -> usize {
+    columns * size_of::<[f32; LANES]>() + CHUNK * (size_of::<[u8; HALF]>() + size_of::<Cells>())
 }
 
 /// In int8; `out` is `[micropanels][N][16]`.

@@ -49,6 +49,11 @@ thread_local! {
     static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(vec![]) };
 }
 
+/// Bytes of it, for records of so many blocks.
+pub fn kept(blocks: usize) -> usize {
+    blocks * size_of::<Group>()
+}
+
 /// Dots of records of one group a block; `out` is `[micropanels][N][16]`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {

@@ -35,6 +35,12 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Bytes that a thread keeps behind so many columns, the stack of sums among them.
+pub fn kept(columns: usize) -> usize {
+    let dots = LANES * STRIP * size_of::<Block>() + columns * size_of::<[Lane; LANES]>();
+    dots + size_of::<[Block; DECODED]>()
+}
+
 /// Dots with AVX-512; `out` is `[micropanels][N][16]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub fn dots_avx512(work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {

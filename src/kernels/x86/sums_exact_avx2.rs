@@ -61,6 +61,11 @@ thread_local! {
     }));
 }
 
+/// Bytes that a thread keeps behind so many columns.
+pub fn kept(columns: usize) -> usize {
+    size_of::<Scratch>() + columns * size_of::<Terms<GROUPS>>()
+}
+
 /// Sums of records of one group a block; `out` is `[blocks][N][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {

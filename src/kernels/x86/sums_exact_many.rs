@@ -52,6 +52,11 @@ thread_local! {
     }));
 }
 
+/// Bytes that a thread keeps behind so many columns.
+pub fn kept(columns: usize) -> usize {
+    size_of::<Scratch>() + columns * size_of::<Terms<LANES>>()
+}
+
 /// Sums of records of one group a block; `out` is `[blocks][N][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {

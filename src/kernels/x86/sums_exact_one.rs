@@ -57,6 +57,9 @@ thread_local! {
     }));
 }
 
+/// Bytes that a thread keeps.
+pub const KEPT: usize = size_of::<Scratch>();
+
 /// Sums of records of one group a block with one column; `out` is `[blocks][64]`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn sums(work: &Sums<Factors>, out: &mut [f32]) {

@@ -1,0 +1,59 @@
+//! What the threads of an engine take at most beside weights, keys, values and the rows of a call: each size is stated
+//! where the memory is kept.
+
+use super::threads;
+use crate::config::Architecture;
+use crate::error::Result;
+use crate::kernels::attention::{self, Heads};
+use crate::kernels::{Arithmetic, Extent, Isa, kept};
+use crate::types::{BLOCK, Levels};
+
+/// Stack of a thread and what its arena holds between calls, where nothing is stated: 0.7 MiB measured where each of 32
+/// threads has an arena (benches/NOTES.md), less where they share.
+const THREAD: usize = 768 << 10;
+
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Dense recipe.
+    pub levels: Levels,
+    /// What levels 4 and 8 are computed in.
+    pub arithmetic: Arithmetic,
+    /// Rows of a call at most.
+    pub rows: usize,
+    /// Rows of logits of a call at most.
+    pub logit_rows: usize,
+    /// Positions of a sequence at most.
+    pub positions: usize,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+impl Run {
+    /// Bytes that the threads take at most, on the instruction set that an engine would choose here.
+    ///
+    /// # Errors
+    /// `Error::Usage` for no threads or too many, and for an instruction set this machine does not have.
+    pub fn scratch(&self, arch: &Architecture) -> Result<usize> {
+        threads::check(self.threads)?;
+        let heads = Heads {
+            kv_heads: arch.kv_heads,
+            group: arch.heads / arch.kv_heads,
+            head_dim: arch.head_dim,
+            scale: arch.attention_scale,
+        };
+        let attention = attention::kept(&heads, self.rows, self.positions, self.threads);
+        Ok(self.threads * (THREAD + kept(Isa::chosen()?, self.extent(arch))) + attention)
+    }
+
+    /// What products meet: the most columns in each arithmetic.
+    fn extent(&self, arch: &Architecture) -> Extent {
+        let Levels { attn, ffn, head, .. } = self.levels;
+        let met = [(attn, self.rows), (ffn, self.rows), (head, self.logit_rows)];
+        let most = |integer: bool| {
+            let of_it = met.iter().filter(|(level, _)| self.arithmetic.is_integer(*level) == integer);
+            of_it.map(|(_, columns)| *columns).max().unwrap_or(0)
+        };
+        Extent { blocks: arch.hidden.div_ceil(BLOCK), integer: most(true), float: most(false) }
+    }
+}
