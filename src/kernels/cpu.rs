@@ -57,6 +57,7 @@ pub mod testing {
     use super::*;
     use proptest::prelude::*;
     use rayon::ThreadPoolBuilder;
+    use std::io::Write;
     use std::sync::LazyLock;
 
     static TWO: LazyLock<Arc<ThreadPool>> =
@@ -70,6 +71,11 @@ pub mod testing {
     /// With threads of its own.
     pub fn on(threads: usize, isa: Isa, arithmetic: Arithmetic) -> Cpu {
         Cpu::new(isa, arithmetic, Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap()))
+    }
+
+    /// Says what is not tested here, past the capture of test output.
+    pub fn skipped(what: &str) {
+        std::io::stderr().write_all(format!("SKIPPED {what}\n").as_bytes()).unwrap();
     }
 
     /// Both.

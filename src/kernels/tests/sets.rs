@@ -8,6 +8,7 @@ use crate::kernels::columns::{STRIP, Strip};
 use crate::kernels::cpu::testing::{arithmetics, on, on_two};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project, project_all};
+use crate::kernels::testing::skipped;
 use crate::kernels::{Arithmetic, Cpu, Isa, dispatch};
 use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
@@ -15,12 +16,13 @@ use half::f16;
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
-/// Sets of x86-64 that this machine may lack: said once in the output of the tests, since nothing is tested for them.
+/// Sets of x86-64 that this machine may lack: said once, past the capture of test output, since nothing is tested for
+/// them.
 static SETS: LazyLock<Vec<Isa>> = LazyLock::new(|| {
     let sets = Isa::available();
     for name in ["avx2", "avx512", "avx512vnni"] {
         if sets.iter().all(|isa| isa.name() != name) {
-            eprintln!("SKIPPED: kernels for {name}, which this machine lacks");
+            skipped(&format!("kernels for {name}, which this machine lacks"));
         }
     }
     sets
