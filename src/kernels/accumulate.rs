@@ -4,6 +4,10 @@
 //! adds its records (at most 256) as exact integers times one scale a group ([`super::factors`]). Chunks are
 //! added to the result in their order, whoever computed them (docs/design.md, 6), and one that threads share is cut along
 //! the model dimension, where elements do not meet: threads change no bit.
+//!
+//! **Zeros.** In both, a record with a factor of 0, of either sign, gives a chunk's sum the bits it has without the record,
+//! as long as its weights are numbers: products are rounded before they are added to a sum that began at +0, so the sum is
+//! never -0, and adding 0 of either sign changes nothing else.
 
 use super::columns::STRIP;
 use super::cpu::{Arithmetic, Cpu};

@@ -1,6 +1,7 @@
-//! Exact sums against their definition (docs/format.md, 6), its edges, and what must not matter: absent records, threads.
+//! Exact sums against their definition (docs/format.md, 6), its edges, and what must not matter: absent records (in f32
+//! as well), threads.
 
-use super::records::{Noise, Records, bits, codings};
+use super::records::{Noise, Records, bits, codings, levels};
 use crate::config::{Coding, Form};
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::cpu::testing::on;
@@ -20,12 +21,17 @@ fn random(coding: Coding, level: Level, width: usize, count: usize, seed: u64) -
 impl Records {
     /// `factors` are `[N][records]`; the result is `[N][width]`.
     fn sums(&self, isa: Isa, factors: &[f32], columns: usize, threads: usize) -> Vec<u32> {
+        self.sums_in(Arithmetic::Integer, isa, factors, columns, threads)
+    }
+
+    /// In integers where the level has them, or in f32.
+    fn sums_in(&self, how: Arithmetic, isa: Isa, factors: &[f32], columns: usize, threads: usize) -> Vec<u32> {
         let mut panel = Panel::new(self.count, columns);
         if self.count > 0 {
             panel = Panel::of_rows(factors, self.count, 0..self.count);
         }
         let mut sum = ChunkSum::new(columns, self.width);
-        sum.add(&on(threads, isa, Arithmetic::Integer), &self.rows(), &panel, threads);
+        sum.add(&on(threads, isa, how), &self.rows(), &panel, threads);
         bits(sum.rows())
     }
 
@@ -59,8 +65,12 @@ impl Noise {
     }
 }
 
+/// At levels of integers.
 fn records() -> impl Strategy<Value = Records> {
-    let level = prop_oneof![Just(Level::L4), Just(Level::L8)];
+    records_at(prop_oneof![Just(Level::L4), Just(Level::L8)])
+}
+
+fn records_at(level: impl Strategy<Value = Level>) -> impl Strategy<Value = Records> {
     let count = prop_oneof![4 => 1usize..40, 1 => Just(256usize)];
     (codings(), level, 1usize..1300, count, any::<u64>())
         .prop_map(|(coding, level, width, count, seed)| random(coding, level, width, count, seed))
@@ -95,6 +105,28 @@ proptest! {
             }
         }
     }
+
+    /// To the bit, zeros of either sign: a sum begins at +0, which no rounded product, and no sum of two, turns to -0.
+    #[test]
+    fn in_f32_too_a_record_with_a_factor_of_zero_is_as_good_as_absent(
+        records in records_at(levels()),
+        columns in 1usize..10,
+        zeros in 1u64..5,
+        seed in any::<u64>(),
+    ) {
+        let mut noise = Noise(seed);
+        let factors: Vec<f32> = (0..records.count * columns).map(|_| noise.factor(zeros)).collect();
+        for isa in Isa::available() {
+            let all = records.sums_in(Arithmetic::Float, isa, &factors, columns, 2);
+            prop_assert!(!all.contains(&(-0.0f32).to_bits()), "{}", isa.name());
+            for (column, sums) in factors.chunks_exact(records.count).zip(all.chunks_exact(records.width)) {
+                let used = column.iter().zip(0..).filter(|(h, _)| **h != 0.0);
+                let (used, places): (Vec<f32>, Vec<u32>) = used.unzip();
+                let without = records.copied(&places).sums_in(Arithmetic::Float, isa, &used, 1, 2);
+                prop_assert_eq!(&without, sums, "{}", isa.name());
+            }
+        }
+    }
 }
 
 #[test]
@@ -108,6 +140,22 @@ fn what_a_column_does_not_use_costs_it_no_precision() {
     for isa in Isa::available() {
         let sums = records.sums(isa, &[0.0, 1.0], 1, 1).into_iter().map(f32::from_bits);
         assert!(sums.zip(weights).all(|(sum, weight)| (sum / weight - 1.0).abs() < 1e-6), "{}", isa.name());
+    }
+}
+
+/// What holds for weights that are numbers does not hide those that are none: 0 times infinity is seen.
+#[test]
+fn a_factor_of_zero_hides_no_damage() {
+    let coding = Coding { form: Form::Symmetric, group: 64, cells: [1, 1, 1] };
+    for level in [Level::L4, Level::L8, Level::L16] {
+        let mut records = random(coding, level, 64, 2, 7);
+        records.set_scales(1, |_| f16::INFINITY);
+        for (isa, how) in
+            Isa::available().into_iter().flat_map(|isa| [(isa, Arithmetic::Integer), (isa, Arithmetic::Float)])
+        {
+            let sums = records.sums_in(how, isa, &[1.0, -0.0], 1, 1).into_iter().map(f32::from_bits);
+            assert!(sums.into_iter().all(f32::is_nan), "{} at {level:?} in {how:?}", isa.name());
+        }
     }
 }
 
