@@ -1,4 +1,4 @@
-//! The attention branch over a range of KV-head groups (`o`'s chunks; docs/design.md, 5b).
+//! The attention branch over a range of KV-head groups (what `o` sums apart; docs/design.md, 5b).
 
 use super::sum::BranchSum;
 use super::threads::{each, pooled, together};
@@ -91,7 +91,7 @@ impl Engine {
     fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
         let Engine { cpu, weights, vectors, .. } = self;
         let (bias, mut out) = (vectors.layer(layer)?.bias(matrix), vec![0.0; rows.len() * inputs.columns]);
-        weights.visit(WalkId::of(layer, matrix), chunks(&rows), together(inputs.columns), |run| {
+        weights.visit(WalkId::of(layer, matrix)?, chunks(&rows), together(inputs.columns), |run| {
             let parts = cuts(run, matrix, &rows)?;
             let mut panels: Vec<Panel> =
                 parts.iter().map(|(_, part)| Panel::new(part.records, inputs.columns)).collect();
@@ -107,7 +107,7 @@ impl Engine {
         Ok(out)
     }
 
-    /// The output projection of mixed values `[N, range * group * head_dim]`: a chunk per KV-head group.
+    /// The output projection of mixed values `[N, range * group * head_dim]`: a sum per KV-head group.
     fn output(
         &mut self,
         layer: usize,
@@ -122,7 +122,7 @@ impl Engine {
         let mut total = BranchSum::new(partial, count, arch.hidden, vectors.layer(layer)?.bias(Matrix::O));
         // The sum of a group that goes on in the next chunk.
         let mut open = None;
-        weights.visit(WalkId::of(layer, Matrix::O), chunks(&rows), together(count), |run| {
+        weights.visit(WalkId::of(layer, Matrix::O)?, chunks(&rows), together(count), |run| {
             let parts = cuts(run, Matrix::O, &rows)?;
             let pieces: Vec<(usize, Rows)> = parts.iter().flat_map(|(at, part)| pieces(*at, part, group)).collect();
             let groups = pieces.chunk_by(|(a, _), (b, _)| a / group == b / group);

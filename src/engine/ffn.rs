@@ -27,7 +27,7 @@ impl Engine {
         let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_ffn, self.levels.ffn);
         let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
         let Engine { arch, cpu, weights, vectors, .. } = self;
-        let (vectors, walk) = (vectors.layer(layer)?, WalkId::of(layer, Matrix::Down));
+        let (vectors, walk) = (vectors.layer(layer)?, WalkId::of(layer, Matrix::Down)?);
         let mut sum = BranchSum::new(chunks.is_some(), inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
         weights.visit(walk, range, together(inputs.columns), |run| {
             let chunks = each(cpu, run.iter().collect(), |leased, threads| {

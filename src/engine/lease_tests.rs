@@ -70,7 +70,7 @@ fn a_lease_is_what_lies_in_the_store() {
         for layer in 0..LAYERS {
             for matrices in [&[Matrix::O][..], &[Matrix::Gate, Matrix::Up, Matrix::Down]] {
                 for chunk in 0..store.manifest.architecture.records(matrices[0]).div_ceil(CHUNK) {
-                    let leased = weights.lease(WalkId::of(layer, matrices[0]), chunk).unwrap();
+                    let leased = weights.lease(WalkId::of(layer, matrices[0]).unwrap(), chunk).unwrap();
                     matrices.iter().for_each(|matrix| check(&store, Some(layer), *matrix, &leased));
                 }
             }
@@ -126,9 +126,15 @@ fn what_is_not_there_is_no_lease() {
     let directory = tempfile::tempdir().unwrap();
     let mut weights = weights(&stored(directory.path()), 4, false);
     let internal = |error: Error| matches!(error, Error::Internal(_));
-    assert!(internal(weights.lease(WalkId::of(0, Matrix::Q), 1).err().unwrap()), "a chunk behind the last");
-    assert!(internal(weights.lease(WalkId::of(LAYERS, Matrix::K), 0).err().unwrap()), "a layer behind the last");
-    let leased = weights.lease(WalkId::of(1, Matrix::V), 0).unwrap();
+    assert!(internal(weights.lease(WalkId::of(0, Matrix::Q).unwrap(), 1).err().unwrap()), "a chunk behind the last");
+    for matrix in [Matrix::Embed, Matrix::Head] {
+        assert!(internal(WalkId::of(0, matrix).err().unwrap()), "a walk of a layer for {matrix:?}");
+    }
+    assert!(
+        internal(weights.lease(WalkId::of(LAYERS, Matrix::K).unwrap(), 0).err().unwrap()),
+        "a layer behind the last"
+    );
+    let leased = weights.lease(WalkId::of(1, Matrix::V).unwrap(), 0).unwrap();
     assert!(internal(leased.rows(Matrix::Q).err().unwrap()), "a matrix of another walk");
 }
 
@@ -143,7 +149,7 @@ fn damage_names_its_records_and_leaves_the_rest_usable() {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[!byte[0]], at).unwrap();
-    let (mut weights, ffn) = (weights(&store, 4, false), WalkId::of(1, Matrix::Up));
+    let (mut weights, ffn) = (weights(&store, 4, false), WalkId::of(1, Matrix::Up).unwrap());
     let told = weights.lease(ffn, 1).err().unwrap().to_string();
     assert!(told.contains("record 300"), "{told}");
     for chunk in [0, 2] {

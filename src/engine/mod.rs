@@ -1,7 +1,8 @@
 //! The face the rest uses: open a store at a precision under a weight budget, run its parts, report.
 //!
 //! An engine call takes whole arrays `[N, hidden]` and returns the branch's output, to be added to the residual stream;
-//! with a range of chunks it returns their partial sums instead, to be added in chunk order on top of the bias.
+//! with a range of an FFN's chunks, or of KV-head groups, it returns their partial sums instead, to be added in order on top
+//! of the bias.
 
 mod attention;
 mod ends;
@@ -59,12 +60,12 @@ pub struct Options {
     pub lookahead: Option<u64>,
 }
 
-/// A branch's output: folded, or the partial sums of the asked chunks.
+/// A branch's output: folded, or the partial sums of the asked chunks or KV-head groups.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Branch {
     /// `[N, hidden]`.
     Whole(Vec<f32>),
-    /// `[chunks, N, hidden]`, without bias.
+    /// `[chunks or groups, N, hidden]`, without bias.
     Partials(Vec<f32>),
 }
 

@@ -274,7 +274,7 @@ pub mod tests {
             }
             prop_assert!(seen.into_iter().all(|s| s));
             prop_assert_eq!(needs.token_bytes, bytes + needs.parts["embed"]);
-            let walk = |layer, matrix| schedule.walk(WalkId::of(layer, matrix)).unwrap();
+            let walk = |layer, matrix| schedule.walk(WalkId::of(layer, matrix).unwrap()).unwrap();
             prop_assert_eq!(schedule.layers(0..layers).end, schedule.walk(schedule.head()).unwrap().steps().start);
             for layer in 0..layers {
                 let range = schedule.layers(layer..layer + 1);

@@ -42,9 +42,19 @@ pub struct PlaneAt {
 
 impl WalkId {
     /// Of a matrix of a layer.
-    pub fn of(layer: usize, matrix: Matrix) -> WalkId {
-        let place = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].iter().position(|of| *of == matrix);
-        WalkId(layer * WALKS + place.unwrap_or(WALKS - 1))
+    ///
+    /// # Errors
+    /// `Error::Internal` for the embedding and the head, which are of no layer.
+    pub fn of(layer: usize, matrix: Matrix) -> Result<WalkId> {
+        let walk = match matrix {
+            Matrix::Q => 0,
+            Matrix::K => 1,
+            Matrix::V => 2,
+            Matrix::O => 3,
+            Matrix::Gate | Matrix::Up | Matrix::Down => 4,
+            Matrix::Embed | Matrix::Head => return Err(Error::Internal("a walk of a layer for a matrix of none")),
+        };
+        Ok(WalkId(layer * WALKS + walk))
     }
 }
 
