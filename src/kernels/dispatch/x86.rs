@@ -9,8 +9,8 @@ use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, Extent, F32Factors, Job, Sums};
 use super::x86::{
-    self, dots_f32_one, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2, f32_many, heads,
-    heads_avx2, sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
+    self, dots_f32_one, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2, heads, heads_avx2,
+    sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
 };
 use crate::config::Activation;
 use crate::quant::Rows;
@@ -62,13 +62,13 @@ pub fn dots_f32(isa: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
     match isa.set() {
         Set::Portable => portable::dots_f32(work, out),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { f32_many::dots_avx2(work, out) },
+        Set::Avx2 => unsafe { x86::f32::dots_avx2(work, out) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.x.columns == 1 => unsafe {
             dots_f32_one::dots(work, out)
         },
         // SAFETY: as above.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { f32_many::dots_avx512(work, out) },
+        Set::Avx512 | Set::Avx512Vnni => unsafe { x86::f32::dots_avx512(work, out) },
     }
 }
 
@@ -77,13 +77,13 @@ pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
     match isa.set() {
         Set::Portable => portable::sums_f32(work, out),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
-        Set::Avx2 => unsafe { f32_many::sums_avx2(work, out) },
+        Set::Avx2 => unsafe { x86::f32::sums_avx2(work, out) },
         // SAFETY: as above; the set with VNNI has these features too.
         Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.factors.columns == 1 => unsafe {
             sums_f32_one::sums(work, out)
         },
         // SAFETY: as above.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { f32_many::sums_avx512(work, out) },
+        Set::Avx512 | Set::Avx512Vnni => unsafe { x86::f32::sums_avx512(work, out) },
     }
 }
 
@@ -111,7 +111,7 @@ pub fn kept(isa: Isa, Extent { blocks, integer, float }: Extent) -> usize {
     };
     let of_floats = match isa.set() {
         Set::Portable => portable::kept_f32(blocks),
-        Set::Avx2 | Set::Avx512 | Set::Avx512Vnni => f32_many::kept(float),
+        Set::Avx2 | Set::Avx512 | Set::Avx512Vnni => x86::f32::kept(float),
     };
     of_integers * usize::from(integer > 0) + of_floats * usize::from(float > 0)
 }

@@ -4,7 +4,7 @@
 //!
 //! **Names.** A body is named by what it computes (dots, sums), in what numbers (int8, exact integers, f32), for one column
 //! or many, and by its set where that is not AVX-512; a word that is missing is one that its bodies differ in
-//! (`f32_many` has dots and sums, `sums_exact_avx2` one column and many).
+//! (`f32` has dots and sums, one column and many; `sums_exact_avx2` one column and many).
 
 mod ahead;
 mod block;
@@ -15,7 +15,7 @@ pub mod dots_int8_many;
 pub mod dots_int8_many_avx2;
 pub mod dots_int8_one;
 pub mod dots_int8_one_avx2;
-pub mod f32_many;
+pub mod f32;
 pub mod heads;
 pub mod heads_avx2;
 mod load;

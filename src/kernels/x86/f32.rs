@@ -1,5 +1,6 @@
-//! f32 products with several columns: records are decoded once, a strip at a time, into memory that the first
-//! cache holds, and multiplied by tiles of records and columns.
+//! f32 products with any number of columns and groups of either size: records are decoded once, a strip at a time, into
+//! memory that the first cache holds, and multiplied by tiles of records and columns. A single column of groups of 64 has
+//! bodies of its own where there is AVX-512.
 
 use super::ahead::{self, both};
 use super::block::{Block, Lane, PARTS};
