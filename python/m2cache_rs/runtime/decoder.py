@@ -21,11 +21,11 @@ Span = tuple[int, int]
 
 # Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
 PROMPT_CHUNK = 256
-# Decode tokens whose logits are the same bits alone and together.
+# Decode tokens whose logits are the same bits alone and together; POOLED_ROWS of src/engine/threads.rs is as many.
 DECODE_BATCH = 32
-# Layers of a backend's call where rows are few: threads that slept between calls took some 35 us to wake.
+# Layers of a backend's call of up to DECODE_BATCH rows: threads that slept between calls took some 35 us to wake.
 # Ctrl-C and progress wait for a call.
-FEW_LAYERS, FEW_ROWS = 4, 32
+FEW_LAYERS = 4
 
 
 class Kind(IntEnum):
@@ -164,7 +164,7 @@ class Decoder:
         return self._logits(x[want])
 
     def _walk(self, batch: Batch, span: range, x: Floats) -> Floats:
-        step = FEW_LAYERS if len(x) <= FEW_ROWS else 1
+        step = FEW_LAYERS if len(x) <= DECODE_BATCH else 1
         for first in span[::step]:
             part = range(first, min(first + step, span.stop))
             if self.observer is None:

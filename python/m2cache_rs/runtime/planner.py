@@ -29,7 +29,7 @@ from m2cache_rs.runtime.budget import Budget, Levels, Weights
 from m2cache_rs.runtime.decoder import PROMPT_CHUNK
 
 # Finding a chunk's blocks, handing out their leases, adding its sums, and its share of waking the pool.
-# Measured; see benches/NOTES.md ("One decoded token, again").
+# Derived from measurements; see benches/NOTES.md ("One decoded token, again").
 _CHUNK = 2.5e-6
 # Detokenising and sampling one token of a vocabulary of 100,000. Measured.
 _SAMPLE = 0.5e-3
