@@ -1,8 +1,8 @@
 //! The face the rest uses: open a store at a precision under a weight budget, run its parts, report.
 //!
 //! An engine call takes whole arrays `[N, hidden]` and returns the branch's output, to be added to the residual stream;
-//! with a range of an FFN's chunks, or of KV-head groups, it returns their partial sums instead, to be added in order on top
-//! of the bias.
+//! with a range of an FFN's chunks, or of KV-head groups, it returns their partial sums instead, to be added in order on
+//! top of the bias.
 
 mod attention;
 mod ends;

@@ -21,10 +21,10 @@ Span = tuple[int, int]
 
 # Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
 PROMPT_CHUNK = 256
-# Decode tokens whose logits are the same bits alone and together; POOLED_ROWS of src/engine/threads.rs is as many.
+# Decode tokens whose logits are the same bits alone and together; as many as POOLED_ROWS in src/engine.
 DECODE_BATCH = 32
-# Layers of a backend's call of up to DECODE_BATCH rows: threads that slept between calls took some 35 us to wake.
-# Ctrl-C and progress wait for a call.
+# Layers of a backend's call of up to DECODE_BATCH rows: threads that slept between calls took some 35 us
+# to wake. Ctrl-C and progress wait for a call.
 FEW_LAYERS = 4
 
 
