@@ -92,6 +92,14 @@ def test_the_default_sections_suit_the_activation(activation: str, preset: str, 
     assert convert(source, tmp_path / "tiny.m2c").sections == preset
 
 
+def test_split_keeps_gate_and_up_apart_from_down_in_every_plane(tmp_path: Path) -> None:
+    convert(make(tmp_path / "model"), tmp_path / "tiny.m2c", sections="split")
+    (layer, *_) = _layout(tmp_path / "tiny.m2c")["files"]
+    names = [section["name"] for section in layer["sections"] if section["parts"][0][0] in ("gate", "down")]
+    planes = ("base", "mid", "low")
+    assert names == [name for plane in planes for name in (f"gate.{plane}+up.{plane}", f"down.{plane}")]
+
+
 def test_bits_per_weight_are_what_the_store_reads(tmp_path: Path) -> None:
     report = convert(EXAMPLE, tmp_path / "tale.m2c", form="affine", group=32)
     assert report.bits_per_weight == {4: 5.0, 8: 9.0, 16: 17.0}

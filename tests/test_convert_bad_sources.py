@@ -253,3 +253,17 @@ def test_single_files_of_other_formats(name: str, data: bytes, message: str, tmp
     (tmp_path / name).write_bytes(data)
     with pytest.raises(M2CacheError, match=message):
         convert(tmp_path / name, tmp_path / "tiny.m2c")
+
+
+def test_a_head_that_is_not_the_embedding_it_is_tied_to(model: Path, tmp_path: Path) -> None:
+    """transformers compares the two and takes one that differs for a head of its own."""
+    _config(model, tie_word_embeddings=True)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is not model\.embed_tokens\.weight.*ties"):
+        convert(model, tmp_path / "tiny.m2c")
+    assert not (tmp_path / "tiny.m2c").exists()
+
+    def tie(found: dict[str, dict[str, Any]]) -> None:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]
+
+    _weights(model, tie)
+    assert convert(model, tmp_path / "tiny.m2c").weights > 0

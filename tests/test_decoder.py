@@ -23,6 +23,7 @@ class Toy:
         self.seen: dict[int, list[list[NDArray[np.float32]]]] = {}
         self.sizes: list[int] = []
         self.fail_at: tuple[int, int] | None = None
+        self.error: BaseException = OSError("the disk is gone")
 
     def create(self, inv_freq: NDArray[np.float32], attention_factor: float) -> int:
         self.seen[len(self.seen)] = [[] for _ in range(LAYERS)]
@@ -55,7 +56,7 @@ class Toy:
         out = np.empty_like(x)
         for row, (sequence, position) in enumerate(zip(sequences.tolist(), positions.tolist(), strict=True)):
             if self.fail_at == (layer, position):
-                raise OSError("the disk is gone")
+                raise self.error
             past = self.seen[sequence][layer]
             assert len(past) == position
             past.append(x[row].copy())
@@ -172,6 +173,21 @@ def test_a_failure_half_way_leaves_the_sequences_as_they_were(fail_at: tuple[int
     toy.fail_at = None
     rest = decoder.forward(Batch.run(ids[5:], sequence, 5, Kind.PROMPT))
     assert (rest == run(ids.tolist(), Kind.PROMPT, [5])[5:]).all()
+
+
+def test_an_interruption_undoes_every_sequence_of_a_batch() -> None:
+    """Ctrl-C is no `Exception`, and reaches a batch when some of its sequences have grown."""
+    toy = Toy()
+    decoder = Decoder(toy, LAYERS)
+    sequences = [toy.create(np.ones(1, np.float32), 1.0) for _ in range(3)]
+    for sequence in sequences:
+        decoder.forward(Batch.run(np.arange(4, dtype=np.uint32), sequence, 0, Kind.PROMPT))
+    toy.fail_at, toy.error = (1, 4), KeyboardInterrupt()
+    kinds = np.full(3, Kind.DECODE, np.uint8)
+    batch = Batch(np.full(3, 4, np.uint32), np.array(sequences, np.uint32), kinds, np.ones(3, np.uint32))
+    with pytest.raises(KeyboardInterrupt):
+        decoder.forward(batch)
+    assert {len(rows) for sequence in sequences for rows in toy.seen[sequence]} == {4}
 
 
 def test_the_observer_sees_what_stands_in_front_of_every_norm() -> None:

@@ -97,6 +97,15 @@ def test_a_window_that_no_layer_has_is_harmless(changes: dict[str, Any]) -> None
     assert qwen2_of(**changes) == qwen2_of()
 
 
+def test_defaults_of_a_used_window_are_qwen2s() -> None:
+    """An absent window is 4096 positions wide, and begins at layer 28."""
+    config = {name: value for name, value in (CONFIG | QWEN2).items() if name != "sliding_window"}
+    config |= {"use_sliding_window": True, "max_window_layers": None}
+    assert architecture_of(config | {"num_hidden_layers": 28})[1].layers == 28
+    with pytest.raises(UnsupportedError, match="layers from 28 on"):
+        architecture_of(config | {"num_hidden_layers": 29})
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -116,6 +125,8 @@ def test_a_window_that_is_used_is_refused(changes: dict[str, Any]) -> None:
     ("changes", "says"),
     [
         ({"use_sliding_window": "no"}, "use_sliding_window is 'no'; true or false"),
+        ({"use_sliding_window": True, "layer_types": []}, r"layer_types is \[\]; a list of 1"),
+        ({"use_sliding_window": True, "layer_types": 3}, "layer_types is 3; a list of 1"),
         ({"use_sliding_window": True, "max_window_layers": "all"}, "max_window_layers is 'all'; an integer"),
         ({"num_key_value_heads": 2}, "num_key_value_heads is 2; a divisor"),
     ],
@@ -193,6 +204,8 @@ def test_only_buffers_are_ignored() -> None:
         ({"sliding_window": 4096}, "sliding_window is 4096"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types is"),
         ({"layer_types": ["sliding_attention"]}, "layer_types is"),
+        ({"layer_types": 3}, "layer_types is 3"),
+        ({"is_causal": False}, "is_causal is False"),
         ({"num_local_experts": 8}, "num_local_experts is 8"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30"),
         ({"partial_rotary_factor": 0.25}, "partial_rotary_factor is 0.25"),

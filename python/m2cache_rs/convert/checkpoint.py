@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from m2cache_rs.errors import CheckpointError, UnsupportedError
 from m2cache_rs.models import Architecture, Family, Tensor
 
 _SHOWN = 5
+_ROWS = 256  # compared at a time
 _PACKED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".SCB", ".absmax")
 
 
@@ -134,6 +135,7 @@ def check(checkpoint: Checkpoint) -> list[str]:
     _check_present(checkpoint, [name for name in wanted if name not in checkpoint.tensors], extra)
     for place in wanted.values():
         _check_tensor(checkpoint.tensors[place.name], place)
+    _check_tied(checkpoint)
     return (
         [f"the checkpoint has {_count(extra)} that this model does not use: {_list(extra)}"] if extra else []
     )
@@ -162,6 +164,23 @@ def _check_tensor(tensor: SourceTensor, place: Tensor) -> None:
     if tensor.shape != place.shape:
         have, want = list(tensor.shape), list(place.shape)
         raise CheckpointError(f"tensor {tensor.name} has shape {have}, but the config asks for {want}")
+
+
+def _check_tied(checkpoint: Checkpoint) -> None:
+    """A head beside a tied embedding must be the embedding: transformers takes one that differs as a head."""
+    places = checkpoint.family.outer_tensors(replace(checkpoint.architecture, tied=False))
+    head = checkpoint.tensors.get(places["head"].name)
+    if not checkpoint.architecture.tied or head is None:
+        return
+    _check_tensor(head, places["head"])
+    embed, rows = checkpoint.tensors[places["embed"].name], head.shape[0]
+    for first in range(0, rows, _ROWS):
+        last = min(first + _ROWS, rows)
+        if head.rows(first, last).tobytes() != embed.rows(first, last).tobytes():
+            raise CheckpointError(
+                f"tensor {head.name} is not {embed.name}, but the config ties them (tie_word_embeddings); "
+                "set that to false to convert both, or take the tensor out"
+            )
 
 
 def _count(names: list[str]) -> str:

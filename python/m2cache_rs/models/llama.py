@@ -65,12 +65,15 @@ def _differs(*harmless: Any) -> Callable[[Any], bool]:
 
 
 def _other_layers(kinds: Any) -> bool:
-    return kinds is not None and any(kind != "full_attention" for kind in kinds)
+    if kinds is None:
+        return False
+    return not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
 
 
 _UNBUILT: dict[str, Callable[[Any], bool]] = {
     "sliding_window": _differs(None, 0, False),
     "layer_types": _other_layers,
+    "is_causal": _differs(None, True),
     "num_local_experts": _differs(None, 0),
     "num_experts": _differs(None, 0),
     "n_routed_experts": _differs(None, 0),

@@ -38,7 +38,10 @@ def _refuse_windows(config: Fields) -> None:
     first = _FIRST if first is None else first
     if type(first) is not int or first < 0:
         raise config.wrong("max_window_layers", "an integer that is not negative")
-    if not config.has("layer_types") and first < config.integer("num_hidden_layers"):
+    layers, kinds = config.integer("num_hidden_layers"), config.values.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
+        raise config.wrong("layer_types", f"a list of {layers}")
+    if kinds is None and first < layers:
         raise UnsupportedError(
             f"{config.file}: use_sliding_window is true for layers from {first} on; not computed"
         )
