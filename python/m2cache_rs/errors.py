@@ -5,6 +5,9 @@ A message says in one line what was wrong, where, and what to do: the command li
 
 from __future__ import annotations
 
+from operator import index
+from typing import Any
+
 
 class M2CacheError(Exception):
     """The root of every error this package raises on purpose."""
@@ -40,3 +43,11 @@ class BudgetError(M2CacheError):
 
 class NumericsError(M2CacheError):
     """A result is not a finite number."""
+
+
+def integer(name: str, value: Any) -> int:
+    """An integer of any kind. Raises `UsageError` for anything else."""
+    try:
+        return index(value)
+    except TypeError:
+        raise UsageError(f"{name} is {value!r}; an integer is needed") from None

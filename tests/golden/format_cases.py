@@ -39,7 +39,7 @@ JOINED = tuple(
     tuple((matrix, plane) for matrix in matrices)
     for matrices, plane in ((_ALL[:2], "base"), (_ALL[2:], "base"), (_ALL, "mid"), (_ALL, "low"))
 )
-"""`split` as it was at first, with all matrices in one section of mid and of low: such stores must stay readable."""
+"""`split` as it was at first, all matrices in one section of mid and of low: it must stay readable."""
 
 
 def architecture(case: str) -> Architecture:

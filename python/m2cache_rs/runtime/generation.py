@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs.config import Sampling
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.runtime.decoder import Batch, Ids, Kind
 from m2cache_rs.runtime.sampling import sample
 from m2cache_rs.runtime.text import Detokenizer, StopStrings
@@ -72,6 +72,7 @@ def new_tokens(asked: int | None, prompt: int, context: int, room: str = "the mo
         raise UsageError(f"the prompt has {prompt} tokens, {room} holds {context}: shorten the prompt")
     if asked is None:
         return min(DEFAULT_NEW_TOKENS, context - prompt)
+    asked = integer("max_new_tokens", asked)
     if asked < 1:
         raise UsageError(f"max_new_tokens is {asked}; it must be at least 1")
     if prompt + asked > context:
@@ -84,7 +85,12 @@ def new_tokens(asked: int | None, prompt: int, context: int, room: str = "the mo
 
 def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
     """The stop strings, none of them empty."""
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    try:
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    except TypeError:
+        stops = (stop,)  # type: ignore[assignment]
+    if not all(isinstance(one, str) for one in stops):
+        raise UsageError(f"stop is {stop!r}; a text or several are needed")
     if not all(stops):
         raise UsageError("a stop string is empty; it would stop before the first token")
     return stops
@@ -92,7 +98,10 @@ def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
 
 def token_ids(ids: Sequence[int] | Ids, vocab: int) -> Ids:
     """`ids` as uint32 [N]. UsageError where one is not in the vocabulary."""
-    found = np.asarray(ids)
+    try:
+        found = np.asarray(ids)
+    except (TypeError, ValueError):
+        raise UsageError("token ids must be a flat list of integers") from None
     if found.size == 0:
         return np.empty(0, np.uint32)
     if found.ndim != 1 or found.dtype.kind not in "iu":

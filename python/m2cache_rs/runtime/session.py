@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
 from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
 from m2cache_rs.runtime.budget import Budget, Weights
@@ -184,8 +184,11 @@ class Model:
         stops = stop_strings(stop)
         if stops:
             self.tokenizer  # noqa: B018  stop strings need text: a store without tokenizer says so now
+        seed = integer("seed", seed)
         if not 0 <= seed < 2**64:
             raise UsageError(f"seed is {seed}; it must lie in 0..2^64-1")
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress is {progress!r}; it must be callable")
         count = new_tokens(max_new_tokens, len(ids), self.context, self._opened.room(self.context))
         settings = Sampling.resolve(self.assets.generation, **flags)
         return generate(self, Request(ids, count, settings, seed, stops, progress))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models import Architecture
 from m2cache_rs.models.rope import positions
 from m2cache_rs.runtime import budget
@@ -35,7 +35,7 @@ def check_threads(threads: int | None) -> None:
         return
     cores = usable_cores()
     most = min(MAX_THREADS, _THREADS_A_CORE * cores)
-    if not 1 <= threads <= most:
+    if not 1 <= integer("threads", threads) <= most:
         raise UsageError(
             f"threads is {threads!r}; with {cores} cores it must lie in 1..{most} (one a core is the fastest)"
         )
