@@ -1,7 +1,7 @@
 //! Where tokens become rows and rows become logits.
 
 use super::Engine;
-use super::schedule::ROWS;
+use super::schedule::EMBEDDINGS;
 use super::threads::{pooled, together};
 use crate::error::{Error, Result};
 use crate::kernels::panel::Panel;
@@ -24,8 +24,8 @@ impl Engine {
             return Err(Error::usage(format!("token {token} lies outside the vocabulary of {}", arch.vocab)));
         }
         let mut out = vec![0.0; tokens.len() * arch.hidden];
-        for (tokens, out) in tokens.chunks(ROWS).zip(out.chunks_mut(ROWS * arch.hidden)) {
-            let leased = weights.lease_rows(tokens)?;
+        for (tokens, out) in tokens.chunks(EMBEDDINGS).zip(out.chunks_mut(EMBEDDINGS * arch.hidden)) {
+            let leased = weights.lease_embeddings(tokens)?;
             for (leased, row) in leased.iter().zip(out.chunks_exact_mut(arch.hidden)) {
                 decode(&leased.rows(Matrix::Embed)?, row);
             }

@@ -1,7 +1,7 @@
 //! Leases of a store's records: the bytes that lie there, in order, and errors that leave the rest usable.
 #![allow(clippy::unwrap_used)]
 
-use super::schedule::ROWS;
+use super::schedule::EMBEDDINGS;
 use super::schedule::tests::{architecture, encoding, levels};
 use super::walk::WalkId;
 use super::weights::{Leased, Weights};
@@ -75,8 +75,8 @@ fn a_lease_is_what_lies_in_the_store() {
                 }
             }
         }
-        let tokens: Vec<u32> = (0..ROWS as u32).map(|i| VOCAB as u32 - 1 - i / 2).collect();
-        let rows = weights.lease_rows(&tokens).unwrap();
+        let tokens: Vec<u32> = (0..EMBEDDINGS as u32).map(|i| VOCAB as u32 - 1 - i / 2).collect();
+        let rows = weights.lease_embeddings(&tokens).unwrap();
         assert!(rows.iter().map(|row| row.records().start as u32).eq(tokens));
         rows.iter().for_each(|row| check(&store, None, Matrix::Embed, row));
     }

@@ -7,22 +7,13 @@ use crate::tier::{Block, BlockId, Counters, Place, Stats};
 use serde::Serialize;
 use std::time::Duration;
 
-/// What moved; all in bytes but the counts and the seconds.
+/// What moved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Moved {
-    /// Served from the cache.
-    pub hit_bytes: u64,
-    /// Read from the store and used: the useful bytes.
-    pub read_bytes: u64,
-    /// Read beside them because reads begin and end on pages.
-    pub aligned_bytes: u64,
-    /// Read ahead and not used, because the next step was another one than expected, or has not come yet.
-    pub unused_bytes: u64,
-    /// Reads that took.
-    pub reads: u64,
-    /// Times a step waited for its bytes.
-    pub stalls: u64,
-    /// Seconds it waited.
+    /// From and past the cache.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// Seconds that steps waited.
     pub wait_seconds: f64,
 }
 
@@ -78,12 +69,7 @@ pub struct Report {
 
 impl Moved {
     fn add(&mut self, counters: &Counters, waited: Duration) {
-        self.hit_bytes += counters.hit_bytes;
-        self.read_bytes += counters.read_bytes;
-        self.aligned_bytes += counters.aligned_bytes;
-        self.unused_bytes += counters.unused_bytes;
-        self.reads += counters.reads;
-        self.stalls += counters.stalls;
+        self.counters.add(counters);
         self.wait_seconds += waited.as_secs_f64();
     }
 }
@@ -134,8 +120,8 @@ impl Engine {
     }
 
     /// Begins or ends to note every access to a block.
-    pub fn record(&mut self, on: bool) {
-        self.weights.fetcher_mut().record(on);
+    pub fn trace(&mut self, on: bool) {
+        self.weights.fetcher_mut().trace(on);
     }
 
     /// The accesses noted since the last call.

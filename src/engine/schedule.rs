@@ -19,9 +19,9 @@ use std::sync::Arc;
 pub const RING_BYTES: usize = 32 << 20;
 /// Blocks of a model at most; beyond any model there is, and some 500 MB of bookkeeping.
 const MOST_BLOCKS: usize = 1 << 24;
-/// Embedding rows that are read together: as many as reader threads, which wait once for all of them. The smallest cache
+/// Embeddings that are read together: as many as reader threads, which wait once for all of them. The smallest cache
 /// pays two pages or three for each and plane.
-pub const ROWS: usize = 16;
+pub const EMBEDDINGS: usize = 16;
 /// The ring takes at most this share of a cache; the rest serves better as fixed blocks.
 const RING_SHARE: u64 = 8;
 
@@ -38,8 +38,8 @@ pub struct Schedule {
     first: BTreeMap<SectionId, u32>,
     /// Frames of the largest step.
     widest: u32,
-    /// Slots for [`ROWS`] embedding rows, row after row: their strides, with room for the pages around them.
-    pub rows: Vec<usize>,
+    /// Slots for [`EMBEDDINGS`] embeddings, one after the other: their strides, with room for the pages around them.
+    pub embeddings: Vec<usize>,
 }
 
 /// What a model needs at some levels.
@@ -82,10 +82,10 @@ impl Schedule {
     pub fn new(arch: &Architecture, catalog: &Catalog, levels: Levels) -> Result<Schedule> {
         let embedding = Walk::new(catalog, None, &[Matrix::Embed], levels.embed)?;
         let slot = |id: &SectionId| (catalog.section(*id).stride + ALIGN).next_multiple_of(ALIGN);
-        let rows = embedding.sections.iter().map(slot).collect::<Vec<_>>().repeat(ROWS);
+        let embeddings = embedding.sections.iter().map(slot).collect::<Vec<_>>().repeat(EMBEDDINGS);
         let embedding = Arc::new(embedding);
         let mut schedule =
-            Schedule { walks: vec![], embedding, blocks: vec![], first: BTreeMap::new(), widest: 0, rows };
+            Schedule { walks: vec![], embedding, blocks: vec![], first: BTreeMap::new(), widest: 0, embeddings };
         for layer in 0..arch.layers {
             for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O] {
                 schedule.add(catalog, Walk::new(catalog, Some(layer), &[matrix], levels.attn)?)?;
@@ -162,10 +162,10 @@ impl Schedule {
     }
 
     fn row_slots(&self) -> u64 {
-        self.rows.iter().map(|n| paged(*n)).sum()
+        self.embeddings.iter().map(|n| paged(*n)).sum()
     }
 
-    /// The least cache: the largest step in the ring, and rows.
+    /// The least cache: the largest step in the ring, and embeddings.
     pub fn least(&self) -> u64 {
         u64::from(self.widest) * FRAME as u64 + self.row_slots()
     }

@@ -98,7 +98,7 @@ impl Weights {
         let budget = options.cache.unwrap_or_else(|| schedule.needs(store.catalog()).all);
         let split = schedule.split(budget, options.lookahead)?;
         let dram = Dram::place(&schedule.blocks, split.fixed);
-        let layout = Layout { ring: split.ring, rows: schedule.rows.clone() };
+        let layout = Layout { ring: split.ring, singles: schedule.embeddings.clone() };
         let arena = layout.arena(&dram)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
         let Opened { reader, notes } = open(options.io, sources, &arena)?;
@@ -164,26 +164,26 @@ impl Weights {
         Ok(run)
     }
 
-    /// Leases rows of the embedding in their order, `schedule::ROWS` at most; they are read together.
+    /// Leases the embeddings of some tokens in their order, `schedule::EMBEDDINGS` at most; they are read together.
     ///
     /// # Errors
     /// As [`Weights::lease`].
-    pub fn lease_rows(&mut self, rows: &[u32]) -> Result<Vec<Leased>> {
+    pub fn lease_embeddings(&mut self, tokens: &[u32]) -> Result<Vec<Leased>> {
         let Weights { store, verify, verified, schedule, fetcher, .. } = self;
         let walk = schedule.embedding.clone();
         let of_row = |row: &u32| walk.sections.iter().map(|id| (*id, *row as usize)).collect::<Vec<_>>();
-        let planes: Vec<(SectionId, usize)> = rows.iter().flat_map(of_row).collect();
+        let planes: Vec<(SectionId, usize)> = tokens.iter().flat_map(of_row).collect();
         if !planes.iter().all(|(id, row)| is_single(&store.section(*id).layout, *row)) {
             return Err(Error::Internal("a row that has no checksum of its own"));
         }
         let wants: Vec<Want> = planes.iter().map(|(id, row)| want(store, schedule, *id, *row, 1)).collect();
-        let held = fetcher.fetch_rows(&wants, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
+        let held = fetcher.fetch_singles(&wants, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
         let mut held = held.into_iter();
         let mut leased = |row: usize| {
             let held = held.by_ref().take(walk.sections.len()).collect();
             self.leased(walk.clone(), row..row + 1, held)
         };
-        Ok(rows.iter().map(|row| leased(*row as usize)).collect())
+        Ok(tokens.iter().map(|token| leased(*token as usize)).collect())
     }
 
     fn leased(&self, walk: Arc<Walk>, records: Range<usize>, held: Vec<Held>) -> Leased {
@@ -222,7 +222,7 @@ fn is_single(layout: &SectionLayout, record: usize) -> bool {
     layout.check == 1 && record < layout.records
 }
 
-/// Checks what was just read, as the mode asks; single rows are always checked unless the mode is `Never`.
+/// Checks what was just read, as the mode asks; single records are always checked unless the mode is `Never`.
 fn check(store: &Store, verify: Verify, verified: &mut HashSet<BlockId>, want: &Want, bytes: &[u8]) -> Result<()> {
     let whole = want.whole();
     let known = whole.is_some_and(|id| verified.contains(&id));

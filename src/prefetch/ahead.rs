@@ -1,6 +1,6 @@
 //! What is read ahead: the steps whose reads were begun before they were asked for.
 
-use super::flights::Token;
+use super::flights::ReadId;
 use super::order::Order;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +13,7 @@ pub struct Begun {
     /// Bytes of its reads.
     pub bytes: usize,
     /// Index of the want, and its read.
-    pub reads: Vec<(usize, Token)>,
+    pub reads: Vec<(usize, ReadId)>,
 }
 
 /// How far reading went ahead, in the order of the steps.

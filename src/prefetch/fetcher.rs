@@ -1,7 +1,7 @@
 //! Steps in, leased bytes out; reads run ahead of the steps.
 
 use super::ahead::{Ahead, Begun};
-use super::flights::{Flight, Flights, Token};
+use super::flights::{Flight, Flights, ReadId};
 use super::layout::Layout;
 use super::want::{Held, Steps, Want};
 use crate::error::{Error, Result};
@@ -108,21 +108,22 @@ impl Fetcher {
         wants.iter().zip(held).map(|(want, held)| self.served(want, held)).collect()
     }
 
-    /// Serves wants outside of the order, such as embedding rows, together: a slot for rows is each one's, in turn.
+    /// Serves wants outside of the order, such as those of the embedding, together: a slot for single records is each
+    /// one's, in turn.
     ///
     /// # Errors
     /// As `fetch`; `Error::Internal` for more wants than there are such slots.
-    pub fn fetch_rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
-        let held = self.rows(wants, check);
+    pub fn fetch_singles(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
+        let held = self.singles(wants, check);
         if held.is_err() {
             self.forget(check);
         }
         held
     }
 
-    fn rows(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
-        if wants.len() > self.layout.rows.len() {
-            return Err(Error::Internal("more rows at once than have slots"));
+    fn singles(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
+        if wants.len() > self.layout.singles.len() {
+            return Err(Error::Internal("more single records at once than have slots"));
         }
         let mut reads = Vec::with_capacity(wants.len());
         for (index, want) in wants.iter().enumerate() {
@@ -131,7 +132,7 @@ impl Fetcher {
                 true => None,
                 false => {
                     let flight = Flight { want: *want, own: false };
-                    Some(self.read_into(flight, self.layout.row(index))?)
+                    Some(self.read_into(flight, self.layout.single(index))?)
                 }
             });
         }
@@ -145,7 +146,7 @@ impl Fetcher {
     }
 
     /// The reads of a step's missing wants: begun ahead, or now.
-    fn begun(&mut self, step: usize, wants: &[Want], check: Check) -> Result<Vec<(usize, Token)>> {
+    fn begun(&mut self, step: usize, wants: &[Want], check: Check) -> Result<Vec<(usize, ReadId)>> {
         if let Some(begun) = self.ahead.asked(step) {
             return Ok(begun.reads);
         }
@@ -259,7 +260,7 @@ impl Fetcher {
         }
     }
 
-    fn read_into(&mut self, flight: Flight, run: Run) -> Result<Token> {
+    fn read_into(&mut self, flight: Flight, run: Run) -> Result<ReadId> {
         let mut buffer = self.arena.write(run)?;
         let (_, len, _) = flight.want.covered();
         if buffer.len() < len {
@@ -270,7 +271,7 @@ impl Fetcher {
     }
 
     /// The outcome of a read, waited for if need be.
-    fn outcome(&mut self, token: Token, section: usize, check: Check) -> Result<Held> {
+    fn outcome(&mut self, token: ReadId, section: usize, check: Check) -> Result<Held> {
         if self.flights.is_flying(token) {
             let begin = Instant::now();
             while self.flights.is_flying(token) {
@@ -292,7 +293,7 @@ impl Fetcher {
         }
     }
 
-    fn land(&mut self, (token, flight, result): (Token, Flight, Result<Vec<WriteLease>>), check: Check) {
+    fn land(&mut self, (token, flight, result): (ReadId, Flight, Result<Vec<WriteLease>>), check: Check) {
         let outcome = self.arrived(&flight, result, check);
         self.flights.keep(token, outcome);
     }
@@ -325,7 +326,7 @@ impl Fetcher {
         Ok(Held { lease: self.arena.read(self.layout.fixed(slot))?, at, len: want.len })
     }
 
-    /// Writes a step into the trace; rows are no blocks and leave none.
+    /// Writes a step into the trace; single records are no blocks and leave none.
     fn note(&mut self, wants: &[Want], read: &[Option<Held>]) {
         let Some(trace) = &mut self.trace else { return };
         let whole = wants.iter().zip(read).filter_map(|(want, read)| Some((want.whole()?, read.is_none())));
@@ -333,7 +334,7 @@ impl Fetcher {
     }
 
     /// Begins or ends to note every access.
-    pub fn record(&mut self, on: bool) {
+    pub fn trace(&mut self, on: bool) {
         self.trace = on.then(Vec::new);
     }
 
@@ -359,7 +360,7 @@ impl Fetcher {
         &self.dram
     }
 
-    /// Bytes of the ring and of the slots for rows.
+    /// Bytes of the ring and of the slots for single records.
     pub fn ring_bytes(&self) -> u64 {
         self.layout.ring_bytes()
     }

@@ -7,7 +7,7 @@ use crate::mem::WriteLease;
 use std::collections::HashMap;
 
 /// The mark of a read; never used twice.
-pub type Token = u64;
+pub type ReadId = u64;
 
 /// A read under way.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +21,11 @@ pub struct Flight {
 /// A reader with a memory of what it was asked.
 pub struct Flights {
     reader: Box<dyn Reader>,
-    next: Token,
+    next: ReadId,
     /// Not handed to the reader yet: one call takes many.
     batch: Vec<Read>,
-    flying: HashMap<Token, Flight>,
-    landed: HashMap<Token, Result<Held>>,
+    flying: HashMap<ReadId, Flight>,
+    landed: HashMap<ReadId, Result<Held>>,
 }
 
 impl Flights {
@@ -34,7 +34,7 @@ impl Flights {
     }
 
     /// Adds a read into a buffer, which has the length of what covers the want.
-    pub fn add(&mut self, flight: Flight, buffer: WriteLease) -> Token {
+    pub fn add(&mut self, flight: Flight, buffer: WriteLease) -> ReadId {
         self.next += 1;
         let (offset, ..) = flight.want.covered();
         self.batch.push(Read { file: flight.want.file, offset, buffers: vec![buffer], token: self.next });
@@ -50,7 +50,7 @@ impl Flights {
     }
 
     /// A read that has ended; waits for one if asked to, none if nothing is under way.
-    pub fn ended(&mut self, wait: bool) -> Option<(Token, Flight, Result<Vec<WriteLease>>)> {
+    pub fn ended(&mut self, wait: bool) -> Option<(ReadId, Flight, Result<Vec<WriteLease>>)> {
         loop {
             let Done { token, result } = if wait { self.reader.wait() } else { self.reader.poll() }?;
             // A read that nobody remembers cannot be: its buffer is let go.
@@ -61,17 +61,17 @@ impl Flights {
     }
 
     /// Keeps the outcome of a read until it is asked for.
-    pub fn keep(&mut self, token: Token, outcome: Result<Held>) {
+    pub fn keep(&mut self, token: ReadId, outcome: Result<Held>) {
         self.landed.insert(token, outcome);
     }
 
     /// The outcome of a read, if it has ended.
-    pub fn take(&mut self, token: Token) -> Option<Result<Held>> {
+    pub fn take(&mut self, token: ReadId) -> Option<Result<Held>> {
         self.landed.remove(&token)
     }
 
     /// Whether a read has brought its bytes, and they wait to be asked for.
-    pub fn is_here(&self, token: Token) -> bool {
+    pub fn is_here(&self, token: ReadId) -> bool {
         self.landed.get(&token).is_some_and(Result::is_ok)
     }
 
@@ -81,7 +81,7 @@ impl Flights {
     }
 
     /// Whether a read is still under way.
-    pub fn is_flying(&self, token: Token) -> bool {
+    pub fn is_flying(&self, token: ReadId) -> bool {
         self.flying.contains_key(&token)
     }
 

@@ -5,14 +5,14 @@ use crate::mem::{Arena, PIECE, Run, SlotId};
 use crate::tier::{Dram, FRAME, Frames, paged};
 use std::sync::Arc;
 
-/// How the slots of an arena are used: ring frames first (a slab of their own), then those for single rows, then the
+/// How the slots of an arena are used: ring frames first (a slab of their own), then those for single records, then the
 /// tier's.
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// Frames of the ring.
     pub ring: u32,
-    /// Sizes of the slots for single rows.
-    pub rows: Vec<usize>,
+    /// Sizes of the slots for single records.
+    pub singles: Vec<usize>,
 }
 
 impl Layout {
@@ -21,7 +21,7 @@ impl Layout {
 
     /// An arena for this layout and a tier's slots.
     pub fn arena(&self, dram: &Dram) -> Result<Arc<Arena>> {
-        Arena::new(&[&vec![FRAME; self.ring as usize], &self.rows, dram.slots()])
+        Arena::new(&[&vec![FRAME; self.ring as usize], &self.singles, dram.slots()])
     }
 
     /// Frames of the ring.
@@ -29,18 +29,18 @@ impl Layout {
         Run { first: SlotId(frames.first), count: frames.count }
     }
 
-    /// The slot of a row.
-    pub(super) fn row(&self, index: usize) -> Run {
+    /// The slot of a single record.
+    pub(super) fn single(&self, index: usize) -> Run {
         SlotId(self.ring + index as u32).into()
     }
 
     /// A slot of the tier.
     pub(super) fn fixed(&self, slot: u32) -> Run {
-        SlotId(self.ring + self.rows.len() as u32 + slot).into()
+        SlotId(self.ring + self.singles.len() as u32 + slot).into()
     }
 
-    /// Bytes of the ring and of the slots for rows.
+    /// Bytes of the ring and of the slots for single records.
     pub(super) fn ring_bytes(&self) -> u64 {
-        u64::from(self.ring) * FRAME as u64 + self.rows.iter().map(|n| paged(*n)).sum::<u64>()
+        u64::from(self.ring) * FRAME as u64 + self.singles.iter().map(|n| paged(*n)).sum::<u64>()
     }
 }

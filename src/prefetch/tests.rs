@@ -53,7 +53,7 @@ fn fetcher(reader: Box<dyn Reader>, fixed: usize, ring: u32, lookahead: usize) -
     let position = |i: usize| ((i * 11) % BLOCKS) as f32;
     let blocks: Vec<Block> = (0..BLOCKS).map(|i| Block { bytes: SIZE, position: position(i) }).collect();
     let dram = Dram::place(&blocks, (fixed * SIZE) as u64);
-    let layout = Layout { ring: ring.max(2 * frames(SIZE)), rows: vec![2 * ALIGN; ROWS] };
+    let layout = Layout { ring: ring.max(2 * frames(SIZE)), singles: vec![2 * ALIGN; ROWS] };
     let arena = layout.arena(&dram).unwrap();
     Fetcher::new(dram, layout, arena, reader, Box::new(Pairs), SECTIONS, lookahead)
 }
@@ -146,7 +146,7 @@ proptest! {
                 }
                 Call::Rows(rows) => {
                     let wants: Vec<Want> = rows.into_iter().map(|(block, at, len)| want(block, at, len)).collect();
-                    let held = fetcher.fetch_rows(&wants, &mut no_check).unwrap();
+                    let held = fetcher.fetch_singles(&wants, &mut no_check).unwrap();
                     prop_assert!(held.iter().zip(&wants).all(|(held, want)| **held == expected(want)), "in order");
                     asked += wants.iter().map(|want| want.len).sum::<usize>();
                 }
@@ -256,7 +256,7 @@ fn what_fails_its_check_is_read_again() {
     assert!(matches!(fetcher.dram().find(BlockId(0)), Place::Reserved(_)));
     step(&mut fetcher, 0);
     assert!(matches!(fetcher.dram().find(BlockId(0)), Place::Loaded(_)));
-    drop(fetcher.fetch_rows(&[want(0, 5, 10)], &mut no_check).unwrap());
+    drop(fetcher.fetch_singles(&[want(0, 5, 10)], &mut no_check).unwrap());
     let counters = fetcher.stats().sections[0];
     assert_eq!((counters.reads, counters.read_bytes, counters.hit_bytes), (2, 2 * SIZE as u64, 10));
 }
@@ -268,7 +268,7 @@ fn a_file_that_ends_early_is_named() {
     file.as_file().set_len(SIZE as u64 + 500).unwrap();
     let error = fetcher.fetch(0, &mut no_check).unwrap_err();
     assert!(matches!(error, Error::Truncated { size: 4596, end: 8192, .. }), "{error}");
-    drop(fetcher.fetch_rows(&[want(0, 0, 100)], &mut no_check).unwrap());
+    drop(fetcher.fetch_singles(&[want(0, 0, 100)], &mut no_check).unwrap());
 }
 
 #[test]
@@ -287,11 +287,11 @@ fn rows_are_asked_for_before_any_is_waited_for() {
     let slow = Faults { slow: Duration::from_millis(200), ..Faults::default() };
     let mut fetcher = fetcher(faulty(source, slow), 0, 0, 0);
     let wants: Vec<Want> = (0..ROWS).map(|block| want(block, 7, 50)).collect();
-    let held = fetcher.fetch_rows(&wants, &mut no_check).unwrap();
+    let held = fetcher.fetch_singles(&wants, &mut no_check).unwrap();
     assert!(held.iter().zip(&wants).all(|(held, want)| **held == expected(want)));
     drop(held);
     let stalls: u64 = fetcher.stats().sections.iter().map(|c| c.stalls).sum();
     assert_eq!(stalls, 1, "while the first was waited for, the others came");
     let more: Vec<Want> = (0..=ROWS).map(|block| want(block, 0, 1)).collect();
-    assert!(matches!(fetcher.fetch_rows(&more, &mut no_check), Err(Error::Internal(_))));
+    assert!(matches!(fetcher.fetch_singles(&more, &mut no_check), Err(Error::Internal(_))));
 }

@@ -147,7 +147,7 @@ impl Engine {
 
     /// Begins or ends to note every access to a block.
     fn record(&self, py: Python<'_>, on: bool) {
-        py.detach(|| lock(&self.0).record(on));
+        py.detach(|| lock(&self.0).trace(on));
     }
 
     /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache plus 2 where it

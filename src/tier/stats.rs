@@ -1,7 +1,9 @@
 //! Counters of what a tier gave and what it had to fetch.
 
-/// Of one section.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use serde::Serialize;
+
+/// Of one section, or of several together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Bytes served from the tier.
     pub hit_bytes: u64,
@@ -15,6 +17,18 @@ pub struct Counters {
     pub reads: u64,
     /// Times a step had to wait for its bytes.
     pub stalls: u64,
+}
+
+impl Counters {
+    /// Adds those of another section.
+    pub fn add(&mut self, other: &Counters) {
+        self.hit_bytes += other.hit_bytes;
+        self.read_bytes += other.read_bytes;
+        self.aligned_bytes += other.aligned_bytes;
+        self.unused_bytes += other.unused_bytes;
+        self.reads += other.reads;
+        self.stalls += other.stalls;
+    }
 }
 
 /// Of all sections, by their number.

@@ -5,7 +5,7 @@
 use super::ahead::{self, both};
 use super::block::{Block, Lane, PARTS};
 use super::simd::{Avx2, Avx512, Simd};
-use super::tile::{self, Matrix};
+use super::tile::{self, Strided};
 use crate::kernels::columns::{F32Columns, STRIP};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Dots, F32Factors, Sums};
@@ -118,8 +118,8 @@ fn multiply<S: Simd, const R: usize, const C: usize>(
     let x = x.strip(strip).as_chunks().0;
     let len = x.len() / columns;
     let strip = Strip {
-        weights: Matrix { lanes: weights.as_flattened(), stride: STRIP * PARTS, len },
-        x: Matrix { lanes: x, stride: len, len },
+        weights: Strided { lanes: weights.as_flattened(), stride: STRIP * PARTS, len },
+        x: Strided { lanes: x, stride: len, len },
         first: strip == 0,
         records,
     };
@@ -131,8 +131,8 @@ fn multiply<S: Simd, const R: usize, const C: usize>(
 
 /// A strip of a micropanel's records and of the columns.
 struct Strip<'a> {
-    weights: Matrix<'a>,
-    x: Matrix<'a>,
+    weights: Strided<'a>,
+    x: Strided<'a>,
     /// Whether sums begin here.
     first: bool,
     records: usize,

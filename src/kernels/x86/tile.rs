@@ -6,13 +6,13 @@ use super::simd::Simd;
 
 /// Rows of `len` registers: row i begins at `i * stride`.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct Strided<'a> {
     pub lanes: &'a [Lane],
     pub stride: usize,
     pub len: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> Strided<'a> {
     /// `N` rows from `first` on.
     #[inline(always)]
     pub fn rows<const N: usize>(&self, first: usize) -> [&'a [Lane]; N] {

@@ -44,6 +44,14 @@ impl Policy for FifoWindow {
         }
     }
 
+    fn residents(&self) -> &Residents {
+        &self.window
+    }
+
+    fn residents_mut(&mut self) -> &mut Residents {
+        &mut self.window
+    }
+
     fn forget(&mut self, block: BlockId) {
         self.fixed.forget(block);
         self.window.remove(block);

@@ -62,16 +62,12 @@ impl Policy for Lfu {
         }
     }
 
-    fn forget(&mut self, block: BlockId) {
-        self.residents.remove(block);
+    fn residents(&self) -> &Residents {
+        &self.residents
     }
 
-    fn holds(&self, block: BlockId) -> bool {
-        self.residents.holds(block)
-    }
-
-    fn used(&self) -> u64 {
-        self.residents.used()
+    fn residents_mut(&mut self) -> &mut Residents {
+        &mut self.residents
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -20,6 +20,7 @@ pub use lfu::Lfu;
 pub use lru::Lru;
 
 use super::{Block, BlockId};
+use residents::Residents;
 use std::fmt::Debug;
 
 /// What became of an access.
@@ -41,14 +42,26 @@ pub trait Policy: Debug + Send {
     /// counts as one. Where too little is evictable the block is bypassed and nothing changes.
     fn access(&mut self, block: BlockId, evictable: &dyn Fn(BlockId) -> bool, evicted: &mut Vec<BlockId>) -> Access;
 
+    /// What it decides over: all that is in the tier, but for what an area of its own holds.
+    fn residents(&self) -> &Residents;
+
+    /// As [`Self::residents`], to be changed.
+    fn residents_mut(&mut self) -> &mut Residents;
+
     /// Takes a block out, if it is in: its read failed.
-    fn forget(&mut self, block: BlockId);
+    fn forget(&mut self, block: BlockId) {
+        self.residents_mut().remove(block);
+    }
 
     /// Whether a block is in the tier.
-    fn holds(&self, block: BlockId) -> bool;
+    fn holds(&self, block: BlockId) -> bool {
+        self.residents().holds(block)
+    }
 
     /// Bytes of the blocks in the tier.
-    fn used(&self) -> u64;
+    fn used(&self) -> u64 {
+        self.residents().used()
+    }
 
     /// Checks what must hold after every operation; for tests.
     ///
