@@ -153,6 +153,14 @@ def test_wrong_arguments_are_refused_before_the_first_token(
         model.generate(**{"prompt": PROMPT, **arguments})
 
 
+@pytest.mark.parametrize("ids", [[-1], [1.5], ["a"], 5])
+def test_what_is_no_ids_or_no_text_is_refused(model: Model, ids: Any) -> None:
+    with pytest.raises(UsageError, match="integers from 0 on"):
+        model.decode(ids)
+    with pytest.raises(UsageError, match="a str is needed"):
+        model.encode(ids)
+
+
 @pytest.mark.parametrize("ids", [[], [5] * 1025, [9999]])
 def test_logits_refuse_what_does_not_fit(model: Model, ids: list[int]) -> None:
     with pytest.raises(UsageError):

@@ -206,6 +206,7 @@ mod tests {
             let all = rows(view, 3);
             let part = all.slice(1, 3);
             assert_eq!((part.records, part.planes[0].begin(1)), (2, view.begin(2)));
+            assert_eq!(part.slice(1, 2).planes[0].begin(0), view.begin(2));
             assert_eq!(all.slice(3, 3).records, 0);
             assert!(panics(|| all.slice(1, 4)), "more than the call has, of {view:?}");
             assert!(panics(|| all.slice(2, 1)), "less than none, of {view:?}");

@@ -227,8 +227,11 @@ class Model:
         return self.assets.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of `ids`, without special tokens. UsageError where they are no ids."""
+        try:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        except (TypeError, OverflowError):
+            raise UsageError(f"ids are {ids!r}; integers from 0 on are needed") from None
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Like `decode`, and empty where the store has no tokenizer."""
