@@ -164,7 +164,7 @@ def test_verify_names_every_damage(cli: Cli, tale: Path, tmp_path: Path) -> None
     assert report["sound"] is False
     found = [(one["file"], one["layer"]) for one in report["damages"]]
     assert found == [("layer-00002.safetensors", 2), ("embed.safetensors", None), ("tokenizer.json", None)]
-    assert "section gate.low+up.low+down.low, record 767" in report["damages"][0]["message"]
+    assert "section down.low, record 767" in report["damages"][0]["message"]
     assert "section embed.low, record 4092" in report["damages"][1]["message"]
     lines = plain.stdout.splitlines()
     assert lines[0] == f"layer 2: {report['damages'][0]['message']}"

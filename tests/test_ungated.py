@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from m2cache_rs import Model
-from m2cache_rs._core import Engine, Store
 from m2cache_rs.convert import convert, huggingface
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture, Family, architecture_of
@@ -21,7 +20,7 @@ from tests.reference import checkpoint, tiny
 from tests.reference.decoder import forward
 from tests.reference.sums import Ordered
 from tests.reference.weights import Plain, Quantised, uniform
-from tests.stores import EXAMPLE, SMALL, Cli
+from tests.stores import EXAMPLE, SMALL, Cli, needs
 from tests.test_parity import ROUGH, SAME_NUMBERS, SIXTEEN_BITS, distance, logits, same_bits, stored
 
 NAMES = {"gelu_tanh": "gelu_new"}
@@ -71,8 +70,8 @@ def test_cache_threads_and_parts_change_no_bit(sections: str, bits: int, tmp_pat
     config, _, named = model("relu", mlp_bias=False)
     with stored(tmp_path, config, named, sections=sections) as path:
         expected = logits(path, IDS, bits)
-        least, most = Engine.needs(Store(str(path)), (bits,) * 4)[::-1]
-        for cache, threads in ((least, 1), ((least + most) // 2, 2), (most, 3)):
+        need = needs(path, bits)
+        for cache, threads in ((need.least, 1), ((need.least + need.all) // 2, 2), (need.all, 3)):
             with Model.open(path, precision=bits, kv="f32", cache=cache, threads=threads) as opened:
                 for way in ("decode", "prompt"):
                     same_bits(opened.logits(IDS, path=way), expected)

@@ -63,7 +63,7 @@ class Assets:
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special ones the tokenizer adds. UsageError: no text, or not UTF-8."""
+        """Token ids of `text`, with the tokenizer's special ones. UsageError: no text, or not UTF-8."""
         if not isinstance(text, str):
             raise UsageError(f"the text is {text!r}; a str is needed")
         try:
