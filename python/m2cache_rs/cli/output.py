@@ -46,7 +46,8 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(BROKEN_PIPE) from None
     except MemoryError:
         stop(ERROR, "error: out of memory; a smaller --dram (or --cache) or a lower --precision needs less")
-    except ImportError as error:
+    except (ImportError, SystemError) as error:
+        # SystemError: a library that lost the MemoryError of its own loading.
         if not _mapping_refused():
             raise
         reason = str(error).strip().splitlines()[-1].removeprefix("Original error was: ")
