@@ -1,5 +1,9 @@
 //! Configuration, validated once into plain structs: what the model is and how its weights are coded.
 
+mod recipe;
+
+pub use recipe::{Above, Cut, Ffn, Recipe, Selector, Sparse, Trace};
+
 use crate::types::{BLOCK, Matrix, Plane};
 use serde::{Deserialize, Serialize};
 

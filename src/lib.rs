@@ -19,6 +19,7 @@ pub mod probe;
 #[cfg(feature = "python")]
 mod python;
 pub mod quant;
+pub mod select;
 pub mod store;
 pub mod tier;
 pub mod types;

@@ -39,7 +39,8 @@ impl Plane {
 }
 
 /// How many bits of every code are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub enum Level {
     /// `base` alone.
     L4,
@@ -47,6 +48,19 @@ pub enum Level {
     L8,
     /// All planes.
     L16,
+}
+
+impl TryFrom<u32> for Level {
+    type Error = String;
+    fn try_from(bits: u32) -> Result<Level, String> {
+        Level::from_bits(bits).ok_or_else(|| format!("a level of {bits} bits; 4, 8 and 16 are known"))
+    }
+}
+
+impl From<Level> for u32 {
+    fn from(level: Level) -> u32 {
+        level.bits()
+    }
 }
 
 impl Level {
@@ -136,6 +150,15 @@ pub struct Levels {
     pub head: Level,
     /// Embedding rows.
     pub embed: Level,
+}
+
+/// What a token is: it decides by which half of a recipe its FFN is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of the text that is given: dense at the recipe's prompt level.
+    Prompt,
+    /// One that follows: by the recipe's FFN.
+    Decode,
 }
 
 /// A decoder layer, counted from the input.
