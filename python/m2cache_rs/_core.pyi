@@ -114,6 +114,13 @@ class Engine:
         [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call. Behind an error x may
         be of any layer.
         """
+    def neurons(self, /, layer: SupportsIndex, x: NDArray[float32], bits: SupportsIndex) -> NDArray[float32]:
+        """
+        What every neuron of a layer gives for x, float32 [N, hidden] before the norm: float32 [N, ffn], what down is
+        multiplied with, at 4, 8 or 16 bits.
+
+        Raises UsageError for bits above those that the FFN is open at.
+        """
     def norm(self, /, layer: SupportsIndex, which: str) -> NDArray[float32]:
         """
         A norm's gain, float32 [hidden]: attn or ffn of a layer, or final.

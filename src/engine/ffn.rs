@@ -6,10 +6,10 @@ use super::vectors::LayerVectors;
 use super::walk::WalkId;
 use super::weights::Leased;
 use super::{Branch, Engine, check_chunks};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;
-use crate::kernels::neurons::{self, Linear, Neurons};
-use crate::types::{CHUNK, Matrix};
+use crate::kernels::neurons::{self, Linear, Neurons, values};
+use crate::types::{CHUNK, Level, Matrix};
 use std::ops::Range;
 
 impl Engine {
@@ -32,7 +32,7 @@ impl Engine {
         weights.visit(walk, range, together(inputs.columns), |run| {
             let chunks = each(cpu, run.iter().collect(), |leased, threads| {
                 let mut sum = ChunkSum::new(inputs.columns, arch.hidden);
-                let neurons = neurons(leased, vectors, arch.gated)?;
+                let neurons = neurons(leased, vectors, arch.gated, leased.level())?;
                 neurons::add(cpu, &inputs, arch.activation, &neurons, &mut sum, threads);
                 Ok(sum)
             })?;
@@ -41,14 +41,46 @@ impl Engine {
         })?;
         Ok(sum.finish())
     }
+
+    /// What every neuron of a layer gives for rows `x [N, hidden]` before the norm, `[N, ffn]`, at a level of up to that
+    /// of the recipe: what down is multiplied with.
+    ///
+    /// # Errors
+    /// `Error::Usage` for shapes, and for a level whose planes the recipe does not read; those of reading the store.
+    pub fn neurons(&mut self, layer: usize, x: &[f32], level: Level) -> Result<Vec<f32>> {
+        if level > self.levels.ffn {
+            let (asked, open) = (level.bits(), self.levels.ffn.bits());
+            let told = format!("neurons at {asked} bits of a model whose FFN is open at {open}: open it at {asked}");
+            return Err(Error::usage(told));
+        }
+        let count = self.check_rows(x)?;
+        let cpu = self.cpu.clone();
+        self.timed(layer, |engine| pooled(&cpu, count, || engine.all_values(layer, x, level)))
+    }
+
+    fn all_values(&mut self, layer: usize, x: &[f32], level: Level) -> Result<Vec<f32>> {
+        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_ffn, level);
+        let Engine { arch, cpu, weights, vectors, .. } = self;
+        let (vectors, walk) = (vectors.layer(layer)?, WalkId::of(layer, Matrix::Down)?);
+        let mut out = vec![0.0; inputs.columns * arch.ffn];
+        weights.visit(walk, 0..arch.ffn.div_ceil(CHUNK), together(inputs.columns), |run| {
+            let panels = each(cpu, run.iter().collect(), |leased, _| {
+                Ok(values(cpu, &inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?))
+            })?;
+            let to = run.iter().zip(&panels);
+            to.for_each(|(leased, panel)| panel.put_rows(&mut out, arch.ffn, leased.records().start));
+            Ok(())
+        })?;
+        Ok(out)
+    }
 }
 
-/// The neurons of a leased chunk.
-fn neurons<'a>(leased: &'a Leased, vectors: &'a LayerVectors, gated: bool) -> Result<Neurons<'a>> {
+/// The neurons of a leased chunk, at a level whose planes were leased.
+fn neurons<'a>(leased: &'a Leased, vectors: &'a LayerVectors, gated: bool, level: Level) -> Result<Neurons<'a>> {
     let linear = |matrix| {
         let bias = vectors.bias(matrix).map(|bias| &bias[leased.records()]);
-        Ok(Linear { rows: leased.rows(matrix)?, bias })
+        Ok(Linear { rows: leased.rows_at(matrix, level)?, bias })
     };
     let gate = gated.then(|| linear(Matrix::Gate)).transpose()?;
-    Ok(Neurons { gate, up: linear(Matrix::Up)?, down: leased.rows(Matrix::Down)? })
+    Ok(Neurons { gate, up: linear(Matrix::Up)?, down: leased.rows_at(Matrix::Down, level)? })
 }

@@ -10,7 +10,7 @@ use crate::prefetch::{Fetcher, Held, Home, Layout, Steps, Want};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{BlockId, Dram};
-use crate::types::{CHUNK, Matrix};
+use crate::types::{CHUNK, Level, Matrix};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -243,16 +243,30 @@ impl Leased {
         self.records.clone()
     }
 
-    /// One matrix's records.
+    /// What the walk reads.
+    pub fn level(&self) -> Level {
+        self.walk.level
+    }
+
+    /// One matrix's records, at the level of the walk.
     ///
     /// # Errors
     /// `Error::Internal` for a matrix that is not of the walk.
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
+        self.rows_at(matrix, self.walk.level)
+    }
+
+    /// One matrix's records, at a level whose planes the walk reads.
+    ///
+    /// # Errors
+    /// `Error::Internal` for a matrix that is not of the walk, and for a level above its own.
+    pub fn rows_at(&self, matrix: Matrix, level: Level) -> Result<Rows<'_>> {
+        let have = self.walk.planes(matrix)?.get(..level.plane_count());
         let mut planes = [PlaneView::EMPTY; 3];
-        for (view, at) in planes.iter_mut().zip(self.walk.planes(matrix)?) {
+        for (view, at) in planes.iter_mut().zip(have.ok_or(Error::Internal("planes that were not leased"))?) {
             *view = PlaneView::of(&self.held[at.section], at.stride, at.offset);
         }
         let Leased { coding, width, .. } = *self;
-        Ok(Rows { coding, level: self.walk.level, width, records: self.records.len(), planes })
+        Ok(Rows { coding, level, width, records: self.records.len(), planes })
     }
 }

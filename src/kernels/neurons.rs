@@ -39,8 +39,11 @@ pub fn add(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons
     sum.add(cpu, &neurons.down, &values(cpu, inputs, activation, neurons), threads);
 }
 
-/// What the neurons give.
-fn values(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons) -> Panel {
+/// What the neurons give: `activation(gate . x) * (up . x)`, or `activation(up . x)` without gate.
+///
+/// # Panics
+/// As [`add`].
+pub fn values(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons) -> Panel {
     let Neurons { gate, up, .. } = neurons;
     let mut h = Panel::new(up.rows.records, inputs.columns);
     let Some(gate) = gate else {

@@ -122,6 +122,17 @@ impl Engine {
         shaped(py, branch, x.shape())
     }
 
+    /// What every neuron of a layer gives for x, float32 [N, hidden] before the norm: float32 [N, ffn], what down is
+    /// multiplied with, at 4, 8 or 16 bits.
+    ///
+    /// Raises UsageError for bits above those that the FFN is open at.
+    fn neurons<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, bits: u32) -> PyResult<Out<'py, f32>> {
+        let (rows, level) = (x.slice()?, parse_level(bits)?);
+        let values = py.detach(|| lock(&self.0).neurons(layer, rows, level))?;
+        let neurons = values.len() / x.shape()[0];
+        Out::new(py, values, &[x.shape()[0], neurons])
+    }
+
     /// Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
     fn head<'py>(&self, py: Python<'py>, x: In2<'py, f32>) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
@@ -227,10 +238,12 @@ fn parse_architecture(json: &str) -> Result<Architecture> {
 }
 
 fn parse_levels((attn, ffn, head, embed): LevelBits) -> Result<Levels> {
-    let level = |bits: u32| {
-        Level::from_bits(bits).ok_or_else(|| Error::usage(format!("a level of {bits} bits; 4, 8 and 16 are known")))
-    };
-    Ok(Levels { attn: level(attn)?, ffn: level(ffn)?, head: level(head)?, embed: level(embed)? })
+    let (attn, ffn) = (parse_level(attn)?, parse_level(ffn)?);
+    Ok(Levels { attn, ffn, head: parse_level(head)?, embed: parse_level(embed)? })
+}
+
+fn parse_level(bits: u32) -> Result<Level> {
+    Level::try_from(bits).map_err(Error::usage)
 }
 
 fn parse_act(act: &str) -> Result<Arithmetic> {
