@@ -30,11 +30,11 @@ pub struct Ahead {
 impl Ahead {
     /// Nothing so far, of `steps` steps in their order; `bound` bytes at most.
     pub fn new(steps: usize, bound: usize) -> Ahead {
-        Ahead { order: Order::new([0..steps, 0..0]), queue: VecDeque::new(), cursor: 0, looked: 0, bound }
+        Ahead { order: Order::new([0..steps]), queue: VecDeque::new(), cursor: 0, looked: 0, bound }
     }
 
     /// Says which steps the coming passes take; others are not looked at.
-    pub fn follow(&mut self, ranges: [Range<usize>; 2]) {
+    pub fn follow(&mut self, ranges: impl IntoIterator<Item = Range<usize>>) {
         self.order = Order::new(ranges);
     }
 

@@ -66,8 +66,8 @@ impl Fetcher {
         }
     }
 
-    /// Says which steps the coming passes take; others are not read ahead.
-    pub fn follow(&mut self, ranges: [Range<usize>; 2]) {
+    /// Says which steps the coming passes take, rising; others are not read ahead.
+    pub fn follow(&mut self, ranges: impl IntoIterator<Item = Range<usize>>) {
         self.ahead.follow(ranges);
     }
 
