@@ -14,7 +14,7 @@ import pytest
 from m2cache_rs.cli import output
 from m2cache_rs.cli.program import main
 from m2cache_rs.runtime import rates
-from m2cache_rs.runtime.profile import KernelRates, Profile, Rate
+from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate
 
 from tests.stores import EXAMPLE, SMALL, Cli, but_denials, save_small
 
@@ -135,7 +135,7 @@ def test_plan(
     refuses: Refuses, tale: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
 ) -> None:
     kernels = {level: KernelRates(1.0, 1.0) for level in (4, 8, 16)}
-    known = Profile("disk", "now", 1.0, (Rate(4096, 1, 1.0),), kernels, "scalar", 1, "psync", "store")
+    known = DeviceRates("disk", "now", 1.0, (Rate(4096, 1, 1.0),), kernels, "scalar", 1, "psync", "store")
     monkeypatch.setattr(rates, "load", lambda directory: (known, ""))
     refuses("plan", tale, *options, message=message)
 

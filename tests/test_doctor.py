@@ -20,8 +20,8 @@ from m2cache_rs.cli.program import main
 from m2cache_rs.convert import convert
 from m2cache_rs.runtime import measure as module
 from m2cache_rs.runtime.device import roots
+from m2cache_rs.runtime.device_rates import load, rates_path
 from m2cache_rs.runtime.measure import DEPTHS, SIZES, measure, quick, steps
-from m2cache_rs.runtime.profile import load, profile_path
 
 from tests.held import let_go, started, wait_until
 from tests.stores import EXAMPLE, Cli
@@ -31,7 +31,7 @@ Doctor = Callable[..., dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Profiles go into a cache of the test's own."""
+    """Rates go into a cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -81,12 +81,12 @@ def test_everything_about_a_directory(patient: Doctor, directory: Path) -> None:
     assert measured["memory_one_thread_gbps"] > 0
     assert [rate > 0 for pair in measured["kernels"].values() for rate in pair.values()] == [True] * 6
     assert (measured["source"], list(measured["kernels"])) == ("scratch", ["4", "8", "16"])
-    profile, why = load(directory)
-    assert (report["profile"], report["profile_problem"], why) == (str(profile_path(directory)), None, "")
-    assert profile is not None
-    assert [vars(one) for one in profile.read] == measured["read"]
-    assert (profile.io, profile.isa) == (report["io"]["engine"], report["cpu"]["isa"])
-    assert report["cpu"]["cores"]["usable"] == measured["threads"] == profile.threads
+    rates, why = load(directory)
+    assert (report["rates_file"], report["rates_problem"], why) == (str(rates_path(directory)), None, "")
+    assert rates is not None
+    assert [vars(one) for one in rates.read] == measured["read"]
+    assert (rates.io, rates.isa) == (report["io"]["engine"], report["cpu"]["isa"])
+    assert report["cpu"]["cores"]["usable"] == measured["threads"] == rates.threads
 
 
 def test_the_parts_of_the_report(doctor: Doctor, directory: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_parts_of_the_report(doctor: Doctor, directory: Path) -> None:
             "software",
             "measured",
         ),
-        *("profile", "profile_problem", "advice", "peak_rss_bytes"),
+        *("rates_file", "rates_problem", "advice", "peak_rss_bytes"),
     }
     assert report["peak_rss_bytes"] < 400 << 20
     assert report["software"].keys() >= {"python", "linux", "numpy"}
@@ -115,7 +115,7 @@ def test_when_the_time_is_up_it_ends_with_what_it_has(doctor: Doctor, directory:
     report = doctor(directory, "--seconds", 1e-9)
     assert any("the time ran out before" in note for note in report["measured"]["notes"])
     assert (report["measured"]["read"], report["measured"]["memory_gbps"]) == ([], None)
-    assert (report["profile"], report["profile_problem"]) == (None, "not all of it was measured")
+    assert (report["rates_file"], report["rates_problem"]) == (None, "not all of it was measured")
     assert load(directory)[0] is None
 
 
@@ -183,7 +183,7 @@ def test_a_striped_store_is_read_from_all_its_disks(tmp_path: Path, doctor: Doct
         report = doctor(tmp_path / "x.m2c", "--seconds", 1)
         assert len(roots(tmp_path / "x.m2c")) == 2
     assert report["devices"] == f"{report['device']['key']} + tmpfs at /dev/shm"
-    assert load(tmp_path)[0] is None, "that profile is of two disks together"
+    assert load(tmp_path)[0] is None, "those are of two disks together"
 
 
 def test_files_that_are_enough_are_read_instead_of_a_new_one(
@@ -206,7 +206,7 @@ def test_files_that_are_enough_are_read_instead_of_a_new_one(
 def test_nothing_is_written_where_that_is_not_wanted(patient: Doctor, directory: Path, cache: Path) -> None:
     report = patient(directory, "--no-write")
     assert (report["measured"]["read"], report["measured"]["source"]) == ([], "nothing")
-    assert report["profile"] is None
+    assert report["rates_file"] is None
     assert "has no files of 64.0 KiB or more" in report["measured"]["notes"][0]
     assert not cache.exists()
     (directory / "file").write_bytes(os.urandom(1 << 20))
@@ -216,7 +216,7 @@ def test_nothing_is_written_where_that_is_not_wanted(patient: Doctor, directory:
 
 def test_where_nobody_can_write(doctor: Doctor) -> None:
     report = doctor("/sys/kernel", "--seconds", 0.5)
-    assert (report["measured"]["read"], report["profile"]) == ([], None)
+    assert (report["measured"]["read"], report["rates_file"]) == ([], None)
     assert "/sys/kernel has no room for a file" in report["measured"]["notes"][0]
     assert (report["device"]["filesystem"], report["device"]["key"]) == ("sysfs", "sysfs at /sys")
 
@@ -257,16 +257,16 @@ def test_a_file_system_that_is_read_only(directory: Path) -> None:
 
 
 def test_a_small_store_does_not_replace_what_was_measured_at_length(patient: Doctor, tale: Path) -> None:
-    """One disk, one profile: 13 MB in a cache of the disk said how fast all of it was."""
+    """One disk, one file: 13 MB in a cache of the disk said how fast all of it was."""
     first = patient(tale)
-    assert first["profile"] == str(profile_path(tale))
-    kept = json.loads(profile_path(tale).read_text())
+    assert first["rates_file"] == str(rates_path(tale))
+    kept = json.loads(rates_path(tale).read_text())
     assert 12 << 20 < kept["read_bytes"] < 14 << 20
-    profile_path(tale).write_text(json.dumps(kept | {"read_bytes": 1 << 32, "made": "once"}))
+    rates_path(tale).write_text(json.dumps(kept | {"read_bytes": 1 << 32, "made": "once"}))
     again = patient(tale)
-    assert again["profile"] is None
-    assert again["profile_problem"].startswith(f"{profile_path(tale)} stays, measured from 4.0 GiB at once:")
-    assert json.loads(profile_path(tale).read_text())["made"] == "once"
+    assert again["rates_file"] is None
+    assert again["rates_problem"].startswith(f"{rates_path(tale)} stays, measured from 4.0 GiB at once:")
+    assert json.loads(rates_path(tale).read_text())["made"] == "once"
 
 
 def test_without_io_uring(patient: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,13 +279,13 @@ def test_without_io_uring(patient: Doctor, directory: Path, monkeypatch: pytest.
     assert len(report["measured"]["read"]) > 0
 
 
-def test_where_no_profile_can_be_kept(
+def test_where_no_rates_can_be_kept(
     patient: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     report = patient(directory)
-    assert report["profile"] is None
-    assert "Not a directory: '/dev/null/cache" in report["profile_problem"]
+    assert report["rates_file"] is None
+    assert "Not a directory: '/dev/null/cache" in report["rates_problem"]
 
 
 def open_files(process: int) -> Iterator[str]:
@@ -305,12 +305,12 @@ def test_an_interrupt_leaves_nothing(directory: Path, cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_quick_profile_for_a_planner(tale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_rates_for_a_planner(tale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TIMED", 0.1)
-    profile = quick(tale)
-    assert profile is not None
-    assert [rate.depth for rate in profile.read] == [64, 64, 56, 32], "as the engine reads"
-    assert profile.read_gbps(576 << 10) > 0
+    rates = quick(tale)
+    assert rates is not None
+    assert [rate.depth for rate in rates.read] == [64, 64, 56, 32], "as the engine reads"
+    assert rates.read_gbps(576 << 10) > 0
     assert load(tale)[0] is None, "it is too rough to be kept"
 
 

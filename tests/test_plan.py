@@ -17,13 +17,13 @@ from m2cache_rs.cli.program import main
 from m2cache_rs.cli.shapes import shape_of
 from m2cache_rs.cli.words import speed_words
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime import planner, profile
+from m2cache_rs.runtime import device_rates, planner
 from m2cache_rs.runtime import rates as module
 from m2cache_rs.runtime.budget import Budget, Weights
 from m2cache_rs.runtime.device import device_of
+from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate
 from m2cache_rs.runtime.plan import Request, make
 from m2cache_rs.runtime.planner import Rates, Subject, expect
-from m2cache_rs.runtime.profile import KernelRates, Profile, Rate
 from m2cache_rs.runtime.rates import known_rates, rates_of
 
 from tests.stores import EXAMPLE, SMALL, Cli
@@ -33,12 +33,12 @@ BITS4 = (4, 4, 4, 4)
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Profile]:
-    """Keeps a profile for a directory's disk, as doctor does."""
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], DeviceRates]:
+    """Keeps the rates of a directory's disk, as doctor does."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def keep(directory: Path) -> Profile:
-        found = Profile(
+    def keep(directory: Path) -> DeviceRates:
+        found = DeviceRates(
             device=device_of(directory).key,
             made="2026-11-22T10:00:00+00:00",
             memory_gbps=20.0,
@@ -49,7 +49,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
             io="psync",
             source="store",
         )
-        profile.save(found, directory)
+        device_rates.save(found, directory)
         return found
 
     return keep
@@ -134,7 +134,7 @@ def test_the_weights_of_a_token_are_what_a_token_reads(tale: Path) -> None:
     assert math.isclose(touched, shape_of(tale).weights((8, 8, 8, 8)).token_bytes + row, rel_tol=1e-6)
 
 
-def test_rates_come_from_the_profile(tale: Path, measured: Callable[[Path], Profile]) -> None:
+def test_rates_come_from_doctor(tale: Path, measured: Callable[[Path], DeviceRates]) -> None:
     assert known_rates(tale)[0] is None
     assert "m2cache doctor" in known_rates(tale)[1]
     kept = measured(tale)
@@ -151,7 +151,7 @@ def test_rates_come_from_the_profile(tale: Path, measured: Callable[[Path], Prof
 
 
 def test_what_is_different_now_is_said(
-    cli: Cli, tale: Path, measured: Callable[[Path], Profile], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tale: Path, measured: Callable[[Path], DeviceRates], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert measured(tale).io == "psync"
     assert [known_rates(tale, io=io)[0].caveat for io in (None, "psync")] == ["", ""]  # type: ignore[union-attr]
@@ -185,7 +185,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
 
 
 def test_plan_shows_memory_bytes_speed_and_levels(
-    shown: Shown, tale: Path, measured: Callable[[Path], Profile]
+    shown: Shown, tale: Path, measured: Callable[[Path], DeviceRates]
 ) -> None:
     measured(tale)
     plain = shown("plan", tale, "--ctx", 128, "--dram", "1GiB")
@@ -212,7 +212,7 @@ def test_plan_shows_memory_bytes_speed_and_levels(
     assert report["least_dram"] < 1 << 30
 
 
-def test_what_plan_says_is_least_is_enough(tale: Path, measured: Callable[[Path], Profile]) -> None:
+def test_what_plan_says_is_least_is_enough(tale: Path, measured: Callable[[Path], DeviceRates]) -> None:
     kept = measured(tale)
     found = rates_of(tale)
     least = make(shape_of(tale), Request(None, 64, 8, 2, "f16"), BITS4, found).least
@@ -222,7 +222,7 @@ def test_what_plan_says_is_least_is_enough(tale: Path, measured: Callable[[Path]
 
 
 def test_levels_that_do_not_fit_are_told_in_their_line(
-    shown: Shown, tmp_path: Path, measured: Callable[[Path], Profile]
+    shown: Shown, tmp_path: Path, measured: Callable[[Path], DeviceRates]
 ) -> None:
     """A budget between what a wide model needs at least at 4 and at 16 bits."""
     measured(tmp_path)
@@ -245,7 +245,7 @@ def test_levels_that_do_not_fit_are_told_in_their_line(
 
 
 def test_generate_tells_before_and_after(
-    tale: Path, measured: Callable[[Path], Profile], capsys: pytest.CaptureFixture[str]
+    tale: Path, measured: Callable[[Path], DeviceRates], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["generate", str(tale), "-p", "In the beginning", "--max-new-tokens", "4", "--dram", "2GiB"]
     command += ["--io", "psync"]
@@ -290,12 +290,12 @@ def test_the_table_of_stats_adds_up(tale: Path) -> None:
     assert 0 < found["all"].bound_share(lambda size: 1e-3) <= 1  # type: ignore[operator]
 
 
-def test_a_machine_without_profile_is_measured(
+def test_a_machine_without_rates_is_measured(
     shown: Shown, tale: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     asked = []
-    kept = Profile(
+    kept = DeviceRates(
         "d",
         "now",
         20.0,

@@ -11,7 +11,7 @@ from m2cache_rs.runtime.measure import DEPTHS
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Facts, tables of rates, notes, advice, and where the profile is."""
+    """Facts, tables of rates, notes, advice, and where the rates are."""
     output.print_rows(list(_rows(report)))
     _print_table("read, GB/s", _read_table(report["measured"]["read"]))
     _print_table("stored weights, GB/s", _kernel_table(report["measured"]["kernels"]))
@@ -20,8 +20,10 @@ def print_report(report: dict[str, Any]) -> None:
     _print_lines("notes", [*report["measured"]["notes"], *reader])
     advice = [f"{one['what']}: {one['costs']}. {one['how']}" for one in report["advice"]]
     _print_lines("what would help", advice or ["nothing that this version knows of"])
-    kept = f"kept in {report['profile']}" if report["profile"] else f"not kept: {report['profile_problem']}"
-    print(f"\nprofile {output.one_line(kept)}")
+    kept = (
+        f"kept in {report['rates_file']}" if report["rates_file"] else f"not kept: {report['rates_problem']}"
+    )
+    print(f"\nrates {output.one_line(kept)}")
     seconds, peak = report["measured"]["seconds"], format_size(report["peak_rss_bytes"])
     print(f"measured in {seconds:.1f} s, peak memory of this process {peak}")
 

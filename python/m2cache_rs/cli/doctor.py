@@ -19,8 +19,8 @@ from m2cache_rs.config import LEVELS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
+    from m2cache_rs.runtime.device_rates import DeviceRates
     from m2cache_rs.runtime.measure import Measured
-    from m2cache_rs.runtime.profile import Profile
 
 _LONGEST = 3600.0
 _PACKAGES = ("m2cache-rs", "numpy", "tokenizers", "typer", "rich", "torch")
@@ -38,14 +38,14 @@ def doctor(
     seconds: Annotated[float, typer.Option(help="Time for measuring, at most.")] = 15.0,
     no_write: Annotated[
         bool,
-        typer.Option("--no-write", help="Write nothing: neither a file to measure with nor the profile."),
+        typer.Option("--no-write", help="Write nothing: neither a file to measure with nor the rates."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure this machine and the disk under DIR; say what is missing, what that costs, how to get it.
 
     A store is measured by reading its files; elsewhere a nameless file of up to 512 MiB is written and read.
-    The result is kept as a profile, from which speeds are predicted.
+    The result is kept, and from it speeds are predicted.
     """
     directory = user_path(directory)
     _check(directory, seconds)
@@ -55,8 +55,8 @@ def doctor(
     with output.progress("measuring", steps(), unit="steps") as progress:
         found = measure(directory, seconds, write=not no_write, progress=progress)
     report = {"directory": str(directory), **_machine(directory, found), "measured": _measured(found)}
-    report["profile"], problem = (None, "not asked for") if no_write else _keep(found, directory)
-    report["profile_problem"] = problem
+    report["rates_file"], problem = (None, "not asked for") if no_write else _keep(found, directory)
+    report["rates_problem"] = problem
     report["advice"] = advice(report)
     report["peak_rss_bytes"] = peak_rss()
     output.print_json(report) if json else print_report(report)
@@ -151,25 +151,25 @@ def _measured(found: Measured) -> dict[str, Any]:
 
 
 def _keep(found: Measured, directory: Path) -> tuple[str | None, str | None]:
-    """Where the profile is kept, or why it is not."""
-    from m2cache_rs.runtime.profile import better, save
+    """Where the rates are kept, or why they are not."""
+    from m2cache_rs.runtime.device_rates import better, save
 
-    profile = found.profile(directory)
-    if profile is None:
+    rates = found.device_rates(directory)
+    if rates is None:
         return None, "not all of it was measured"
     try:
-        kept = better(profile, directory)
+        kept = better(rates, directory)
         if kept is not None:
-            return None, _stays(*kept, profile)
-        return str(save(profile, directory)), None
+            return None, _stays(*kept, rates)
+        return str(save(rates, directory)), None
     except OSError as error:
         return None, str(error)
 
 
-def _stays(kept: Profile, path: Path, profile: Profile) -> str:
-    """Why a profile does not replace the one that is there."""
+def _stays(kept: DeviceRates, path: Path, rates: DeviceRates) -> str:
+    """Why rates do not replace those that are there."""
     read = f" from {format_size(kept.read_bytes)}" if kept.read_bytes else ""
     return (
-        f"{path} stays, measured{read} at {kept.made}: {format_size(profile.read_bytes)} are too few to tell "
-        "of the whole disk (remove that file to keep this one)"
+        f"{path} stays, measured{read} at {kept.made}: {format_size(rates.read_bytes)} are too few to tell "
+        "of the whole disk (remove that file to keep these)"
     )

@@ -13,10 +13,10 @@ from m2cache_rs._core import DiskProbe, MemoryProbe, isa
 from m2cache_rs.config import LEVELS, format_size
 from m2cache_rs.errors import BudgetError, StoreIOError
 from m2cache_rs.runtime.device import device_of, devices_key, roots
+from m2cache_rs.runtime.device_rates import ENOUGH, DeviceRates, KernelRates, Rate
 from m2cache_rs.runtime.machine import is_virtual, last_cache_bytes
 from m2cache_rs.runtime.memory import free_memory
 from m2cache_rs.runtime.places import MANIFEST
-from m2cache_rs.runtime.profile import ENOUGH, KernelRates, Profile, Rate
 
 # 576 KiB is a chunk of 256 records of 4096 weights at 4 bits: the read that decoding does most.
 SIZES = (64 << 10, 256 << 10, 576 << 10, 1 << 20)
@@ -56,11 +56,11 @@ class Measured:
     reader_notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def profile(self, directory: Path) -> Profile | None:
+    def device_rates(self, directory: Path) -> DeviceRates | None:
         """As kept for the planner; None if a part of it is missing."""
         try:
             kernels = {bits: KernelRates(self.dot_gbps[bits], self.accumulate_gbps[bits]) for bits in LEVELS}
-            return Profile(
+            return DeviceRates(
                 device=devices_key(directory),
                 made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 memory_gbps=self.memory_gbps or 0.0,
@@ -76,9 +76,9 @@ class Measured:
             return None
 
 
-def quick(directory: Path) -> Profile | None:
-    """A rough profile in one to two seconds, for a planner without one; None if nothing can be read there."""
-    return measure(directory, seconds=2.0, depths=DEPTHS[:1]).profile(directory)
+def quick(directory: Path) -> DeviceRates | None:
+    """Rough rates in one to two seconds, for a planner without any; None if nothing can be read there."""
+    return measure(directory, seconds=2.0, depths=DEPTHS[:1]).device_rates(directory)
 
 
 Step = tuple[str, Callable[[], None]]

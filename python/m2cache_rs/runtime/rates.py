@@ -1,4 +1,4 @@
-"""How fast this machine is: from the profile of the disk, a quick measurement, or the user."""
+"""How fast this machine is: from the rates of the disk, a quick measurement, or the user."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from m2cache_rs._core import DiskProbe
 from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime.device_rates import DeviceRates, load
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.measure import quick
 from m2cache_rs.runtime.planner import Rates
-from m2cache_rs.runtime.profile import Profile, load
 
 
 def known_rates(
@@ -20,12 +20,12 @@ def known_rates(
 
     `io` is what reads now (None: not known yet): where that is not what was measured, the rates say so.
     """
-    profile, why = load(directory)
-    if profile is None:
+    device, why = load(directory)
+    if device is None:
         return None, why
-    other = io is not None and io != profile.io
-    caveat = f"measured with {profile.io}, not {io}" if other else ""
-    return _rates(profile, threads, f"measured by `m2cache doctor` at {profile.made}", caveat), ""
+    other = io is not None and io != device.io
+    caveat = f"measured with {device.io}, not {io}" if other else ""
+    return _rates(device, threads, f"measured by `m2cache doctor` at {device.made}", caveat), ""
 
 
 def rates_of(directory: Path, disk_gbps: float | None = None, threads: int | None = None) -> Rates:
@@ -37,10 +37,10 @@ def rates_of(directory: Path, disk_gbps: float | None = None, threads: int | Non
         raise UsageError(f"disk-gbps is {disk_gbps}; it must be above 0 (GB a second, for example 3.5)")
     rates, why = known_rates(directory, threads, _reader())
     if rates is None:
-        profile = quick(directory)
-        if profile is None:
+        device = quick(directory)
+        if device is None:
             raise UsageError(f"{why}; and nothing could be measured there now")
-        rates = _rates(profile, threads, f"measured just now, roughly ({why})")
+        rates = _rates(device, threads, f"measured just now, roughly ({why})")
     if disk_gbps is None:
         return rates
     given = float(disk_gbps)
@@ -52,11 +52,11 @@ def _reader() -> str:
     return DiskProbe.files([Path(__file__)]).io
 
 
-def _rates(profile: Profile, threads: int | None, source: str, caveat: str = "") -> Rates:
+def _rates(device: DeviceRates, threads: int | None, source: str, caveat: str = "") -> Rates:
     """Kernels slow down with the threads that are missing; the disk does not."""
-    share = min(1.0, (threads or usable_cores()) / profile.threads)
+    share = min(1.0, (threads or usable_cores()) / device.threads)
     kernels = {
         level: (rates.dot_gbps * share, rates.accumulate_gbps * share)
-        for level, rates in profile.kernels.items()
+        for level, rates in device.kernels.items()
     }
-    return Rates(profile.read_gbps, profile.memory_gbps, kernels, source, caveat)
+    return Rates(device.read_gbps, device.memory_gbps, kernels, source, caveat)

@@ -45,7 +45,7 @@ class KernelRates:
 
 
 @dataclass(frozen=True)
-class Profile:
+class DeviceRates:
     """The rates of one disk, and of the memory and cores beside it."""
 
     device: str
@@ -58,7 +58,7 @@ class Profile:
     io: str
     # What was read: store, files, or scratch: a new file, which may still lie in a cache of the disk.
     source: str = "unknown"
-    # Bytes that there were to read; 0 where an older profile does not tell.
+    # Bytes that there were to read; 0 where an older file does not tell.
     read_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Profile:
         }
 
     @classmethod
-    def from_dict(cls, value: Any) -> Profile:
+    def from_dict(cls, value: Any) -> DeviceRates:
         """From a file's content; ValueError says what is wrong with it."""
         if not isinstance(value, dict) or value.get("version") != VERSION:
             raise ValueError(f"is not of version {VERSION}")
@@ -135,8 +135,8 @@ def _time(points: list[tuple[int, float]], size: int) -> float:
     return points[-1][1] * size / points[-1][0]
 
 
-def profile_path(directory: Path) -> Path:
-    """The file that holds the profile of a directory's disk on this machine."""
+def rates_path(directory: Path) -> Path:
+    """The file that holds the rates of a directory's disk on this machine."""
     device = devices_key(directory)
     machine = f"{cpu_model()}, {usable_cores()} cores"
     digest = hashlib.sha256(f"{device}\n{machine}".encode(errors="surrogateescape")).hexdigest()[:12]
@@ -150,33 +150,33 @@ def _folder() -> Path:
         # The specification has relative paths ignored.
         cache = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     except RuntimeError as error:
-        raise OSError("there is no home directory to keep profiles in; set XDG_CACHE_HOME") from error
+        raise OSError("there is no home directory to keep rates in; set XDG_CACHE_HOME") from error
     return cache / "m2cache-rs/devices"
 
 
-def load(directory: Path) -> tuple[Profile | None, str]:
-    """The profile of a directory's disk, or None; and why there is none, in words for the user."""
+def load(directory: Path) -> tuple[DeviceRates | None, str]:
+    """The rates of a directory's disk, or None; and why there are none, in words for the user."""
     remedy = f"`m2cache doctor {directory}` makes one"
     try:
-        path = profile_path(directory)
+        path = rates_path(directory)
     except OSError as error:
-        return None, f"no profile of the disk of {directory} ({error})"
+        return None, f"no rates of the disk of {directory} ({error})"
     try:
-        profile = Profile.from_dict(json.loads(path.read_bytes()))
+        rates = DeviceRates.from_dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None, f"the disk of {directory} has not been measured; {remedy}"
     except (OSError, ValueError, OverflowError, RecursionError) as error:
-        return None, f"the profile {path} is ignored: it {_reason(error)}; {remedy}"
-    wrong = _other(profile, directory)
-    return (None, f"the profile {path} is ignored: it is of {wrong}; {remedy}") if wrong else (profile, "")
+        return None, f"the file {path} is ignored: it {_reason(error)}; {remedy}"
+    wrong = _other(rates, directory)
+    return (None, f"the file {path} is ignored: it is of {wrong}; {remedy}") if wrong else (rates, "")
 
 
-def _other(profile: Profile, directory: Path) -> str:
-    """What makes a profile another's, empty if it is ours."""
-    if profile.device != devices_key(directory):
+def _other(rates: DeviceRates, directory: Path) -> str:
+    """What makes rates another's, empty if they are ours."""
+    if rates.device != devices_key(directory):
         return "another device"
     used = isa()[1]
-    return "" if profile.isa == used else f"kernels for {profile.isa}, and those in use are for {used}"
+    return "" if rates.isa == used else f"kernels for {rates.isa}, and those in use are for {used}"
 
 
 def _reason(error: Exception) -> str:
@@ -185,26 +185,26 @@ def _reason(error: Exception) -> str:
     return "is no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
 
 
-def better(profile: Profile, directory: Path) -> tuple[Profile, Path] | None:
-    """The kept profile of a directory's disk and its file, where it comes from far more bytes than this.
+def better(rates: DeviceRates, directory: Path) -> tuple[DeviceRates, Path] | None:
+    """The kept rates of a directory's disk and its file, where they come from far more bytes than these.
 
     What a store of a few megabytes reads tells of a cache in the disk, not of the disk.
     """
     kept, _ = load(directory)
-    if kept is None or profile.read_bytes >= ENOUGH:
+    if kept is None or rates.read_bytes >= ENOUGH:
         return None
-    alike = 0 < kept.read_bytes <= 2 * profile.read_bytes
-    return None if alike else (kept, profile_path(directory))
+    alike = 0 < kept.read_bytes <= 2 * rates.read_bytes
+    return None if alike else (kept, rates_path(directory))
 
 
-def save(profile: Profile, directory: Path) -> Path:
-    """Writes the profile of a directory's disk in one step; where. OSError where that cannot be."""
-    path = profile_path(directory)
+def save(rates: DeviceRates, directory: Path) -> Path:
+    """Writes the rates of a directory's disk in one step; where. OSError where that cannot be."""
+    path = rates_path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "w") as file:
-            json.dump(profile.to_dict(), file, indent=2)
+            json.dump(rates.to_dict(), file, indent=2)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)

@@ -1,4 +1,4 @@
-"""The profile of a disk: kept, read back, refused when it is not what it should be, and asked for rates."""
+"""The rates of a disk: kept, read back, refused when they are not what they should be, and used."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 from m2cache_rs._core import isa
-from m2cache_rs.runtime import profile as module
+from m2cache_rs.runtime import device_rates as module
 from m2cache_rs.runtime.device import device_of
-from m2cache_rs.runtime.profile import KernelRates, Profile, Rate, better, load, profile_path, save
+from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate, better, load, rates_path, save
 
 RATES = (Rate(65536, 1, 0.1), Rate(65536, 32, 1.0), Rate(262144, 32, 2.0), Rate(1048576, 32, 4.0))
 
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory whose profile goes into a cache of the test's own."""
+    """A directory whose rates go into a cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
-def made(directory: Path) -> Profile:
-    return Profile(
+def made(directory: Path) -> DeviceRates:
+    return DeviceRates(
         device=device_of(directory).key,
         made="2026-11-22T10:00:00+00:00",
         memory_gbps=10.0,
@@ -46,11 +46,11 @@ def test_what_is_saved_is_loaded(disk: Path) -> None:
     )
     path = save(made(disk), disk)
     assert load(disk) == (made(disk), "")
-    assert path == profile_path(disk)
+    assert path == rates_path(disk)
     assert path.is_relative_to(disk / "cache/m2cache-rs/devices")
     below = disk / "a"
     below.mkdir()
-    assert load(below)[0] == made(disk), "one profile serves every directory of a disk"
+    assert load(below)[0] == made(disk), "one file serves every directory of a disk"
     save(replace(made(disk), memory_gbps=12.0), disk)
     assert [one.name for one in path.parent.iterdir()] == [path.name]
     assert load(disk)[0] == replace(made(disk), memory_gbps=12.0)
@@ -106,7 +106,7 @@ def test_the_file_is_what_other_programs_were_promised(disk: Path) -> None:
         ({"isa": "abacus"}, "is of kernels for abacus, and those in use are for "),
     ],
 )
-def test_a_profile_that_is_not_ours_is_ignored_with_the_reason(
+def test_rates_that_are_not_ours_are_ignored_with_the_reason(
     disk: Path, change: dict[str, Any], reason: str
 ) -> None:
     path = save(made(disk), disk)
@@ -132,12 +132,12 @@ def test_a_torn_file_is_ignored_with_the_reason(disk: Path, content: bytes, reas
 
 
 def test_a_file_that_cannot_be_read_is_ignored_with_the_reason(disk: Path) -> None:
-    path = profile_path(disk)
+    path = rates_path(disk)
     path.mkdir(parents=True)
     assert "cannot be read (Is a directory)" in load(disk)[1]
 
 
-def test_an_interrupted_save_leaves_the_old_profile(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_save_leaves_the_old_rates(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(made(disk), disk)
 
     def interrupt(*_: object) -> None:
@@ -150,22 +150,20 @@ def test_an_interrupted_save_leaves_the_old_profile(disk: Path, monkeypatch: pyt
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
-def test_other_machines_and_core_counts_have_other_profiles(
-    disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = profile_path(disk)
+def test_other_machines_and_core_counts_have_other_rates(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = rates_path(disk)
     monkeypatch.setattr(module, "usable_cores", lambda: 1000)
-    assert profile_path(disk) != ours
+    assert rates_path(disk) != ours
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk / "cache"))
     monkeypatch.setattr(module, "cpu_model", lambda: "another")
-    assert profile_path(disk) != ours
+    assert rates_path(disk) != ours
 
 
 def test_a_relative_cache_directory_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert profile_path(tmp_path).is_relative_to(tmp_path / ".cache/m2cache-rs/devices")
+    assert rates_path(tmp_path).is_relative_to(tmp_path / ".cache/m2cache-rs/devices")
 
 
 def test_without_a_home_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -181,19 +179,19 @@ def test_without_a_home_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_rates_between_the_measured_sizes() -> None:
-    profile = made(Path("/"))
+    rates = made(Path("/"))
     for rate in RATES[1:]:
-        assert profile.read_gbps(rate.bytes) == pytest.approx(rate.gbps)
+        assert rates.read_gbps(rate.bytes) == pytest.approx(rate.gbps)
     # The time of a read grows evenly: 64 KiB at 1 GB/s and 256 KiB at 2 take 65.5 and 131 microseconds.
     middle = (65536 + 262144) / 2
-    assert profile.read_gbps(int(middle)) == pytest.approx(middle / (65536 / 1.0 + 262144 / 2.0) * 2)
-    assert profile.read_gbps(4096) == pytest.approx(4096 / 65536)
-    assert profile.read_gbps(1 << 30) == pytest.approx(4.0)
-    deep = replace(profile, read=(*RATES, Rate(65536, 64, 3.0)))
+    assert rates.read_gbps(int(middle)) == pytest.approx(middle / (65536 / 1.0 + 262144 / 2.0) * 2)
+    assert rates.read_gbps(4096) == pytest.approx(4096 / 65536)
+    assert rates.read_gbps(1 << 30) == pytest.approx(4.0)
+    deep = replace(rates, read=(*RATES, Rate(65536, 64, 3.0)))
     assert deep.read_gbps(65536) == pytest.approx(3.0)
     assert deep.read_gbps(1048576) == pytest.approx(4.0), "the deepest of each size"
-    assert profile.read_gbps(65536, depth=2) == pytest.approx(0.1)
-    assert profile.read_gbps(65536, depth=100) == pytest.approx(1.0)
+    assert rates.read_gbps(65536, depth=2) == pytest.approx(0.1)
+    assert rates.read_gbps(65536, depth=100) == pytest.approx(1.0)
 
 
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
