@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.models.spec import Architecture
 from numpy.typing import NDArray
 
+from tests.reference import sparse
 from tests.reference.sums import Sums, exp
 
 Array = NDArray[np.float32]
@@ -29,25 +31,34 @@ class Weights(Protocol):
 
     def rows(self, name: str, ids: Any) -> Array: ...
 
-    def dot(self, name: str, x: Array) -> Array:
-        """x [N, hidden] with every record: [N, records]."""
+    def dot(self, name: str, x: Array, bits: int | None = None) -> Array:
+        """x [N, hidden] with every record, at the level of its part or another: [N, records]."""
 
     def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
         """`start` plus the records weighted by x [N, records], chunk by chunk: [N, hidden]."""
 
+    def accumulate_bands(self, name: str, x: Mapping[int, Array], chunk: int, start: Array) -> Array:
+        """The same with every level's own x, in portions of levels 16, 8 and 4."""
+
 
 def forward(
-    arch: Architecture, weights: Weights, ids: Any, length: int | None = None, kv: str = "f32"
+    arch: Architecture,
+    weights: Weights,
+    ids: Any,
+    length: int | None = None,
+    kv: str = "f32",
+    chosen: sparse.Recipe | None = None,
 ) -> Array:
     """Logits [len(ids), vocab] of one sequence from position 0; `length` (default: all) sets the rope.
 
-    `kv`: keys (turned) and values are kept as f32 or rounded to f16.
+    `kv`: keys (turned) and values are kept as f32 or rounded to f16. `chosen`: which neurons are computed.
     """
     x = weights.rows("embed", np.asarray(ids))
     turn = rotation(arch, len(ids), length or len(ids))
     for layer in range(arch.layers):
         x = x + attention(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.attn"), turn, kv)
-        x = x + ffn(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.ffn"))
+        normed = norm(arch, weights, x, f"{layer}.norm.ffn")
+        x = x + (ffn if chosen is None else partial(sparse_ffn, chosen))(arch, weights, layer, normed)
     return weights.dot("embed" if arch.tied else "head", norm(arch, weights, x, "norm.final"))
 
 
@@ -72,13 +83,24 @@ def kept(x: Array, kv: str) -> Array:
 
 
 def ffn(arch: Architecture, weights: Weights, layer: int, x: Array) -> Array:
-    act = ACTIVATIONS[arch.activation]
-    h = weights.dot(f"{layer}.up", x) + bias(arch, weights, layer, "up")
-    if arch.gated:
-        h = act(weights.dot(f"{layer}.gate", x) + bias(arch, weights, layer, "gate")) * h
-    else:
-        h = act(h)
+    h = neurons(arch, weights, layer, x)
     return weights.accumulate(f"{layer}.down", h, CHUNK, bias(arch, weights, layer, "down"))
+
+
+def sparse_ffn(chosen: sparse.Recipe, arch: Architecture, weights: Weights, layer: int, x: Array) -> Array:
+    hidden = cache(lambda bits: neurons(arch, weights, layer, x, bits))
+    level = chosen.levels(layer, hidden, x, ACTIVATIONS[arch.activation])
+    h = sparse.bands(level, hidden)
+    return weights.accumulate_bands(f"{layer}.down", h, CHUNK, bias(arch, weights, layer, "down"))
+
+
+def neurons(arch: Architecture, weights: Weights, layer: int, x: Array, bits: int | None = None) -> Array:
+    """What every neuron gives, [N, ffn], before it meets its record of `down`."""
+    act = ACTIVATIONS[arch.activation]
+    h = weights.dot(f"{layer}.up", x, bits) + bias(arch, weights, layer, "up")
+    if not arch.gated:
+        return act(h)
+    return act(weights.dot(f"{layer}.gate", x, bits) + bias(arch, weights, layer, "gate")) * h
 
 
 def bias(arch: Architecture, weights: Weights, layer: int, name: str) -> Array:

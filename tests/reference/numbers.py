@@ -129,16 +129,21 @@ def dot(coded: Coded, bits: int, x: Array) -> Array:
 
 
 def accumulate(coded: Coded, bits: int, x: Array, chunk: int, start: Array) -> Array:
-    """`start` plus x [N, R] times the records, float32 [N, width]: chunks apart, in steps of 256 records."""
+    """`start` plus x [N, R] times the records, float32 [N, width]: chunks apart."""
     result = np.broadcast_to(start, (len(x), coded.width)).astype(F32)
     for begin in range(0, x.shape[1], chunk):
-        end = min(begin + chunk, x.shape[1])
-        cuts = [begin, *range(begin // STEP * STEP + STEP, end, STEP), end]
-        part = np.zeros_like(result)
-        for first, last in itertools.pairwise(cuts):
-            part += _exact(coded, bits, x[:, first:last], slice(first, last))
-        result = result + part
+        records = slice(begin, min(begin + chunk, x.shape[1]))
+        result = result + add_exact(coded, bits, x, records, np.zeros_like(result))
     return result
+
+
+def add_exact(coded: Coded, bits: int, x: Array, records: slice, part: Array) -> Array:
+    """`part` plus x [N, R] times some of the records, in steps of 256 records."""
+    begin, end = records.start, records.stop
+    cuts = [begin, *range(begin // STEP * STEP + STEP, end, STEP), end]
+    for first, last in itertools.pairwise(cuts):
+        part = part + _exact(coded, bits, x[:, first:last], slice(first, last))
+    return part
 
 
 def _exact(coded: Coded, bits: int, h: Array, records: slice) -> Array:

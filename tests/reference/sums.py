@@ -36,6 +36,9 @@ class Sums(Protocol):
     def chunked(self, w: Array, c: Array, chunk: int, start: Array) -> Array:
         """`start` plus the mixes of runs of `chunk` rows of c."""
 
+    def mix(self, w: Array, c: Array, start: Array) -> Array:
+        """`start` plus the rows of c by their weights."""
+
 
 class Fast:
     """By matrix products, in whatever order they sum."""
@@ -52,6 +55,9 @@ class Fast:
         return (powers / powers.sum(axis=-1, keepdims=True)) @ v
 
     def chunked(self, w: Array, c: Array, chunk: int, start: Array) -> Array:
+        return self.mix(w, c, start)
+
+    def mix(self, w: Array, c: Array, start: Array) -> Array:
         return start + w @ c
 
 
@@ -105,16 +111,16 @@ class Ordered:
                 out[:, rows] = fma(weight, v[:, None, first + i], out[:, rows])
         return most, lanes, out
 
-    def mix(self, w: Array, c: Array) -> Array:
-        result = np.zeros((*w.shape[:-1], c.shape[-1]), F32)
+    def mix(self, w: Array, c: Array, start: Array) -> Array:
+        """By rising row."""
         for i in range(w.shape[-1]):
-            result += w[..., i, None] * c[..., None, i, :]
-        return result
+            start = start + w[..., i, None] * c[..., None, i, :]
+        return start
 
     def chunked(self, w: Array, c: Array, chunk: int, start: Array) -> Array:
         result = np.broadcast_to(start, (len(w), c.shape[1])).astype(F32)
         for i in range(0, len(c), chunk):
-            result = result + self.mix(w[:, i : i + chunk], c[i : i + chunk])
+            result = result + self.mix(w[:, i : i + chunk], c[i : i + chunk], np.zeros_like(result))
         return result
 
 

@@ -31,11 +31,15 @@ class Plain:
     def rows(self, name: str, ids: Array) -> Array:
         return self.named[name][ids]
 
-    def dot(self, name: str, x: Array) -> Array:
+    def dot(self, name: str, x: Array, bits: int | None = None) -> Array:
         return self.sums.products(x, self.named[name])
 
     def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
         return self.sums.chunked(x, self.named[name], chunk, start)
+
+    def accumulate_bands(self, name: str, x: Mapping[int, Array], chunk: int, start: Array) -> Array:
+        """Every level's weights are the same."""
+        return self.accumulate(name, sum(x.values(), np.float32(0)), chunk, start)
 
 
 class Quantised(Plain):
@@ -67,17 +71,30 @@ class Quantised(Plain):
     def rows(self, name: str, ids: Array) -> Array:
         return self.values(name, self.levels["embed"])[ids]
 
-    def dot(self, name: str, x: Array) -> Array:
-        bits = self.levels[self.part(name)]
+    def dot(self, name: str, x: Array, bits: int | None = None) -> Array:
+        bits = bits or self.levels[self.part(name)]
         if self.int8 and bits < 16:
             return numbers.dot(self.coded[name], bits, x)
         return self.sums.products(x, self.values(name, bits))
 
     def accumulate(self, name: str, x: Array, chunk: int, start: Array) -> Array:
-        bits = self.levels[self.part(name)]
+        return self.accumulate_bands(name, {self.levels[self.part(name)]: x}, chunk, start)
+
+    def accumulate_bands(self, name: str, x: Mapping[int, Array], chunk: int, start: Array) -> Array:
+        """Chunks apart; in each the portions of levels 16, 8 and 4 one behind the other."""
+        count, coded = len(next(iter(x.values()))), self.coded[name]
+        result = np.broadcast_to(start, (count, coded.width)).astype(np.float32)
+        for begin in range(0, len(coded.codes), chunk):
+            part, records = np.zeros_like(result), slice(begin, min(begin + chunk, len(coded.codes)))
+            for bits in sorted(x, reverse=True):
+                part = self._portion(name, bits, x[bits], records, part)
+            result = result + part
+        return result
+
+    def _portion(self, name: str, bits: int, x: Array, records: slice, part: Array) -> Array:
         if self.int8 and bits < 16:
-            return numbers.accumulate(self.coded[name], bits, x, chunk, start)
-        return self.sums.chunked(x, self.values(name, bits), chunk, start)
+            return numbers.add_exact(self.coded[name], bits, x, records, part)
+        return self.sums.mix(x[:, records], self.values(name, bits)[records], part)
 
     def values(self, name: str, bits: int) -> Array:
         if (name, bits) not in self.decoded:
