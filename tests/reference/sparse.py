@@ -24,7 +24,7 @@ LEVELS = (16, 8, 4)
 
 @dataclass(frozen=True)
 class Factors:
-    """A layer's low-rank predictor: down [r, hidden], up [ffn, r], bias, weight [ffn]; bits of its records."""
+    """A layer's predictor: down [r, hidden], up [ffn, r], bias and weight [ffn]; bits it is kept at."""
 
     down: Array
     up: Array

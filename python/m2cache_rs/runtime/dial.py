@@ -1,0 +1,167 @@
+"""Which recipe a caller asks for: one dial (`quality`), a file, or the parts one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from m2cache_rs.config import LEVELS, Precision, PrecisionLike, user_path
+from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime import predictors, tuned
+from m2cache_rs.runtime.cut import Shares, parse_bands, share
+from m2cache_rs.runtime.recipe import PREDICTED, SELECTORS, Certified, Dense, Ffn, Recipe, Sparse
+from m2cache_rs.runtime.tuned import EXACT, QUALITIES, Measured
+
+SELECTS = (*SELECTORS[:3], "certified", SELECTORS[3])
+# What is active where nothing is said.
+_ACTIVE = 0.5
+# A cascade's first step leaves so many times the neurons that its second keeps.
+_CANDIDATES = 2.0
+
+BandsLike = str | Sequence[float]
+RecipeLike = str | Path | Mapping[str, Any] | Recipe
+
+
+@dataclass(frozen=True)
+class Home:
+    """A store that lies somewhere: what its `profiles/` hold can be asked for."""
+
+    path: Path
+    id: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A recipe, the name it was asked for by (empty: it has none), and what it was measured to cost."""
+
+    recipe: Recipe
+    name: str = ""
+    measured: Measured | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        measured = self.measured.to_dict() if self.measured else None
+        return {"name": self.name or None, "recipe": self.recipe.to_dict(), "measured": measured}
+
+
+@dataclass(frozen=True)
+class Dial:
+    """Arguments of `Model.open` that say what is computed; all None: `exact`.
+
+    `precision`: levels of the parts. `select`: what ranks the neurons of the FFN (plane, lowrank, cascade,
+    oracle), or certified; `active`: the share of them that a token has (0.5), at the FFN's level or in
+    `bands`, shares at 16, 8 and 4 bits; `candidates`: the share that a cascade's first step leaves (twice
+    `active`); `predictor`: the name of one of the store's. `prompt_bits`: the FFN's level in prompts (that of
+    the finest of its bands). `recipe`: a file, or what one holds. `quality`: exact, high, balanced or fast.
+    """
+
+    precision: PrecisionLike = None
+    select: str | None = None
+    active: float | str | None = None
+    bands: BandsLike | None = None
+    prompt_bits: int | None = None
+    candidates: float | str | None = None
+    predictor: str | None = None
+    recipe: RecipeLike | None = None
+    quality: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what contradicts itself, by name."""
+        given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        for whole in ("recipe", "quality"):
+            others = [name for name in given if name != whole and (whole, name) != ("recipe", "predictor")]
+            if whole in given and others:
+                raise UsageError(f"{whole} says all that is computed: drop it, or {' and '.join(others)}")
+        if self.select is not None and self.select not in SELECTS:
+            raise UsageError(f"select is {self.select!r}; it must be one of {', '.join(SELECTS)}")
+        if self.quality is not None and self.quality not in QUALITIES:
+            raise UsageError(f"quality is {self.quality!r}; it must be one of {', '.join(QUALITIES)}")
+        if self.recipe is None:
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        ranks = self.select in SELECTORS
+        of_ranking = {"active": ranks, "bands": ranks, "candidates": self.select == "cascade"}
+        for name, fits in {**of_ranking, "predictor": self.select in PREDICTED}.items():
+            if getattr(self, name) is not None and not fits:
+                needed = {"candidates": "cascade", "predictor": " or ".join(PREDICTED)}
+                wanted = needed.get(name, ", ".join(SELECTORS))
+                shown = "no select" if self.select is None else f"select {self.select!r}"
+                raise UsageError(f"{name} goes with select {wanted}, not with {shown}")
+        if self.bands is not None and _names_ffn(self.precision):
+            raise UsageError("bands say the levels of the FFN: drop them, or ffn in precision")
+        if self.prompt_bits is not None and self.prompt_bits not in LEVELS:
+            raise UsageError(f"prompt_bits is {self.prompt_bits!r}; the levels are 4, 8 and 16 bits")
+
+    def choose(self, planes: int, home: Home | None) -> Chosen:
+        """The recipe for a store of that many planes. UsageError, StoreError.
+
+        `home` is where the store lies; without one nothing tuned or trained can be asked for.
+        """
+        chosen = self._whole(planes, home)
+        chosen.recipe.check_planes(planes)
+        if isinstance(chosen.recipe.ffn, Sparse) and chosen.recipe.ffn.predicts and home is not None:
+            name = predictors.find(home.path, self.predictor or chosen.recipe.predictor)
+            return Chosen(chosen.recipe.with_predictor(name), chosen.name, chosen.measured)
+        return chosen
+
+    def _whole(self, planes: int, home: Home | None) -> Chosen:
+        if self.quality not in (None, EXACT):
+            if home is None:
+                raise UsageError(f"quality {self.quality!r} needs a store: only that has tuned recipes")
+            found = tuned.named(home.path, home.id, str(self.quality))
+            return Chosen(found.recipe, str(self.quality), found.measured)
+        if self.recipe is not None:
+            return Chosen(read_recipe(self.recipe))
+        recipe = self._parts(planes)
+        return Chosen(recipe, EXACT if recipe == Recipe.dense(LEVELS[planes - 1]) else "")
+
+    def _parts(self, planes: int) -> Recipe:
+        attn, bits, head, embed = Precision.parse(self.precision).levels(planes)
+        ffn = self._ffn(bits)
+        return Recipe(attn, head, embed, self.prompt_bits or ffn.bits, ffn)
+
+    def _ffn(self, bits: int) -> Ffn:
+        if self.select is None or self.select == "certified":
+            return Dense(bits) if self.select is None else Certified(bits)
+        active = _ACTIVE if self.active is None else share(self.active, "active")
+        bands = _at(bits) if self.bands is None else parse_bands(self.bands)
+        return Sparse(self.select, (Shares(active, bands),), self._candidates(active), self.predictor)
+
+    def _candidates(self, active: float) -> tuple[float, ...]:
+        if self.select != "cascade":
+            return ()
+        if self.candidates is None:
+            return (min(1.0, active * _CANDIDATES),)
+        return (share(self.candidates, "candidates"),)
+
+
+def read_recipe(given: RecipeLike) -> Recipe:
+    """A recipe out of a file, or of what one holds. UsageError names the file and what is wrong."""
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, Mapping):
+        return Recipe.from_dict(given)
+    path = user_path(given)
+    try:
+        return Recipe.from_dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"the recipe {path} cannot be read: {error.strerror or error}") from error
+    except UsageError as error:
+        raise UsageError(f"the recipe {path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the recipe {path} is no JSON") from error
+
+
+def _at(bits: int) -> tuple[float, float, float]:
+    """Bands of one level."""
+    return {16: (1.0, 0.0, 0.0), 8: (0.0, 1.0, 0.0), 4: (0.0, 0.0, 1.0)}[bits]
+
+
+def _names_ffn(precision: PrecisionLike) -> bool:
+    """Whether a precision gives the FFN a level of its own: not in one number for all parts."""
+    levels = Precision.parse(precision)
+    return levels.ffn is not None and len({levels.attn, levels.ffn, levels.head, levels.embed}) > 1

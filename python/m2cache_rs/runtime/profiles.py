@@ -1,0 +1,81 @@
+"""What was measured of a store, kept in `STORE/profiles/`: written in one step, with the store's id."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from m2cache_rs.errors import StoreError, StoreIOError
+
+FOLDER = "profiles"
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
+    """A file of `profiles/` that is there as a whole or not at all; `fill` writes it. Raises StoreIOError."""
+    name = ""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+        name = ""
+        _sync(path.parent)
+    except OSError as error:
+        raise io_error(f"{path} cannot be written", error) from error
+    finally:
+        if name:
+            os.unlink(name)
+    return path
+
+
+def write_json(path: Path, store: str, version: int, content: Mapping[str, Any]) -> Path:
+    """The same with JSON, which says whose and of which version it is."""
+    text = json.dumps({"version": version, "store": store, **content}, indent=2) + "\n"
+    return write(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, store: str, version: int, remedy: str) -> dict[str, Any] | None:
+    """What `write_json` wrote for the store of that id; None where there is no such file.
+
+    StoreError where it is another store's, of another version or no JSON, ending in `remedy`; StoreIOError.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise io_error(f"{path} cannot be read", error) from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is no JSON; {remedy}") from error
+    if not isinstance(value, dict) or value.get("version") != version:
+        raise StoreError(f"{path} is not of version {version}; {remedy}")
+    check_store(path, value.get("store"), store, remedy)
+    return value
+
+
+def check_store(path: Path, found: Any, store: str, remedy: str) -> None:
+    """StoreError where a file says that it is of another store."""
+    if found != store:
+        raise StoreError(f"{path} was made for another store ({found!s:.40}), this one is {store}; {remedy}")
+
+
+def io_error(what: str, error: OSError) -> StoreIOError:
+    """What could not be done and why; keeps the error number."""
+    raised = StoreIOError(f"{what}: {error.strerror or error}")
+    raised.errno = error.errno
+    return raised
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
