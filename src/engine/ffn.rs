@@ -8,7 +8,7 @@ use super::weights::Leased;
 use super::{Branch, Engine, check_chunks};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;
-use crate::kernels::neurons::{self, Linear, Neurons, values};
+use crate::kernels::neurons::{Bias, Linear, Neurons, values};
 use crate::types::{CHUNK, Level, Matrix};
 use std::ops::Range;
 
@@ -33,7 +33,8 @@ impl Engine {
             let chunks = each(cpu, run.iter().collect(), |leased, threads| {
                 let mut sum = ChunkSum::new(inputs.columns, arch.hidden);
                 let neurons = neurons(leased, vectors, arch.gated, leased.level())?;
-                neurons::add(cpu, &inputs, arch.activation, &neurons, &mut sum, threads);
+                let h = values(cpu, &inputs, arch.activation, &neurons);
+                sum.add(cpu, &leased.rows(Matrix::Down)?, &h, threads);
                 Ok(sum)
             })?;
             sum.take(cpu, &chunks);
@@ -78,9 +79,9 @@ impl Engine {
 /// The neurons of a leased chunk, at a level whose planes were leased.
 fn neurons<'a>(leased: &'a Leased, vectors: &'a LayerVectors, gated: bool, level: Level) -> Result<Neurons<'a>> {
     let linear = |matrix| {
-        let bias = vectors.bias(matrix).map(|bias| &bias[leased.records()]);
+        let bias = vectors.bias(matrix).map(|bias| Bias::of(&bias[leased.records()]));
         Ok(Linear { rows: leased.rows_at(matrix, level)?, bias })
     };
     let gate = gated.then(|| linear(Matrix::Gate)).transpose()?;
-    Ok(Neurons { gate, up: linear(Matrix::Up)?, down: leased.rows_at(Matrix::Down, level)? })
+    Ok(Neurons { gate, up: linear(Matrix::Up)? })
 }

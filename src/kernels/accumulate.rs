@@ -88,12 +88,14 @@ impl ChunkSum {
 }
 
 impl Accumulator {
-    /// Rows of `width` elements that begin at zero, or at `start` (a bias) each.
+    /// Rows of `width` elements that begin at zero, or at `start` (a bias) each; -0 as +0, so that a chunk of zeros is as
+    /// good as none.
     pub fn new(columns: usize, width: usize, start: Option<&[f32]>) -> Accumulator {
         let mut sum = ChunkSum::new(columns, width);
         if let Some(start) = start {
             for (rows, part) in sum.sums.chunks_exact_mut(columns * BLOCK).zip(start.chunks(BLOCK)) {
-                rows.chunks_exact_mut(BLOCK).for_each(|row| row[..part.len()].copy_from_slice(part));
+                let begin = |row: &mut [f32]| row.iter_mut().zip(part).for_each(|(to, from)| *to = from + 0.0);
+                rows.chunks_exact_mut(BLOCK).for_each(begin);
             }
         }
         Accumulator(sum)
@@ -164,6 +166,16 @@ fn by_record(panel: &Panel) -> F32Factors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_of_zeros_is_as_good_as_none() {
+        let bits = |chunks: &[ChunkSum]| {
+            let mut sum = Accumulator::new(2, 3, Some(&[-0.0, 1.5, -2.0]));
+            sum.fold(chunks);
+            sum.finish().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(&[]), bits(&[ChunkSum::new(2, 3)]));
+    }
 
     #[test]
     fn tasks_are_whole_strips_where_those_keep_all_threads_at_work() {

@@ -1,14 +1,24 @@
-//! Neurons of an FFN: what some of them add to its output, from their records in gate, up and down.
+//! Neurons of an FFN: what some of them give, from their records in gate and up. What they add to its output is
+//! [`super::accumulate::ChunkSum::add`] of that and their records in down.
 
 #![forbid(unsafe_code)]
 
-use super::accumulate::ChunkSum;
 use super::activation::{apply, combine};
 use super::cpu::Cpu;
 use super::panel::Panel;
 use super::project::{Inputs, project_all};
 use crate::config::Activation;
 use crate::quant::Rows;
+use crate::types::Level;
+use std::borrow::Cow;
+
+/// A number for each record of a call, added to its dots.
+#[derive(Clone, Copy, Debug)]
+pub struct Bias<'a> {
+    numbers: &'a [f32],
+    /// Which of the numbers; none for all of them.
+    places: Option<&'a [u32]>,
+}
 
 /// Records whose dots get a bias.
 #[derive(Clone, Copy, Debug)]
@@ -16,35 +26,24 @@ pub struct Linear<'a> {
     /// The records.
     pub rows: Rows<'a>,
     /// A number for each, if there are any.
-    pub bias: Option<&'a [f32]>,
+    pub bias: Option<Bias<'a>>,
 }
 
-/// Neurons, up to 256, by the records of their matrices.
+/// Neurons, up to 256, by the records that give their values.
 #[derive(Clone, Copy, Debug)]
 pub struct Neurons<'a> {
     /// None in an FFN without gate.
     pub gate: Option<Linear<'a>>,
     /// What the activation of the gate is multiplied with; without gate it is activated itself.
     pub up: Linear<'a>,
-    /// What a neuron's value is multiplied with.
-    pub down: Rows<'a>,
 }
 
-/// Adds `activation(gate . x) * (up . x) * down` of every neuron to `sum`, or `activation(up . x) * down` without gate, for
-/// N inputs. So many `threads` share the sums, which changes no bit.
+/// What the neurons give for N inputs: `activation(gate . x) * (up . x)`, or `activation(up . x)` without gate.
 ///
 /// # Panics
-/// If records, biases, inputs and sum do not fit, or the inputs were not prepared for the levels of gate and up.
-pub fn add(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons, sum: &mut ChunkSum, threads: usize) {
-    sum.add(cpu, &neurons.down, &values(cpu, inputs, activation, neurons), threads);
-}
-
-/// What the neurons give: `activation(gate . x) * (up . x)`, or `activation(up . x)` without gate.
-///
-/// # Panics
-/// As [`add`].
+/// If records, biases and inputs do not fit, or the inputs were not prepared for the levels of gate and up.
 pub fn values(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons) -> Panel {
-    let Neurons { gate, up, .. } = neurons;
+    let Neurons { gate, up } = neurons;
     let mut h = Panel::new(up.rows.records, inputs.columns);
     let Some(gate) = gate else {
         project_all(cpu, inputs, [[(&up.rows, &mut h)]]);
@@ -60,10 +59,71 @@ pub fn values(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neur
     h
 }
 
-impl Linear<'_> {
+impl<'a> Neurons<'a> {
+    /// Of these neurons, those at `places`, in that order.
+    ///
+    /// # Panics
+    /// As [`Rows::at`] and [`Bias::at`].
+    pub fn at(&self, places: &'a [u32]) -> Neurons<'a> {
+        Neurons { gate: self.gate.map(|gate| gate.at(places)), up: self.up.at(places) }
+    }
+
+    /// The same neurons at a lower level.
+    ///
+    /// # Panics
+    /// As [`Rows::to_level`].
+    pub fn to_level(&self, level: Level) -> Neurons<'a> {
+        Neurons { gate: self.gate.map(|gate| gate.to_level(level)), up: self.up.to_level(level) }
+    }
+}
+
+impl<'a> Linear<'a> {
+    /// Of these records, those at `places`, in that order, with their biases.
+    ///
+    /// # Panics
+    /// As [`Rows::at`] and [`Bias::at`].
+    pub fn at(&self, places: &'a [u32]) -> Linear<'a> {
+        Linear { rows: self.rows.at(places), bias: self.bias.map(|bias| bias.at(places)) }
+    }
+
+    /// The same records at a lower level.
+    ///
+    /// # Panics
+    /// As [`Rows::to_level`].
+    pub fn to_level(&self, level: Level) -> Linear<'a> {
+        Linear { rows: self.rows.to_level(level), ..*self }
+    }
+
     fn shift(&self, dots: &mut Panel) {
         if let Some(bias) = self.bias {
-            dots.add_bias(bias);
+            let bias = bias.numbers();
+            assert!(bias.len() == dots.records(), "{} biases of {} records", bias.len(), dots.records());
+            dots.add_bias(&bias);
+        }
+    }
+}
+
+impl<'a> Bias<'a> {
+    /// One number a record.
+    pub fn of(numbers: &'a [f32]) -> Bias<'a> {
+        Bias { numbers, places: None }
+    }
+
+    /// Those of the records at `places`, in that order.
+    ///
+    /// # Panics
+    /// At a place behind the last number, and where these are listed themselves.
+    pub fn at(self, places: &'a [u32]) -> Bias<'a> {
+        let have = self.numbers.len();
+        assert!(self.places.is_none(), "places among biases that are listed themselves");
+        assert!(places.iter().all(|place| (*place as usize) < have), "a place that is not of the {have} biases");
+        Bias { places: Some(places), ..self }
+    }
+
+    fn numbers(&self) -> Cow<'a, [f32]> {
+        match self.places {
+            None => Cow::Borrowed(self.numbers),
+            Some(places) => places.iter().map(|place| self.numbers[*place as usize]).collect(),
         }
     }
 }

@@ -72,6 +72,39 @@ impl Panel {
         self.lanes.iter().skip(n).step_by(self.columns.max(1)).flatten().take(self.records).copied()
     }
 
+    /// The records at `places`, in that order.
+    ///
+    /// # Panics
+    /// At a place behind the last record.
+    pub fn pick(&self, places: &[u32]) -> Panel {
+        assert!(places.iter().all(|place| (*place as usize) < self.records), "a place behind {} records", self.records);
+        let mut picked = Panel::new(places.len(), self.columns);
+        let micropanels = picked.lanes.chunks_exact_mut(self.columns.max(1));
+        for (to, places) in micropanels.zip(places.chunks(LANES)) {
+            for (lane, place) in places.iter().map(|place| *place as usize).enumerate() {
+                let from = &self.lanes[place / LANES * self.columns..][..self.columns];
+                to.iter_mut().zip(from).for_each(|(to, from)| to[lane] = from[place % LANES]);
+            }
+        }
+        picked
+    }
+
+    /// Writes +0 over record `r` in every column `n` whose bit n of `used[r]` is 0.
+    ///
+    /// # Panics
+    /// If `used` is not for these records, or there are more columns than bits.
+    pub fn mask(&mut self, used: &[u32]) {
+        assert!(used.len() == self.records, "{} masks of {} records", used.len(), self.records);
+        assert!(self.columns <= u32::BITS as usize, "{} columns, more than bits of a mask", self.columns);
+        let micropanels = self.lanes.chunks_exact_mut(self.columns.max(1));
+        for (lanes, used) in micropanels.zip(used.chunks(LANES)) {
+            for (n, lanes) in lanes.iter_mut().enumerate() {
+                let unused = |used: &u32| used >> n & 1 == 0;
+                lanes.iter_mut().zip(used).filter(|(_, used)| unused(used)).for_each(|(value, _)| *value = 0.0);
+            }
+        }
+    }
+
     /// Adds `bias[r]` to record `r` in every column.
     pub fn add_bias(&mut self, bias: &[f32]) {
         for (lanes, bias) in self.lanes.chunks_exact_mut(self.columns.max(1)).zip(bias.chunks(LANES)) {
@@ -103,6 +136,28 @@ mod tests {
             }
             panel.add_bias(&vec![0.5; len]);
             prop_assert!(panel.column(0).zip(&rows[first..]).all(|(have, row)| have == row + 0.5));
+        }
+
+        #[test]
+        fn picked_and_masked_records_are_those_of_their_places_and_columns(
+            records in 1usize..70, columns in 0usize..33, places in prop::collection::vec((any::<u32>(), any::<u32>()), 0..70),
+        ) {
+            let (places, used): (Vec<u32>, Vec<u32>) = places.into_iter().map(|(at, used)| (at % records as u32, used)).unzip();
+            let mut panel = Panel::new(records, columns);
+            panel.values_mut().iter_mut().enumerate().for_each(|(i, value)| *value = if i % 9 == 0 { f32::NAN } else { -1.5 - i as f32 });
+            let mut picked = panel.pick(&places);
+            prop_assert_eq!((picked.records(), picked.columns()), (places.len(), columns));
+            let bits = |panel: &Panel, n| panel.column(n).map(f32::to_bits).collect::<Vec<_>>();
+            for n in 0..columns {
+                let all = bits(&panel, n);
+                prop_assert_eq!(bits(&picked, n), places.iter().map(|at| all[*at as usize]).collect::<Vec<_>>());
+            }
+            picked.mask(&used);
+            for n in 0..columns {
+                let all = bits(&panel, n);
+                let want = places.iter().zip(&used).map(|(at, used)| if used >> n & 1 == 1 { all[*at as usize] } else { 0 });
+                prop_assert_eq!(bits(&picked, n), want.collect::<Vec<_>>());
+            }
         }
     }
 }

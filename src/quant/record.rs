@@ -8,8 +8,8 @@ use crate::types::{BLOCK, Level, Plane};
 enum Places<'a> {
     /// Neighbours, from this one on.
     Run(usize),
-    /// Each where it is listed, in the call's order.
-    Listed(&'a [u32]),
+    /// Each where it is listed, in the call's order, counted from the first.
+    Listed(usize, &'a [u32]),
 }
 
 /// One plane of one matrix for the records of a call.
@@ -67,11 +67,12 @@ impl<'a> PlaneView<'a> {
     /// Of these records, those at `places`, in that order.
     ///
     /// # Panics
-    /// At a place behind the last record.
+    /// At a place behind the last record, and where these are listed themselves.
     pub fn at(self, places: &'a [u32]) -> PlaneView<'a> {
-        let have = self.bytes.len().checked_div(self.stride).unwrap_or(0);
+        let Places::Run(first) = self.places else { panic!("places among records that are listed themselves") };
+        let have = self.bytes.len().checked_div(self.stride).unwrap_or(0).saturating_sub(first);
         assert!(places.iter().all(|place| (*place as usize) < have), "a place that is not of the {have} records");
-        PlaneView { places: Places::Listed(places), ..self }
+        PlaneView { places: Places::Listed(first, places), ..self }
     }
 
     /// The records that the places count.
@@ -92,7 +93,7 @@ impl<'a> PlaneView<'a> {
     pub fn begin(&self, r: usize) -> usize {
         let place = match self.places {
             Places::Run(first) => first + r,
-            Places::Listed(places) => places[r] as usize,
+            Places::Listed(first, places) => first + places[r] as usize,
         };
         place * self.stride + self.offset
     }
@@ -102,8 +103,8 @@ impl<'a> PlaneView<'a> {
     #[inline(always)]
     pub fn begin_ahead(&self, r: usize) -> usize {
         match self.places {
-            Places::Listed([]) => 0,
-            Places::Listed(places) => self.begin(r.min(places.len() - 1)),
+            Places::Listed(_, []) => 0,
+            Places::Listed(_, places) => self.begin(r.min(places.len() - 1)),
             Places::Run(_) => self.begin(r),
         }
     }
@@ -112,7 +113,7 @@ impl<'a> PlaneView<'a> {
     fn slice(&self, from: usize, to: usize) -> PlaneView<'a> {
         let places = match self.places {
             Places::Run(first) => Places::Run(first + from),
-            Places::Listed(places) => Places::Listed(&places[from..to]),
+            Places::Listed(first, places) => Places::Listed(first, &places[from..to]),
         };
         PlaneView { places, ..*self }
     }
@@ -159,6 +160,29 @@ impl<'a> Rows<'a> {
         assert!(from <= to && to <= self.records, "records {from}..{to} of {}", self.records);
         Rows { records: to - from, planes: self.planes.map(|plane| plane.slice(from, to)), ..*self }
     }
+
+    /// Of these records, those at `places`, in that order: in all planes that the level reads.
+    ///
+    /// # Panics
+    /// At a place behind the last record, and where these are listed themselves.
+    pub fn at(&self, places: &'a [u32]) -> Rows<'a> {
+        let have = self.records;
+        assert!(places.iter().all(|place| (*place as usize) < have), "a place that is not of the {have} records");
+        let mut rows = Rows { records: places.len(), ..*self };
+        rows.planes.iter_mut().take(self.level.plane_count()).for_each(|plane| *plane = plane.at(places));
+        rows
+    }
+
+    /// The same records at a level that reads as many of these planes or fewer.
+    ///
+    /// # Panics
+    /// Where it reads more.
+    pub fn to_level(&self, level: Level) -> Rows<'a> {
+        assert!(level <= self.level, "{} bits of records of {}", level.bits(), self.level.bits());
+        let mut rows = Rows { level, ..*self };
+        rows.planes[level.plane_count()..].fill(PlaneView::EMPTY);
+        rows
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +199,7 @@ mod tests {
 
     fn rows<'a>(view: PlaneView<'a>, records: usize) -> Rows<'a> {
         let coding = Coding { form: Form::Symmetric, group: 64, cells: [1, 1, 1] };
-        Rows { coding, level: Level::L4, width: 2, records, planes: [view; 3] }
+        Rows { coding, level: Level::L8, width: 2, records, planes: [view, view, PlaneView::EMPTY] }
     }
 
     #[test]
@@ -198,6 +222,27 @@ mod tests {
         assert!(panics(|| FIVE.at(&[0, 5])) && panics(|| PlaneView::EMPTY.at(&[0])));
         assert!(panics(|| PlaneView::of(&[0; 51], 10, 3)) && panics(|| PlaneView::of(&[0; 50], 10, 11)));
         assert!(panics(|| PlaneView::of(&[0; 50], 0, 0)));
+    }
+
+    #[test]
+    fn listed_records_are_counted_from_the_first_of_those_they_are_of() {
+        let part = rows(FIVE, 5).slice(1, 4);
+        let some = part.at(&[2, 0]);
+        assert_eq!((some.records, some.planes[1].begin(0), some.planes[1].begin(1)), (2, 33, 13));
+        assert_eq!(some.slice(1, 2).planes[0].begin(0), 13);
+        assert_eq!(rows(FIVE, 5).at(&[]).records, 0);
+        assert!(panics(|| part.at(&[3])), "a record behind those of the call");
+        assert!(panics(|| some.at(&[0])) && panics(|| FIVE.at(&[1]).at(&[0])), "places of places");
+    }
+
+    #[test]
+    fn a_lower_level_reads_the_same_records_in_fewer_planes() {
+        let all = rows(FIVE, 5).at(&[4, 1]);
+        let base = all.to_level(Level::L4);
+        assert_eq!((base.level, base.records, base.planes[0].begin(1)), (Level::L4, 2, 13));
+        assert!(base.planes[1].bytes().is_empty());
+        assert_eq!(all.to_level(Level::L8).planes[1].begin(0), 43);
+        assert!(panics(|| all.to_level(Level::L16)), "a plane that is not there");
     }
 
     #[test]

@@ -6,11 +6,11 @@ use crate::config::{Activation, Coding, Form};
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::cpu::testing::{arithmetics, on};
 use crate::kernels::lanes::{LANES, dot, fold16};
-use crate::kernels::neurons::{Linear, Neurons, add};
+use crate::kernels::neurons::{Bias, Linear, Neurons, values};
 use crate::kernels::portable;
 use crate::kernels::project::Inputs;
 use crate::kernels::{Arithmetic, Isa};
-use crate::quant::{Rows, cells, codes_u8, values};
+use crate::quant::{self, Rows, cells, codes_u8};
 use crate::types::{BLOCK, Level};
 use half::f16;
 use proptest::prelude::*;
@@ -35,11 +35,10 @@ impl Case {
     }
 
     fn neurons(&self) -> Neurons<'_> {
-        let [gate, up] = self.biases.each_ref().map(Option::as_deref);
+        let [gate, up] = self.biases.each_ref().map(|bias| bias.as_deref().map(Bias::of));
         Neurons {
             gate: self.gate.as_ref().map(|records| Linear { rows: records.rows(), bias: gate }),
             up: Linear { rows: self.up.rows(), bias: up },
-            down: self.down.rows(),
         }
     }
 
@@ -48,7 +47,8 @@ impl Case {
         let cpu = on(threads, isa, self.arithmetic);
         let inputs = Inputs::new(&cpu, &self.x, self.width(), &[self.up.level]);
         let mut sum = ChunkSum::of_rows(&self.x, self.width());
-        add(&cpu, &inputs, self.activation, &self.neurons(), &mut sum, threads);
+        let h = values(&cpu, &inputs, self.activation, &self.neurons());
+        sum.add(&cpu, &self.down.rows(), &h, threads);
         bits(sum.rows())
     }
 
@@ -58,15 +58,16 @@ impl Case {
     }
 
     fn defined_row(&self, x: &[f32]) -> Vec<f32> {
-        let Neurons { gate, up, down } = self.neurons();
-        let dots = |linear: &Linear| -> Vec<f32> {
-            let dot = |r| defined_dot(self.arithmetic, &linear.rows, r, x);
-            (0..linear.rows.records).map(|r| linear.bias.map_or(dot(r), |bias| dot(r) + bias[r])).collect()
+        let (gate, up, down) = (&self.gate, &self.up, self.down.rows());
+        let dots = |records: &Records, bias: &Option<Vec<f32>>| -> Vec<f32> {
+            let dot = |r| defined_dot(self.arithmetic, &records.rows(), r, x);
+            (0..records.count).map(|r| bias.as_ref().map_or(dot(r), |bias| dot(r) + bias[r])).collect()
         };
-        let mut h = dots(gate.as_ref().unwrap_or(&up));
+        let ups = dots(up, &self.biases[1]);
+        let mut h = gate.as_ref().map_or(ups.clone(), |gate| dots(gate, &self.biases[0]));
         portable::activate(self.activation, &mut h);
         if gate.is_some() {
-            h.iter_mut().zip(dots(&up)).for_each(|(h, up)| *h *= up);
+            h.iter_mut().zip(ups).for_each(|(h, up)| *h *= up);
         }
         x.iter().enumerate().map(|(i, start)| defined_sum(self.arithmetic, &down, &h, i, *start)).collect()
     }
@@ -79,7 +80,10 @@ fn defined_dot(arithmetic: Arithmetic, rows: &Rows, r: usize, x: &[f32]) -> f32 
     x.resize(blocks * BLOCK, 0.0);
     if !arithmetic.is_integer(rows.level) {
         let mut weights = vec![0.0; blocks * BLOCK];
-        weights.chunks_exact_mut(BLOCK).enumerate().for_each(|(b, w)| values(&rows.coding, rows.level, &record, b, w));
+        weights
+            .chunks_exact_mut(BLOCK)
+            .enumerate()
+            .for_each(|(b, w)| quant::values(&rows.coding, rows.level, &record, b, w));
         // What lies behind the width is no weight.
         weights[rows.width..].fill(0.0);
         return dot(&weights, &x);
@@ -111,7 +115,7 @@ fn defined_sum(arithmetic: Arithmetic, rows: &Rows, h: &[f32], i: usize, start: 
     }
     let weight = |r| {
         let mut block = [0.0; BLOCK];
-        values(&rows.coding, rows.level, &rows.record(r), i / BLOCK, &mut block);
+        quant::values(&rows.coding, rows.level, &rows.record(r), i / BLOCK, &mut block);
         block[i % BLOCK]
     };
     h.iter().enumerate().fold(start, |sum, (r, h)| sum + h * weight(r))
@@ -155,6 +159,5 @@ fn inputs_must_be_prepared_for_the_records() {
     let cpu = on(1, Isa::PORTABLE, Arithmetic::Integer);
     let inputs = Inputs::new(&cpu, &[1.0; 64], 64, &[Level::L16]);
     let linear = Linear { rows: records.rows(), bias: None };
-    let neurons = Neurons { gate: None, up: linear, down: records.rows() };
-    add(&cpu, &inputs, Activation::Relu, &neurons, &mut ChunkSum::new(1, 64), 1);
+    values(&cpu, &inputs, Activation::Relu, &Neurons { gate: None, up: linear });
 }
