@@ -100,6 +100,24 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// Whether it is 0 wherever its argument is not above 0.
+    pub fn rests_at_zero(self) -> bool {
+        matches!(self, Activation::Relu | Activation::Relu2 | Activation::Relu6)
+    }
+
+    /// Its canonical name, as manifests spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::Relu => "relu",
+            Activation::Relu2 => "relu2",
+            Activation::Relu6 => "relu6",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::QuickGelu => "quick_gelu",
+        }
+    }
+
     /// All of them.
     pub const ALL: [Activation; 7] = [
         Activation::Silu,

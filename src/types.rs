@@ -98,6 +98,9 @@ impl Level {
     }
 }
 
+/// Levels in the order of bands: that in which portions of a chunk are summed (docs/format.md, 6).
+pub const LEVELS: [Level; 3] = [Level::L16, Level::L8, Level::L4];
+
 /// A weight matrix of the model. Every record of it runs along the model dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,12 +1,18 @@
 //! What is computed of a model: a level for every part, and which neurons of the FFN at which levels. Chosen by the user
 //! or read from a tuned store, never derived from a budget.
 
-use crate::types::Level;
+mod needs;
+mod parse;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use crate::types::{Level, Levels};
 use serde::{Deserialize, Serialize};
 
 /// What is computed, as JSON: `{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// [`Recipe::parse`] reads it, and names the field that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// q, k, v, o.
     pub attn: Level,
@@ -21,8 +27,8 @@ pub struct Recipe {
 }
 
 /// Which neurons of the FFN are computed for a token, and at which level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ffn {
     /// All, at one level.
     Dense(Level),
@@ -33,8 +39,7 @@ pub enum Ffn {
 }
 
 /// A ranking and where it is cut.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sparse {
     /// What gives neurons their scores.
     pub selector: Selector,
@@ -42,7 +47,7 @@ pub struct Sparse {
     pub cuts: Vec<Cut>,
 }
 
-/// What gives neurons their scores.
+/// What gives neurons their scores: larger is more important.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Selector {
@@ -50,7 +55,8 @@ pub enum Selector {
     Plane,
     /// What low-rank factors of the gate foretell (Deja Vu).
     Lowrank,
-    /// The first, of as many in each layer as the second ranks highest; a single count is every layer's.
+    /// `Plane`, of as many in each layer as `Lowrank` ranks highest, the others behind them; a single count is every
+    /// layer's.
     Cascade(Vec<usize>),
     /// What they give at 16 bits: needs every weight, and is what the others are measured by.
     Oracle,
@@ -87,8 +93,16 @@ pub enum Cut {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Above {
-    /// Not rising from 4 to 16 bits is refused; none for a level that is not used.
+    /// None for a level that is not used; a finer level's may not be below a coarser one's.
     pub scores: [Option<f32>; 3],
     /// The highest are kept where more reach a threshold (k_max).
     pub most: usize,
+}
+
+impl Recipe {
+    /// Every neuron for every token, prompt tokens at the same level.
+    pub fn dense(levels: Levels) -> Recipe {
+        let Levels { attn, ffn, head, embed } = levels;
+        Recipe { attn, head, embed, prompt: ffn, ffn: Ffn::Dense(ffn) }
+    }
 }

@@ -2,6 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod choose;
+mod rank;
 mod set;
+#[cfg(test)]
+mod tests;
 
+pub use choose::choose;
 pub use set::{ActiveSet, Band, COLUMNS};

@@ -1,12 +1,9 @@
 //! What is computed of a layer's neurons.
 
-use crate::types::{CHUNK, Level};
+use crate::types::{CHUNK, LEVELS, Level, Plane};
 
 /// Tokens of a set at most: a bit each.
 pub const COLUMNS: usize = 32;
-
-/// Levels of the bands of a chunk, in their order: that in which portions are summed (docs/format.md, 6).
-pub const LEVELS: [Level; 3] = [Level::L16, Level::L8, Level::L4];
 
 /// Neurons of a chunk that some token uses at one level.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,21 +27,99 @@ pub struct ActiveSet {
 
 impl ActiveSet {
     /// No neuron of `neurons`.
+    ///
+    /// # Panics
+    /// For more than [`COLUMNS`] tokens.
     pub fn empty(columns: usize, neurons: usize) -> ActiveSet {
-        let none = LEVELS.map(|level| Band { level, ids: vec![], used: vec![] });
-        ActiveSet { columns, chunks: vec![none; neurons.div_ceil(CHUNK)] }
+        let mut set = ActiveSet { columns: 0, chunks: vec![] };
+        set.clear(columns, neurons);
+        set
     }
 
     /// All of `neurons` for every token, at one level.
+    ///
+    /// # Panics
+    /// As [`ActiveSet::empty`].
     pub fn all(columns: usize, neurons: usize, level: Level) -> ActiveSet {
         let mut set = ActiveSet::empty(columns, neurons);
-        let used = u32::MAX >> (COLUMNS - columns);
+        let used = u32::MAX.checked_shr((COLUMNS - columns) as u32).unwrap_or(0);
         for (chunk, bands) in set.chunks.iter_mut().enumerate() {
             let count = CHUNK.min(neurons - chunk * CHUNK);
-            if let Some(band) = bands.iter_mut().find(|band| band.level == level) {
-                (band.ids, band.used) = ((0..count as u32).collect(), vec![used; count]);
-            }
+            bands[LEVELS.len() - level.plane_count()].fill(&vec![used; count]);
         }
         set
+    }
+
+    /// Becomes [`ActiveSet::empty`], in the memory it has.
+    ///
+    /// # Panics
+    /// For more than [`COLUMNS`] tokens.
+    pub fn clear(&mut self, columns: usize, neurons: usize) {
+        assert!(columns <= COLUMNS, "an active set of {columns} tokens; {COLUMNS} are the most");
+        self.columns = columns;
+        self.chunks.resize_with(neurons.div_ceil(CHUNK), || LEVELS.map(Band::empty));
+        self.chunks.iter_mut().flatten().for_each(Band::clear);
+    }
+
+    /// How many neurons each token uses, by [`LEVELS`].
+    pub fn counts(&self) -> Vec<[usize; 3]> {
+        let mut counts = vec![[0; 3]; self.columns];
+        for (level, band) in self.chunks.iter().flat_map(|bands| bands.iter().enumerate()) {
+            for used in &band.used {
+                counts.iter_mut().enumerate().for_each(|(n, count)| count[level] += (used >> n & 1) as usize);
+            }
+        }
+        counts
+    }
+
+    /// How many neurons all tokens use together, by [`LEVELS`]: a neuron counts once for each.
+    pub fn total(&self) -> [usize; 3] {
+        let uses = |band: &Band| band.used.iter().map(|used| used.count_ones() as usize).sum::<usize>();
+        let mut total = [0; 3];
+        self.chunks.iter().for_each(|bands| (0..3).for_each(|level| total[level] += uses(&bands[level])));
+        total
+    }
+
+    /// Neurons of a chunk of which some token reads `plane`: places, rising.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    pub fn reading(&self, chunk: usize, plane: Plane) -> Vec<u32> {
+        let mut read = [false; CHUNK];
+        let bands = self.chunks[chunk].iter().filter(|band| band.level.planes().contains(&plane));
+        bands.flat_map(|band| &band.ids).for_each(|id| read[*id as usize] = true);
+        (0..CHUNK as u32).filter(|id| read[*id as usize]).collect()
+    }
+
+    /// Whether no token uses a neuron of a chunk.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    pub fn is_idle(&self, chunk: usize) -> bool {
+        self.chunks[chunk].iter().all(|band| band.ids.is_empty())
+    }
+}
+
+impl Band {
+    fn empty(level: Level) -> Band {
+        Band { level, ids: vec![], used: vec![] }
+    }
+
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.used.clear();
+    }
+
+    /// Becomes the neurons of which `used` has a bit. All are written and those without moved over: no branch to foretell.
+    pub(super) fn fill(&mut self, used: &[u32]) {
+        self.ids.resize(used.len(), 0);
+        self.used.resize(used.len(), 0);
+        let mut have = 0;
+        for (id, bits) in used.iter().enumerate() {
+            (self.ids[have], self.used[have]) = (id as u32, *bits);
+            have += usize::from(*bits != 0);
+        }
+        self.ids.truncate(have);
+        self.used.truncate(have);
     }
 }

@@ -1,0 +1,112 @@
+//! What the engine has to have for a recipe.
+
+use super::{Cut, Ffn, Recipe, Selector, Sparse};
+use crate::types::{LEVELS, Level};
+
+impl Recipe {
+    /// The finest level that the FFN is read at, for prompt or decode tokens: its planes must be stored.
+    pub fn ffn_finest(&self) -> Level {
+        self.ffn.levels().into_iter().fold(self.prompt, Level::max)
+    }
+
+    /// The levels that the FFN's input has to be ready for in decode, coarsest first.
+    pub fn ffn_levels(&self) -> Vec<Level> {
+        self.ffn.levels()
+    }
+
+    /// Where the ranking of a layer is cut, if there is one.
+    pub fn cut(&self, layer: usize) -> Option<&Cut> {
+        self.sparse()?.cut(layer)
+    }
+
+    /// The ranking of decode tokens, if there is one.
+    pub fn sparse(&self) -> Option<&Sparse> {
+        match &self.ffn {
+            Ffn::Sparse(sparse) => Some(sparse),
+            Ffn::Dense(_) | Ffn::Certified(_) => None,
+        }
+    }
+
+    /// Whether every layer needs low-rank factors (`Engine.set_predictor`).
+    pub fn needs_predictor(&self) -> bool {
+        self.sparse().is_some_and(|sparse| sparse.selector.needs_predictor())
+    }
+}
+
+impl Ffn {
+    /// The levels that gate and up are met at, coarsest first.
+    pub fn levels(&self) -> Vec<Level> {
+        let met = |level: Level| match self {
+            Ffn::Dense(all) => level == *all,
+            // The interval comes from 4 bits, then from 8.
+            Ffn::Certified(finest) => level <= *finest,
+            Ffn::Sparse(sparse) => sparse.meets(level),
+        };
+        LEVELS.into_iter().rev().filter(|level| met(*level)).collect()
+    }
+}
+
+impl Sparse {
+    /// Where the ranking of a layer is cut; none for a layer that the recipe does not know.
+    pub fn cut(&self, layer: usize) -> Option<&Cut> {
+        one_or_each(&self.cuts, layer)
+    }
+
+    fn meets(&self, level: Level) -> bool {
+        self.selector.scans() == Some(level) || self.cuts.iter().any(|cut| cut.uses(level))
+    }
+}
+
+impl Selector {
+    /// The level that gate and up are scanned at: all neurons', or in a cascade those that the predictor lets through.
+    pub fn scans(&self) -> Option<Level> {
+        match self {
+            Selector::Plane | Selector::Cascade(_) => Some(Level::L4),
+            Selector::Oracle => Some(Level::L16),
+            Selector::Lowrank => None,
+            Selector::Trace(trace) => trace.paid.scans(),
+        }
+    }
+
+    /// Whether it needs low-rank factors.
+    pub fn needs_predictor(&self) -> bool {
+        match self {
+            Selector::Lowrank | Selector::Cascade(_) => true,
+            Selector::Plane | Selector::Oracle => false,
+            Selector::Trace(trace) => trace.paid.needs_predictor(),
+        }
+    }
+
+    /// How many neurons of a layer the predictor of a cascade lets through; none for other selectors.
+    pub fn candidates(&self, layer: usize) -> Option<usize> {
+        match self {
+            Selector::Cascade(counts) => one_or_each(counts, layer).copied(),
+            Selector::Trace(trace) => trace.paid.candidates(layer),
+            Selector::Plane | Selector::Lowrank | Selector::Oracle => None,
+        }
+    }
+}
+
+impl Cut {
+    /// Whether a neuron can be chosen at a level.
+    pub fn uses(&self, level: Level) -> bool {
+        let uses = match self {
+            Cut::Top(counts) => counts.map(|count| count > 0),
+            Cut::Above(above) => above.scores.map(|score| score.is_some()),
+        };
+        LEVELS.into_iter().zip(uses).any(|(of, uses)| of == level && uses)
+    }
+
+    /// The most neurons that a token can have.
+    pub fn most(&self) -> usize {
+        match self {
+            Cut::Top(counts) => counts.iter().sum(),
+            Cut::Above(above) => above.most,
+        }
+    }
+}
+
+/// The layer's own, or what all share.
+fn one_or_each<T>(all: &[T], layer: usize) -> Option<&T> {
+    if let [one] = all { Some(one) } else { all.get(layer) }
+}
