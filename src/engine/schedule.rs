@@ -178,7 +178,7 @@ impl Schedule {
         let least = self.least();
         let spare = bytes.checked_sub(least).ok_or(Error::CacheTooSmall { given: bytes, least })?;
         let usual = usual_ring(bytes, least + self.fixed_bytes());
-        let wanted = (ring.unwrap_or(usual) / FRAME as u64).min(u64::from(Layout::MOST)) as u32;
+        let wanted = (ring.unwrap_or(usual) / FRAME as u64).min((Layout::MOST / FRAME) as u64) as u32;
         let most = self.widest + (spare / FRAME as u64) as u32;
         let frames = wanted.clamp(self.widest, most);
         Ok(Split { ring: frames, fixed: spare - u64::from(frames - self.widest) * FRAME as u64 })

@@ -6,7 +6,7 @@ use super::walk::{Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
-use crate::prefetch::{Fetcher, Held, Home, Layout, Steps, Want};
+use crate::prefetch::{Fetcher, Held, Home, Layout, Pick, Steps, Want};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{BlockId, Dram};
@@ -50,27 +50,27 @@ pub struct Leased {
 struct Located {
     store: Arc<Store>,
     /// Of every step: asked for several times a token.
-    wants: Vec<Arc<[Want]>>,
+    picks: Vec<Arc<[Pick]>>,
 }
 
 impl Located {
     fn new(store: &Arc<Store>, schedule: &Schedule) -> Located {
-        let wants = |walk: &Walk, chunk| {
+        let picks = |walk: &Walk, chunk| {
             let Range { start, end } = walk.chunk(chunk);
-            walk.sections.iter().map(|id| want(store, schedule, *id, start, end - start)).collect()
+            walk.sections.iter().map(|id| Pick::all(want(store, schedule, *id, start, end - start))).collect()
         };
-        let of = |walk: &Arc<Walk>| (0..walk.chunks()).map(|chunk| wants(walk, chunk)).collect::<Vec<_>>();
-        Located { store: store.clone(), wants: schedule.walks().iter().flat_map(of).collect() }
+        let of = |walk: &Arc<Walk>| (0..walk.chunks()).map(|chunk| picks(walk, chunk)).collect::<Vec<_>>();
+        Located { store: store.clone(), picks: schedule.walks().iter().flat_map(of).collect() }
     }
 }
 
 impl Steps for Located {
     fn count(&self) -> usize {
-        self.wants.len()
+        self.picks.len()
     }
 
-    fn wants(&self, step: usize) -> Arc<[Want]> {
-        self.wants[step].clone()
+    fn picks(&self, step: usize) -> Arc<[Pick]> {
+        self.picks[step].clone()
     }
 
     fn failed(&self, want: &Want, error: Error) -> Error {
@@ -98,7 +98,7 @@ impl Weights {
         let budget = options.cache.unwrap_or_else(|| schedule.needs(store.catalog()).all);
         let split = schedule.split(budget, options.lookahead)?;
         let dram = Dram::place(&schedule.blocks, split.fixed);
-        let layout = Layout { ring: split.ring, singles: schedule.embeddings.clone() };
+        let layout = Layout { ring: split.ring, chosen: 0, singles: schedule.embeddings.clone() };
         let arena = layout.arena(&dram)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
         let Opened { reader, notes } = open(options.io, sources, &arena)?;

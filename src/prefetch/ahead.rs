@@ -2,8 +2,19 @@
 
 use super::flights::ReadId;
 use super::order::Order;
+use crate::mem::Run;
 use std::collections::VecDeque;
-use std::ops::Range;
+
+/// What is read for one of a step's picks.
+#[derive(Debug)]
+pub struct Reading {
+    /// Index of the pick.
+    pub pick: usize,
+    /// Where the block lies while it is leased; of a block that is not read whole, most is not there.
+    pub area: Run,
+    /// The reads into it.
+    pub reads: Vec<ReadId>,
+}
 
 /// A step whose reads were begun.
 #[derive(Debug)]
@@ -12,8 +23,8 @@ pub struct Begun {
     pub step: usize,
     /// Bytes of its reads.
     pub bytes: usize,
-    /// Index of the want, and its read.
-    pub reads: Vec<(usize, ReadId)>,
+    /// By pick; those that are loaded have none.
+    pub readings: Vec<Reading>,
 }
 
 /// How far reading went ahead, in the order of the steps.
@@ -21,26 +32,27 @@ pub struct Ahead {
     order: Order,
     queue: VecDeque<Begun>,
     /// The next step to look at, and how many were looked at and not yet asked for.
-    cursor: usize,
+    cursor: Option<usize>,
     looked: usize,
     /// Bytes that may be under way or waiting ahead of their step.
     bound: usize,
 }
 
 impl Ahead {
-    /// Nothing so far, of `steps` steps in their order; `bound` bytes at most.
-    pub fn new(steps: usize, bound: usize) -> Ahead {
-        Ahead { order: Order::new([0..steps]), queue: VecDeque::new(), cursor: 0, looked: 0, bound }
+    /// Nothing so far of `order`; `bound` bytes at most.
+    pub fn new(order: Order, bound: usize) -> Ahead {
+        Ahead { cursor: order.first(), order, queue: VecDeque::new(), looked: 0, bound }
     }
 
-    /// Says which steps the coming passes take; others are not looked at.
-    pub fn follow(&mut self, ranges: impl IntoIterator<Item = Range<usize>>) {
-        self.order = Order::new(ranges);
+    /// Says which steps come from here on; others are not looked at.
+    pub fn follow(&mut self, order: Order) {
+        self.cursor = self.cursor.or(order.first());
+        self.order = order;
     }
 
-    /// The next step to look at; none once all of a round were.
+    /// The next step to look at; none once all were.
     pub fn next(&self) -> Option<usize> {
-        (self.looked < self.order.len()).then_some(self.cursor)
+        self.cursor.filter(|_| self.looked < self.order.len())
     }
 
     /// Whether so many bytes more stay within the bound.
@@ -51,7 +63,7 @@ impl Ahead {
     /// The step that was next has been looked at, and what it misses begun.
     pub fn looked(&mut self, begun: Option<Begun>) {
         self.queue.extend(begun);
-        self.cursor = self.order.after(self.cursor);
+        self.cursor = self.cursor.and_then(|step| self.order.after(step));
         self.looked += 1;
     }
 
@@ -69,9 +81,9 @@ impl Ahead {
         self.cursor = step.map_or(self.cursor, |step| self.order.after(step));
     }
 
-    /// What was begun and not asked for.
-    pub fn begun(&self) -> impl Iterator<Item = &Begun> {
-        self.queue.iter()
+    /// Whether nothing was begun that is not asked for.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 }
 
@@ -81,12 +93,12 @@ mod tests {
     use super::*;
 
     fn begun(step: usize, bytes: usize) -> Option<Begun> {
-        Some(Begun { step, bytes, reads: vec![] })
+        Some(Begun { step, bytes, readings: vec![] })
     }
 
     #[test]
     fn it_goes_no_further_than_a_round_and_its_bound() {
-        let mut ahead = Ahead::new(3, 100);
+        let mut ahead = Ahead::new(Order::circle([0..3]), 100);
         assert!(ahead.next() == Some(0) && ahead.has_room(100) && !ahead.has_room(101));
         ahead.looked(begun(0, 60));
         assert!(ahead.next() == Some(1) && ahead.has_room(40) && !ahead.has_room(41));
@@ -100,11 +112,21 @@ mod tests {
 
     #[test]
     fn a_restart_goes_on_behind_the_step() {
-        let mut ahead = Ahead::new(5, 100);
+        let mut ahead = Ahead::new(Order::circle([0..5]), 100);
         ahead.looked(begun(0, 100));
         ahead.restart(Some(2));
-        assert!(ahead.next() == Some(3) && ahead.has_room(100) && ahead.begun().count() == 0);
+        assert!(ahead.next() == Some(3) && ahead.has_room(100) && ahead.is_empty());
         ahead.restart(None);
         assert_eq!(ahead.next(), Some(3));
+    }
+
+    #[test]
+    fn a_line_is_looked_at_once() {
+        let mut ahead = Ahead::new(Order::line(2), usize::MAX);
+        ahead.looked(begun(0, 1));
+        ahead.looked(begun(1, 1));
+        assert!(ahead.asked(0).is_some() && ahead.next().is_none());
+        ahead.restart(Some(0));
+        assert_eq!(ahead.next(), Some(1));
     }
 }

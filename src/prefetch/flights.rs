@@ -1,5 +1,6 @@
 //! Reads under way, and those that have ended and wait to be asked for.
 
+use super::lane::Way;
 use super::want::{Held, Want};
 use crate::error::Result;
 use crate::io::{Done, Read, Reader};
@@ -12,8 +13,12 @@ pub type ReadId = u64;
 /// A read under way.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
+    /// Who asked.
+    pub way: Way,
     /// What it was begun for.
     pub want: Want,
+    /// Bytes of it that are wanted.
+    pub useful: usize,
     /// Whether it fills the block's own slot.
     pub own: bool,
 }
@@ -25,7 +30,7 @@ pub struct Flights {
     /// Not handed to the reader yet: one call takes many.
     batch: Vec<Read>,
     flying: HashMap<ReadId, Flight>,
-    landed: HashMap<ReadId, Result<Held>>,
+    landed: HashMap<ReadId, (Flight, Result<Held>)>,
 }
 
 impl Flights {
@@ -61,28 +66,34 @@ impl Flights {
     }
 
     /// Keeps the outcome of a read until it is asked for.
-    pub fn keep(&mut self, token: ReadId, outcome: Result<Held>) {
-        self.landed.insert(token, outcome);
+    pub fn keep(&mut self, token: ReadId, flight: Flight, outcome: Result<Held>) {
+        self.landed.insert(token, (flight, outcome));
     }
 
     /// The outcome of a read, if it has ended.
     pub fn take(&mut self, token: ReadId) -> Option<Result<Held>> {
-        self.landed.remove(&token)
+        self.landed.remove(&token).map(|(_, outcome)| outcome)
     }
 
-    /// Whether a read has brought its bytes, and they wait to be asked for.
-    pub fn is_here(&self, token: ReadId) -> bool {
-        self.landed.get(&token).is_some_and(Result::is_ok)
+    /// Section and bytes of what has come, waits to be asked for and is lost if nobody does: a block's own slot keeps it.
+    pub fn waiting(&self) -> impl Iterator<Item = (Way, usize, usize)> {
+        let lost = self.landed.values().filter(|(flight, outcome)| !flight.own && outcome.is_ok());
+        lost.map(|(flight, _)| (flight.way, flight.want.section, flight.useful))
     }
 
-    /// Forgets every outcome that nobody asked for.
-    pub fn clear(&mut self) {
-        self.landed.clear();
+    /// Forgets every outcome that nobody of a way asked for.
+    pub fn clear(&mut self, way: Way) {
+        self.landed.retain(|_, (flight, _)| flight.way != way);
     }
 
     /// Whether a read is still under way.
     pub fn is_flying(&self, token: ReadId) -> bool {
         self.flying.contains_key(&token)
+    }
+
+    /// Whether any read of a way is.
+    pub fn any_of(&self, way: Way) -> bool {
+        self.flying.values().any(|flight| flight.way == way)
     }
 
     /// Whether any read is.

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use super::{Fetcher, Home, Layout, Steps, Want};
+use super::{Fetcher, Home, Layout, Pick, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::faulty::Faulty;
 use crate::io::{ALIGN, Done, Faults, Psync, Read, Reader, Source};
@@ -44,8 +44,8 @@ impl Steps for Pairs {
     fn count(&self) -> usize {
         BLOCKS / 2
     }
-    fn wants(&self, step: usize) -> Arc<[Want]> {
-        Arc::new([want(2 * step, 0, SIZE), want(2 * step + 1, 0, SIZE)])
+    fn picks(&self, step: usize) -> Arc<[Pick]> {
+        Arc::new([2 * step, 2 * step + 1].map(|block| Pick::all(want(block, 0, SIZE))))
     }
 }
 
@@ -53,7 +53,7 @@ fn fetcher(reader: Box<dyn Reader>, fixed: usize, ring: u32, lookahead: usize) -
     let position = |i: usize| ((i * 11) % BLOCKS) as f32;
     let blocks: Vec<Block> = (0..BLOCKS).map(|i| Block { bytes: SIZE, position: position(i) }).collect();
     let dram = Dram::place(&blocks, (fixed * SIZE) as u64);
-    let layout = Layout { ring: ring.max(2 * frames(SIZE)), singles: vec![2 * ALIGN; ROWS] };
+    let layout = Layout { ring: ring.max(2 * frames(SIZE)), chosen: 0, singles: vec![2 * ALIGN; ROWS] };
     let arena = layout.arena(&dram).unwrap();
     Fetcher::new(dram, layout, arena, reader, Box::new(Pairs), SECTIONS, lookahead)
 }
@@ -120,8 +120,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 
 fn step(fetcher: &mut Fetcher, step: usize) {
     let held = fetcher.fetch(step, &mut no_check).unwrap();
-    for (want, held) in Pairs.wants(step).iter().zip(&held) {
-        assert_eq!(**held, expected(want), "step {step}");
+    for (pick, held) in Pairs.picks(step).iter().zip(&held) {
+        assert_eq!(**held, expected(&pick.block), "step {step}");
     }
     drop(held);
     fetcher.dram().validate().unwrap();
@@ -168,7 +168,7 @@ proptest! {
         let mut errors = 0;
         for at in (0..3).flat_map(|_| 0..BLOCKS / 2) {
             match fetcher.fetch(at, &mut no_check) {
-                Ok(held) => prop_assert!(held.iter().zip(Pairs.wants(at).iter()).all(|(h, w)| **h == expected(w))),
+                Ok(held) => prop_assert!(held.iter().zip(Pairs.picks(at).iter()).all(|(h, p)| **h == expected(&p.block))),
                 Err(Error::Io { .. }) => errors += 1,
                 Err(e) => panic!("{e}"),
             }

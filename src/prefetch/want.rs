@@ -39,6 +39,12 @@ impl Want {
         self.home.filter(|home| home.at == 0 && home.size == self.len).map(|home| home.id)
     }
 
+    /// Some of it; the home of a part is the block's.
+    fn part(&self, span: &Span) -> Want {
+        let home = self.home.map(|home| Home { at: home.at + span.begin, ..home });
+        Want { offset: self.offset + span.begin as u64, len: span.len, home, ..*self }
+    }
+
     /// The read that covers it on whole pages: first byte, length, and where the want begins in it.
     pub(super) fn covered(&self) -> (u64, usize, usize) {
         let at = (self.offset % ALIGN as u64) as usize;
@@ -46,12 +52,55 @@ impl Want {
     }
 }
 
-/// The order in which a model asks for its blocks: known beforehand, so it can be read ahead.
+/// Bytes of a block that one read brings: wanted records, and what lies between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First byte, counted in the block.
+    pub begin: usize,
+    /// Length.
+    pub len: usize,
+    /// Bytes of it that are wanted.
+    pub useful: usize,
+}
+
+/// What a step needs of one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// The whole block.
+    pub block: Want,
+    /// What is wanted of it: rising spans, no two on one page. None: all of it.
+    pub spans: Vec<Span>,
+}
+
+impl Pick {
+    /// All of a block.
+    pub fn all(block: Want) -> Pick {
+        Pick { block, spans: vec![] }
+    }
+
+    /// Bytes that are wanted.
+    pub(super) fn useful(&self) -> usize {
+        match self.spans[..] {
+            [] => self.block.len,
+            _ => self.spans.iter().map(|span| span.useful).sum(),
+        }
+    }
+
+    /// What has to be read for it, each with the bytes of it that are wanted.
+    pub(super) fn reads(&self) -> Vec<(Want, usize)> {
+        match self.spans[..] {
+            [] => vec![(self.block, self.block.len)],
+            _ => self.spans.iter().map(|span| (self.block.part(span), span.useful)).collect(),
+        }
+    }
+}
+
+/// Steps that ask for blocks in an order that is known beforehand, so that it can be read ahead.
 pub trait Steps: Send {
-    /// Steps of a whole pass.
+    /// Steps of a round.
     fn count(&self) -> usize;
-    /// What a step needs: whole blocks.
-    fn wants(&self, step: usize) -> Arc<[Want]>;
+    /// What a step needs.
+    fn picks(&self, step: usize) -> Arc<[Pick]>;
     /// The error of a read that failed, with the name of what was wanted.
     fn failed(&self, _want: &Want, error: Error) -> Error {
         error

@@ -11,6 +11,8 @@ pub struct Counters {
     pub read_bytes: u64,
     /// Bytes read beside them because reads begin and end on pages.
     pub aligned_bytes: u64,
+    /// Bytes read between them because one read of neighbours is cheaper than two.
+    pub gap_bytes: u64,
     /// Bytes read ahead that nobody came to ask for, or not yet.
     pub unused_bytes: u64,
     /// Reads that took.
@@ -25,6 +27,7 @@ impl Counters {
         self.hit_bytes += other.hit_bytes;
         self.read_bytes += other.read_bytes;
         self.aligned_bytes += other.aligned_bytes;
+        self.gap_bytes += other.gap_bytes;
         self.unused_bytes += other.unused_bytes;
         self.reads += other.reads;
         self.stalls += other.stalls;
@@ -49,11 +52,12 @@ impl Stats {
         self.sections[section].hit_bytes += bytes as u64;
     }
 
-    /// Notes one read from the tier below: what was asked for, and all that came.
-    pub fn read(&mut self, section: usize, wanted: usize, came: usize) {
+    /// Notes one read from the tier below: what was asked for, from its first to its last byte, and all that came.
+    pub fn read(&mut self, section: usize, wanted: usize, spanned: usize, came: usize) {
         let counters = &mut self.sections[section];
         counters.read_bytes += wanted as u64;
-        counters.aligned_bytes += (came - wanted) as u64;
+        counters.gap_bytes += (spanned - wanted) as u64;
+        counters.aligned_bytes += (came - spanned) as u64;
         counters.reads += 1;
     }
 
