@@ -1,6 +1,7 @@
 //! What kernels compute, against what they are defined to.
 #![allow(clippy::unwrap_used)]
 
+mod bands;
 mod exact;
 mod neurons;
 mod places;

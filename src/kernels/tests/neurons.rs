@@ -74,7 +74,7 @@ impl Case {
 }
 
 /// A dot as docs/format.md writes it.
-fn defined_dot(arithmetic: Arithmetic, rows: &Rows, r: usize, x: &[f32]) -> f32 {
+pub fn defined_dot(arithmetic: Arithmetic, rows: &Rows, r: usize, x: &[f32]) -> f32 {
     let (blocks, record) = (rows.blocks(), rows.record(r));
     let mut x = x.to_vec();
     x.resize(blocks * BLOCK, 0.0);
@@ -109,7 +109,7 @@ fn defined_dot(arithmetic: Arithmetic, rows: &Rows, r: usize, x: &[f32]) -> f32 
 }
 
 /// One element of a sum that begins at `start`.
-fn defined_sum(arithmetic: Arithmetic, rows: &Rows, h: &[f32], i: usize, start: f32) -> f32 {
+pub fn defined_sum(arithmetic: Arithmetic, rows: &Rows, h: &[f32], i: usize, start: f32) -> f32 {
     if arithmetic.is_integer(rows.level) {
         return start + defined(rows, h, i);
     }
