@@ -1,5 +1,6 @@
 //! The words of the project as types: planes, levels, matrices, parts (docs/design.md, section 2).
 
+use crate::error::{Error, Result};
 use half::f16;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -126,6 +127,28 @@ pub enum Matrix {
 }
 
 impl Matrix {
+    /// All matrices.
+    pub const ALL: [Matrix; 9] = [
+        Matrix::Q,
+        Matrix::K,
+        Matrix::V,
+        Matrix::O,
+        Matrix::Gate,
+        Matrix::Up,
+        Matrix::Down,
+        Matrix::Embed,
+        Matrix::Head,
+    ];
+
+    /// The matrix of that name.
+    ///
+    /// # Errors
+    /// `Error::Usage` where there is none.
+    pub fn from_name(name: &str) -> Result<Matrix> {
+        let known = Matrix::ALL.into_iter().find(|matrix| matrix.name() == name);
+        known.ok_or_else(|| Error::usage(format!("there is no matrix {name:?}")))
+    }
+
     /// Lower-case name, as headers spell it.
     pub const fn name(self) -> &'static str {
         match self {

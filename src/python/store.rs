@@ -1,8 +1,10 @@
 //! `Store`, `Survey`, `read_header` and `publish`.
 
+use super::array::Out;
 use super::errors::json;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store;
+use crate::types::{Level, Matrix};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +73,30 @@ impl Store {
             serde_json::json!({ "name": f.layout.name, "layer": f.layout.layer, "root": f.root, "bytes": f.bytes, "sections": sections, "vectors": f.layout.vectors })
         }).collect();
         json(&serde_json::json!({ "files": files }))
+    }
+
+    /// Weights of records first..first + count of a matrix at 4, 8 or 16 bits, float32 [count, hidden], checked; layer is
+    /// None for embed and head.
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        layer: Option<usize>,
+        matrix: &str,
+        first: usize,
+        count: usize,
+        bits: u32,
+    ) -> PyResult<Out<'py, f32>> {
+        let level = Level::try_from(bits).map_err(Error::Usage)?;
+        let (matrix, end) = (Matrix::from_name(matrix)?, first.saturating_add(count));
+        let weights = py.detach(|| self.0.weights(layer, matrix, first..end, level))?;
+        Out::new(py, weights, &[count, self.0.manifest.architecture.hidden])
+    }
+
+    /// A norm gain or bias, float32 [n], checked; layer is None for norm.final.
+    fn vector<'py>(&self, py: Python<'py>, layer: Option<usize>, name: &str) -> PyResult<Out<'py, f32>> {
+        let values = py.detach(|| self.0.vector(layer, name))?;
+        let len = values.len();
+        Out::new(py, values, &[len])
     }
 
     /// Checks one file (of weights, or an asset) whole: per damage a message and, where it lies in records, the section,

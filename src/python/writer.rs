@@ -2,6 +2,7 @@
 
 use super::array::{In1, In2};
 use super::errors::{from_json, json, lock};
+use super::store::Store;
 use crate::error::{Error, Result};
 use crate::store::{self, Manifest, RawRows};
 use crate::types::Matrix;
@@ -81,7 +82,9 @@ impl StoreWriter {
         matrices: &Bound<'_, PyDict>,
         column_scale: Option<In1<'_, f32>>,
     ) -> PyResult<u64> {
-        let lent = matrices.iter().map(|(name, rows)| Ok((matrix(&name.extract::<String>()?)?, lend(dtype, &rows)?)));
+        let lent = matrices
+            .iter()
+            .map(|(name, rows)| Ok((Matrix::from_name(&name.extract::<String>()?)?, lend(dtype, &rows)?)));
         let lent: Vec<(Matrix, Lent)> = lent.collect::<PyResult<_>>()?;
         let raw: Vec<(Matrix, RawRows)> = lent.iter().map(|(m, l)| Ok((*m, l.raw(dtype)?))).collect::<PyResult<_>>()?;
         let scale = column_scale.as_ref().map(|s| s.slice()).transpose()?;
@@ -91,6 +94,17 @@ impl StoreWriter {
     /// Fills the open file with random weights, without coding any: they depend on seed, file and shape alone.
     fn synthesize(&self, py: Python<'_>, seed: u64) -> PyResult<()> {
         Ok(py.detach(|| lock(&self.0).synthesize(seed))?)
+    }
+
+    /// Fills the open file with that of an open store of the same architecture and encoding, codes as they are; with an
+    /// order, uint32 [ffn], neuron order[i] of the layer becomes neuron i.
+    ///
+    /// Raises DamageError naming broken records of the source.
+    #[pyo3(signature = (source, order=None))]
+    fn copy(&self, py: Python<'_>, source: &Store, order: Option<In1<'_, u32>>) -> PyResult<()> {
+        let order = order.as_ref().map(|o| o.slice()).transpose()?;
+        let source = &source.0;
+        Ok(py.detach(|| lock(&self.0).copy(source, order))?)
     }
 
     /// Completes the open file: tables, header, fsync. Returns its entry as JSON, for adopt.
@@ -125,21 +139,6 @@ fn fill(manifest: &mut Manifest, directory: &std::path::Path, extra: Extra) -> R
     manifest.roots.extend(extra.roots);
     manifest.assets = extra.assets.into_iter().map(|name| store::asset(directory, name)).collect::<Result<_>>()?;
     Ok(())
-}
-
-fn matrix(name: &str) -> Result<Matrix> {
-    let known = [
-        Matrix::Q,
-        Matrix::K,
-        Matrix::V,
-        Matrix::O,
-        Matrix::Gate,
-        Matrix::Up,
-        Matrix::Down,
-        Matrix::Embed,
-        Matrix::Head,
-    ];
-    known.into_iter().find(|m| m.name() == name).ok_or_else(|| Error::usage(format!("there is no matrix {name:?}")))
 }
 
 fn lend<'py>(dtype: &str, rows: &Bound<'py, PyAny>) -> PyResult<Lent<'py>> {

@@ -3,6 +3,7 @@
 mod accept;
 mod canonical;
 mod catalog;
+mod copy;
 mod declared;
 mod digest;
 mod entries;
@@ -16,6 +17,7 @@ mod open;
 mod publish;
 mod regular;
 mod roots;
+mod rows;
 mod survey;
 mod synthetic;
 mod tile;

@@ -187,6 +187,21 @@ impl Store {
         self.trust(id, again)
     }
 
+    /// The same for records of a section whose checksums are one a record, listed by their ids.
+    pub(super) fn check_listed(&self, id: SectionId, ids: &[u32], bytes: &[u8]) -> Result<()> {
+        let layout = &self.section(id).layout;
+        if layout.check != 1 {
+            return Err(Error::Internal("listed records that share checksums"));
+        }
+        let stored = self.checksums(id, 0, layout.records)?;
+        let records = bytes.par_chunks(layout.stride).zip(ids);
+        let broken = records.find_map_first(|(bytes, unit)| {
+            let (unit, computed) = (*unit as usize, xxh3_64(bytes));
+            (computed != stored[unit]).then(|| self.damage(id, unit, stored[unit], computed))
+        });
+        broken.map_or_else(|| self.trust(id, false), Err)
+    }
+
     /// Checks a section's table at its first use, or again: one that came with other records since is not ours.
     fn trust(&self, id: SectionId, again: bool) -> Result<()> {
         let trusted = &self.section(id).trusted;

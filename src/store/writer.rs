@@ -173,6 +173,11 @@ impl StoreWriter {
         self.opened().map(|(open, layout)| (open.index, layout.clone()))
     }
 
+    /// Counts exact zeros of the open file, as its source did.
+    pub(super) fn count_zeros(&mut self, zeros: u64) {
+        self.open.iter_mut().for_each(|open| open.zeros += zeros);
+    }
+
     /// What the store codes, and how.
     pub(super) fn shape(&self) -> (&Architecture, &Encoding) {
         (&self.architecture, &self.encoding)
