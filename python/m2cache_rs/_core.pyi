@@ -229,6 +229,15 @@ class Store:
         """
         The directories that hold its files, the store itself first.
         """
+    def rows(self, /, layer: SupportsIndex | None, matrix: str, first: SupportsIndex, count: SupportsIndex, bits: SupportsIndex) -> NDArray[float32]:
+        """
+        Weights of records first..first + count of a matrix at 4, 8 or 16 bits, float32 [count, hidden], checked; layer is
+        None for embed and head.
+        """
+    def vector(self, /, layer: SupportsIndex | None, name: str) -> NDArray[float32]:
+        """
+        A norm gain or bias, float32 [n], checked; layer is None for norm.final.
+        """
     def verify(self, /, name: str, progress: Any | None = None) -> list[tuple[str, tuple[str, int, int] | None]]:
         """
         Checks one file (of weights, or an asset) whole: per damage a message and, where it lies in records, the section,
@@ -253,6 +262,13 @@ class StoreWriter:
     def begin(self, /, name: str) -> None:
         """
         Starts one file; its disk space is taken now.
+        """
+    def copy(self, /, source: Store, order: NDArray[uint32] | None = None) -> None:
+        """
+        Fills the open file with that of an open store of the same architecture and encoding, codes as they are; with an
+        order, uint32 [ffn], neuron order[i] of the layer becomes neuron i.
+
+        Raises DamageError naming broken records of the source.
         """
     def end(self, /) -> str:
         """
