@@ -59,6 +59,7 @@ impl Load {
             offset: random.below(blocks) * self.bytes as u64,
             buffers,
             token: 0,
+            urgent: false,
         };
         let slots = (0..self.depth as u32).map(|slot| Ok(vec![arena.write(SlotId(slot))?]));
         let first = slots.collect::<Result<Vec<_>>>()?.into_iter().map(&mut read).collect();

@@ -1,6 +1,7 @@
 //! Reading parts of files into leased slots. An operation owns its buffers until it is done; a dropped engine waits for
 //! what the system still works on.
 
+mod backlog;
 mod faults;
 pub mod faulty;
 mod handle;
@@ -50,6 +51,8 @@ pub struct Read {
     pub buffers: Vec<WriteLease>,
     /// The caller's mark, given back with the result.
     pub token: u64,
+    /// Whether it goes before those that are not and wait too: somebody waits for it already.
+    pub urgent: bool,
 }
 
 /// A read that ended: the buffers are full, or the error says why not.

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 use super::Source;
+use super::backlog::Backlog;
 use super::handle::Handle;
 use super::window::{Portion, length, window};
 use super::{Done, Read, Reader};
@@ -11,21 +12,28 @@ use rustix::io::{Errno, preadv};
 use std::io::IoSliceMut;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Reads in flight at once, each in a thread that sleeps in the kernel: enough for reads of 256 KiB (benches/NOTES.md).
 pub const THREADS: usize = 16;
 
-/// The engine: reads go to the threads by one channel and come back by another.
+/// The engine: reads go to the threads by a queue and come back by a channel.
 #[derive(Debug)]
 pub struct Psync {
-    /// None once the engine is being dropped.
-    reads: Option<Sender<Read>>,
+    queue: Arc<Queue>,
     ended: Receiver<Done>,
     in_flight: usize,
     closing: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Reads that wait for a thread.
+#[derive(Debug)]
+struct Queue {
+    reads: Mutex<Backlog<Read>>,
+    /// There are more, or the engine is being dropped.
+    news: Condvar,
 }
 
 /// What a thread needs.
@@ -33,7 +41,7 @@ pub struct Psync {
 struct Worker {
     handles: Arc<Vec<Handle>>,
     portion: Portion,
-    reads: Arc<Mutex<Receiver<Read>>>,
+    queue: Arc<Queue>,
     ended: Sender<Done>,
     closing: Arc<AtomicBool>,
 }
@@ -50,12 +58,11 @@ impl Psync {
     /// # Errors
     /// `Error::Usage` where the system allows no more threads.
     pub(super) fn new(handles: Arc<Vec<Handle>>, portion: Portion) -> Result<Psync> {
-        let (reads, queue) = channel();
+        let queue = Arc::new(Queue { reads: Mutex::new(Backlog::new()), news: Condvar::new() });
         let (sender, ended) = channel();
         let closing = Arc::new(AtomicBool::new(false));
-        let worker =
-            Worker { handles, portion, reads: Arc::new(Mutex::new(queue)), ended: sender, closing: closing.clone() };
-        let mut psync = Psync { reads: Some(reads), ended, in_flight: 0, closing, threads: vec![] };
+        let worker = Worker { handles, portion, queue: queue.clone(), ended: sender, closing: closing.clone() };
+        let mut psync = Psync { queue, ended, in_flight: 0, closing, threads: vec![] };
         for _ in 0..THREADS {
             psync.threads.push(start(worker.clone())?);
         }
@@ -72,20 +79,31 @@ fn start(worker: Worker) -> Result<JoinHandle<()>> {
     })
 }
 
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Backlog<Read>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Worker {
     fn work(&self) {
         while let Some(read) = self.next() {
             let token = read.token;
-            if !self.closing.load(Ordering::Relaxed) {
-                // Nobody listens any more when the engine is being dropped.
-                let _ = self.ended.send(Done { token, result: self.fill(read) });
-            }
+            // Nobody listens any more when the engine is being dropped.
+            let _ = self.ended.send(Done { token, result: self.fill(read) });
         }
     }
 
-    /// The next read; none once the engine is gone and the channel empty.
+    /// The next read; none once the engine is being dropped.
     fn next(&self) -> Option<Read> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+        let mut reads = self.queue.lock();
+        while !self.closing.load(Ordering::Relaxed) {
+            if let Some(read) = reads.pop() {
+                return Some(read);
+            }
+            reads = self.queue.news.wait(reads).unwrap_or_else(PoisonError::into_inner);
+        }
+        None
     }
 
     fn fill(&self, mut read: Read) -> Result<Vec<WriteLease>> {
@@ -112,9 +130,12 @@ impl Worker {
 
 impl Reader for Psync {
     fn submit(&mut self, batch: Vec<Read>) {
+        self.in_flight += batch.len();
+        let mut reads = self.queue.lock();
         for read in batch {
-            // The channel stays open while `self` holds its threads.
-            self.in_flight += usize::from(self.reads.as_ref().is_some_and(|to| to.send(read).is_ok()));
+            let urgent = read.urgent;
+            reads.push(read, urgent);
+            self.queue.news.notify_one();
         }
     }
 
@@ -139,8 +160,10 @@ impl Reader for Psync {
 
 impl Drop for Psync {
     fn drop(&mut self) {
+        let reads = self.queue.lock();
         self.closing.store(true, Ordering::Relaxed);
-        self.reads = None;
+        self.queue.news.notify_all();
+        drop(reads);
         // What a thread is reading just now ends first, and with it the use of its buffers.
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }

@@ -94,7 +94,7 @@ impl Asked {
             lease.truncate(*len);
             lease
         };
-        Read { file, offset, buffers: buffers.iter().map(lease).collect(), token }
+        Read { file, offset, buffers: buffers.iter().map(lease).collect(), token, urgent: token % 3 == 0 }
     }
 
     /// Checks a read that must have succeeded.
@@ -315,7 +315,7 @@ fn a_file_without_direct_io_is_read_with_a_note(choice: Choice) {
     assert!(about.len() == 1 && about[0].starts_with("/proc/version and 1 more: "), "{notes:?}");
     let mut buffer = arena.write(SlotId(0)).unwrap();
     buffer.truncate(5);
-    reader.submit(vec![Read { file: 0, offset: 0, buffers: vec![buffer], token: 1 }]);
+    reader.submit(vec![Read { file: 0, offset: 0, buffers: vec![buffer], token: 1, urgent: false }]);
     assert_eq!(&*reader.wait().unwrap().result.unwrap()[0], b"Linux");
 }
 

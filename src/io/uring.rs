@@ -3,6 +3,7 @@
 mod denied;
 mod operation;
 
+use super::backlog::Backlog;
 use super::handle::Handle;
 use super::window::Portion;
 use super::{Done, Read, Reader};
@@ -34,7 +35,7 @@ pub struct Uring {
     operations: Vec<Option<Operation>>,
     free: Vec<u32>,
     /// What waits for a place in the table.
-    backlog: VecDeque<Operation>,
+    backlog: Backlog<Operation>,
     ended: VecDeque<Done>,
     /// Why the ring takes no more calls.
     broken: Option<i32>,
@@ -64,7 +65,7 @@ impl Uring {
         };
         let operations = (0..DEPTH).map(|_| None).collect();
         let free = (0..DEPTH as u32).rev().collect();
-        let (backlog, ended) = (VecDeque::new(), VecDeque::new());
+        let (backlog, ended) = (Backlog::new(), VecDeque::new());
         Ok((Uring { ring, handles, portion, registered, operations, free, backlog, ended, broken: None }, note))
     }
 
@@ -75,7 +76,7 @@ impl Uring {
     /// Gives the kernel's queue what waits, as far as the table has places.
     fn start(&mut self) {
         while let Some(index) = self.free.pop() {
-            let Some(operation) = self.backlog.pop_front() else { return self.free.push(index) };
+            let Some(operation) = self.backlog.pop() else { return self.free.push(index) };
             let operation = self.operations[index as usize].insert(operation);
             let piece = self.registered.as_ref().map(|r| r.piece);
             let entry = operation.entry(&self.handles, self.portion, piece).user_data(u64::from(index));
@@ -120,7 +121,7 @@ impl Uring {
 
     fn completed(&mut self, operation: Operation, result: i32) {
         match operation.completed(result, &self.handles) {
-            Outcome::Again(operation) => self.backlog.push_front(operation),
+            Outcome::Again(operation) => self.backlog.push_first(operation),
             Outcome::Ended(done) => self.ended.push_back(done),
         }
     }
@@ -139,7 +140,7 @@ impl Uring {
     }
 
     fn refuse(&mut self, errno: i32) {
-        self.ended.extend(self.backlog.drain(..).map(|operation| operation.failed(errno, &self.handles)));
+        self.ended.extend(self.backlog.drain().map(|operation| operation.failed(errno, &self.handles)));
     }
 
     /// Starts what waits; the kernel hears of it without being waited for.
@@ -160,7 +161,10 @@ impl Reader for Uring {
     fn submit(&mut self, batch: Vec<Read>) {
         for read in batch {
             match Operation::begin(read, &self.handles) {
-                Outcome::Again(operation) => self.backlog.push_back(operation),
+                Outcome::Again(operation) => {
+                    let urgent = operation.is_urgent();
+                    self.backlog.push(operation, urgent);
+                }
                 Outcome::Ended(done) => self.ended.push_back(done),
             }
         }
@@ -190,11 +194,11 @@ impl Reader for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        self.backlog.clear();
+        self.backlog.drain().for_each(drop);
         while self.in_flight() > 0 {
             self.enter(1);
             // What would have to be continued is not wanted any more.
-            self.backlog.clear();
+            self.backlog.drain().for_each(drop);
         }
     }
 }
@@ -248,14 +252,21 @@ mod tests {
             Ok(opened) => opened,
             Err(why) => return std::io::stderr().write_all(format!("SKIPPED io::uring: {why}\n").as_bytes()).unwrap(),
         };
-        let read =
-            |slot| Read { file: 0, offset: 0, buffers: vec![arena.write(SlotId(slot)).unwrap()], token: slot.into() };
-        uring.backlog.extend((0..150).filter_map(|slot| match Operation::begin(read(slot), &uring.handles) {
-            Outcome::Again(operation) => Some(operation),
-            Outcome::Ended(_) => None,
-        }));
+        let read = |slot| {
+            let buffers = vec![arena.write(SlotId(slot)).unwrap()];
+            Read { file: 0, offset: 0, buffers, token: slot.into(), urgent: slot == 149 }
+        };
+        for slot in 0..150 {
+            let Outcome::Again(operation) = Operation::begin(read(slot), &uring.handles) else { panic!("ended") };
+            let urgent = operation.is_urgent();
+            uring.backlog.push(operation, urgent);
+        }
         uring.start();
         assert_eq!((uring.in_flight(), uring.backlog.len()), (DEPTH, 150 - DEPTH));
+        assert!(
+            uring.operations.iter().flatten().any(Operation::is_urgent),
+            "the last, before those that came earlier"
+        );
         uring.give_up(libc::EBADF);
         uring.submit((150..200).map(read).collect());
         let ended: Vec<Done> = std::iter::from_fn(|| uring.wait()).collect();

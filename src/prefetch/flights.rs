@@ -42,7 +42,8 @@ impl Flights {
     pub fn add(&mut self, flight: Flight, buffer: WriteLease) -> ReadId {
         self.next += 1;
         let (offset, ..) = flight.want.covered();
-        self.batch.push(Read { file: flight.want.file, offset, buffers: vec![buffer], token: self.next });
+        let (file, urgent) = (flight.want.file, flight.way != Way::Scheduled);
+        self.batch.push(Read { file, offset, buffers: vec![buffer], token: self.next, urgent });
         self.flying.insert(self.next, flight);
         self.next
     }

@@ -5,7 +5,7 @@ use super::want::Span;
 use crate::io::ALIGN;
 
 /// What a read costs beside its bytes, in bytes that the disk brings in that time (benches/NOTES.md, reads of runs).
-pub const REQUEST: usize = 16 << 10;
+pub const REQUEST: usize = 32 << 10;
 
 /// The cheapest reads that bring some records, rising places in their block: each costs its pages and `request` bytes. No
 /// two of them share a page.

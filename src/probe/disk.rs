@@ -159,5 +159,5 @@ fn arena() -> Result<Arc<Arena>> {
 
 fn next(walk: &mut Walk, buffer: WriteLease) -> Read {
     let (file, offset) = walk.next_block();
-    Read { file, offset, buffers: vec![buffer], token: 0 }
+    Read { file, offset, buffers: vec![buffer], token: 0, urgent: false }
 }

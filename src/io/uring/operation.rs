@@ -51,6 +51,11 @@ impl Operation {
         }
     }
 
+    /// Whether somebody waits for it already.
+    pub fn is_urgent(&self) -> bool {
+        self.read.urgent
+    }
+
     /// The entry that reads what is left; `registered` is the slab that the ring knows. It points into the operation.
     pub fn entry(&mut self, handles: &[Handle], portion: Portion, registered: Option<usize>) -> squeue::Entry {
         let fd = types::Fixed(2 * self.file as u32 + u32::from(!handles[self.file].is_direct(&self.read, self.done)));
@@ -144,7 +149,8 @@ mod tests {
         let (handles, _) = Handle::open_all(vec![source]).unwrap();
         let arena = Arena::new(&[&[ALIGN; 8]]).unwrap();
         let lease = |first, count| arena.write(Run { first: SlotId(first), count }).unwrap();
-        let read = Read { file: 0, offset: 0, buffers: vec![lease(0, 1), lease(1, 2), lease(5, 2)], token: 7 };
+        let read =
+            Read { file: 0, offset: 0, buffers: vec![lease(0, 1), lease(1, 2), lease(5, 2)], token: 7, urgent: false };
         let Outcome::Again(operation) = Operation::begin(read, &handles) else { panic!("ended") };
         (file, arena, handles, operation)
     }
@@ -176,7 +182,7 @@ mod tests {
         let Outcome::Again(mut again) = operation.completed(-libc::ECANCELED, &handles) else { panic!("ended") };
         assert!(!is_left(again.entry(&handles, Portion::Whole, None)), "no thread took it");
         drop(again);
-        let read = Read { file: 0, offset: 0, buffers: vec![arena.write(SlotId(1)).unwrap()], token: 7 };
+        let read = Read { file: 0, offset: 0, buffers: vec![arena.write(SlotId(1)).unwrap()], token: 7, urgent: false };
         let Outcome::Again(mut second) = Operation::begin(read, &handles) else { panic!("ended") };
         assert!(!is_left(second.entry(&handles, Portion::Whole, None)), "its pages are there");
     }
