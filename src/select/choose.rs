@@ -1,6 +1,6 @@
 //! Active sets from scores.
 
-use super::rank::{Point, key, points};
+use super::rank::{Point, keys_into, points};
 use super::set::{ActiveSet, COLUMNS};
 use crate::config::Cut;
 use crate::types::CHUNK;
@@ -13,31 +13,34 @@ use crate::types::CHUNK;
 /// If scores are not whole rows, of at most [`COLUMNS`] tokens.
 pub fn choose(scores: &[f32], neurons: usize, cut: &Cut, set: &mut ActiveSet) {
     assert!(scores.len().is_multiple_of(neurons), "scores that are no rows of {neurons}");
-    let columns = scores.len() / neurons;
-    set.clear(columns, neurons);
+    set.clear(scores.len() / neurons, neurons);
     let mut cuts = [[Point::NOWHERE; 3]; COLUMNS];
+    let mut keys = Vec::with_capacity(neurons);
     for (to, scores) in cuts.iter_mut().zip(scores.chunks_exact(neurons)) {
-        *to = points(scores, cut);
+        keys_into(scores, &mut keys);
+        *to = points(&keys, cut);
     }
     for (chunk, bands) in set.chunks.iter_mut().enumerate() {
-        let first = chunk * CHUNK;
+        let places = chunk * CHUNK..neurons.min((chunk + 1) * CHUNK);
         let mut used = [[0; CHUNK]; 3];
         for (n, scores) in scores.chunks_exact(neurons).enumerate() {
-            mark(&mut used, &scores[first..neurons.min(first + CHUNK)], first, &cuts[n], 1 << n);
+            // Made again: those of all tokens together would not stay in the caches.
+            keys_into(&scores[places.clone()], &mut keys);
+            mark(&keys, places.start, cuts[n], 1 << n, &mut used);
         }
-        bands.iter_mut().zip(&used).for_each(|(band, used)| band.fill(used));
+        let bands = bands.iter_mut().zip(&used).filter(|(band, _)| cut.uses(band.level));
+        bands.for_each(|(band, used)| band.fill(used));
     }
 }
 
-/// Sets `bit` of neurons from `first` on at their level. Without branches: half of them would be foretold wrongly.
-fn mark(used: &mut [[u32; CHUNK]; 3], scores: &[f32], first: usize, points: &[Point; 3], bit: u32) {
+/// Sets `bit` of a token's neurons from `first` on at their level.
+fn mark(keys: &[i32], first: usize, points: [Point; 3], bit: u32, used: &mut [[u32; CHUNK]; 3]) {
+    for (point, used) in points.iter().zip(used.iter_mut()).filter(|(point, _)| **point != Point::NOWHERE) {
+        point.mark(keys, first, bit, used);
+    }
     let [fine, middle, coarse] = used;
-    let bits = fine.iter_mut().zip(middle).zip(coarse);
-    for (i, (((fine, middle), coarse), score)) in bits.zip(scores).enumerate() {
-        let (key, id) = (key(*score), (first + i) as i32);
-        let [at16, at8, at4] = points.map(|point| point.reached(key, id));
-        *fine |= bit * u32::from(at16);
-        *middle |= bit * u32::from(at8 & !at16);
-        *coarse |= bit * u32::from(at4 & !at8 & !at16);
+    for ((fine, middle), coarse) in fine.iter().zip(middle).zip(coarse) {
+        *middle &= !(fine & bit);
+        *coarse &= !((fine | *middle) & bit);
     }
 }

@@ -45,7 +45,8 @@ impl ActiveSet {
         let used = u32::MAX.checked_shr((COLUMNS - columns) as u32).unwrap_or(0);
         for (chunk, bands) in set.chunks.iter_mut().enumerate() {
             let count = CHUNK.min(neurons - chunk * CHUNK);
-            bands[LEVELS.len() - level.plane_count()].fill(&vec![used; count]);
+            let of = |id| if id < count { used } else { 0 };
+            bands[LEVELS.len() - level.plane_count()].fill(&std::array::from_fn(of));
         }
         set
     }
@@ -110,16 +111,16 @@ impl Band {
         self.used.clear();
     }
 
-    /// Becomes the neurons of which `used` has a bit. All are written and those without moved over: no branch to foretell.
-    pub(super) fn fill(&mut self, used: &[u32]) {
-        self.ids.resize(used.len(), 0);
-        self.used.resize(used.len(), 0);
-        let mut have = 0;
-        for (id, bits) in used.iter().enumerate() {
-            (self.ids[have], self.used[have]) = (id as u32, *bits);
-            have += usize::from(*bits != 0);
+    /// Becomes the neurons of which `used` has a bit. All are written and those without written over: no branch to
+    /// foretell.
+    pub(super) fn fill(&mut self, used: &[u32; CHUNK]) {
+        self.clear();
+        let (mut ids, mut bits, mut have) = ([0; CHUNK], [0; CHUNK], 0);
+        for (id, used) in used.iter().enumerate() {
+            (ids[have % CHUNK], bits[have % CHUNK]) = (id as u32, *used);
+            have += usize::from(*used != 0);
         }
-        self.ids.truncate(have);
-        self.used.truncate(have);
+        self.ids.extend_from_slice(&ids[..have]);
+        self.used.extend_from_slice(&bits[..have]);
     }
 }

@@ -66,7 +66,8 @@ fn cut() -> impl Strategy<Value = Cut> {
         scores.sort_by(|a, b| b.partial_cmp(a).unwrap());
         Cut::Above(Above { scores, most })
     });
-    prop_oneof![[0usize..300, 0usize..300, 0usize..300].prop_map(Cut::Top), above]
+    let count = || prop_oneof![1 => Just(0), 3 => 0usize..300];
+    prop_oneof![[count(), count(), count()].prop_map(Cut::Top), above]
 }
 
 /// Scores of up to four tokens.
