@@ -281,7 +281,7 @@ def test_the_table_of_stats_adds_up(tale: Path) -> None:
         stats = model.stats()
     found = {one.name: one for one in accounts(stats)}
     assert stats["passes"] == 5
-    for name in ("hit_bytes", "read_bytes", "aligned_bytes", "unused_bytes", "reads"):
+    for name in ("hit_bytes", "read_bytes", "aligned_bytes", "gap_bytes", "unused_bytes", "reads"):
         whole = getattr(found["all"], name)
         assert sum(getattr(found[part], name) for part in PARTS) == whole
         assert sum(getattr(one, name) for key, one in found.items() if key[:5] in ("layer", "ends")) == whole

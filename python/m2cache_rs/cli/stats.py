@@ -40,7 +40,8 @@ def table(stats: Mapping[str, Any], read: Callable[[int], float] | None) -> Iter
 
 
 def _line(one: Account, passes: int, read: Callable[[int], float] | None) -> str:
-    sizes = (one.touched_bytes, one.hit_bytes, one.read_bytes, one.aligned_bytes, one.unused_bytes)
+    beside = one.aligned_bytes + one.gap_bytes
+    sizes = (one.touched_bytes, one.hit_bytes, one.read_bytes, beside, one.unused_bytes)
     cells = [format_size(size / passes) for size in sizes]
     cells += [f"{count / passes:.1f}" for count in (one.reads, one.stalls)]
     cells += [_milliseconds(time, passes) for time in (one.wait_seconds, one.compute_seconds)]

@@ -14,7 +14,16 @@ PARTS = {
     "feed-forward": ("gate", "up", "down"),
     "head and embedding": ("head", "embed"),
 }
-_SUMS = ("hit_bytes", "read_bytes", "aligned_bytes", "unused_bytes", "reads", "stalls", "wait_seconds")
+_SUMS = (
+    "hit_bytes",
+    "read_bytes",
+    "aligned_bytes",
+    "gap_bytes",
+    "unused_bytes",
+    "reads",
+    "stalls",
+    "wait_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,8 @@ class Account:
     """What one part, one layer or everything did, over all passes.
 
     `read_bytes` were read and used, `aligned_bytes` beside them because reads begin and end on pages,
-    `unused_bytes` ahead and in vain, or not asked for yet. `compute_seconds` is None where it is not told
+    `gap_bytes` between them because one read of neighbours is cheaper than two, `unused_bytes` ahead and in
+    vain, or not asked for yet. `compute_seconds` is None where it is not told
     apart (by part).
     """
 
@@ -30,6 +40,7 @@ class Account:
     hit_bytes: int
     read_bytes: int
     aligned_bytes: int
+    gap_bytes: int
     unused_bytes: int
     reads: int
     stalls: int
