@@ -4,10 +4,10 @@
 //! `cargo bench --bench attention [-- --quick] [PARTS OF ROW NAMES]`; `M2CACHE_ISA` chooses the set.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use m2cache_rs::kernels::attention::{Heads, Tokens, attend};
+use m2cache_rs::kernels::attention::{Heads, attend};
 use m2cache_rs::kernels::{Isa, peak, stream};
 use m2cache_rs::kv::{HeadView, KvCache, KvKind, Rope, SequenceId, Shape};
-use m2cache_rs::types::LayerId;
+use m2cache_rs::types::{Kind, LayerId, Tokens};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::hint::black_box;
 use std::time::Instant;
@@ -74,7 +74,7 @@ impl Filled {
             layer = (layer + 1) % layers;
             let view = |head| cache.read(LayerId(layer as u32), *id, head).unwrap();
             let views: Vec<HeadView> = (0..heads.kv_heads).map(view).collect();
-            let tokens = Tokens { sequences: &sequences, positions: &at };
+            let tokens = Tokens { sequences: &sequences, positions: &at, kind: Kind::Decode };
             pool.install(|| attend(isa, heads, &q, tokens, |_, h| views[h].blocks(), black_box(&mut out)));
         };
         let (bound, amount) = match count {

@@ -217,6 +217,12 @@ impl Architecture {
         if self.gated { &[Matrix::Gate, Matrix::Up, Matrix::Down] } else { &[Matrix::Up, Matrix::Down] }
     }
 
+    /// Those of them that are multiplied with the input: all but down.
+    pub fn ahead_matrices(&self) -> &'static [Matrix] {
+        let all = self.ffn_matrices();
+        &all[..all.len() - 1]
+    }
+
     /// Records of a matrix (each `hidden` long).
     pub fn records(&self, matrix: Matrix) -> usize {
         match matrix {

@@ -89,6 +89,16 @@ impl Level {
         &Plane::ALL[..self.plane_count()]
     }
 
+    /// The level that reads so many planes, if there is one.
+    pub const fn of_planes(count: usize) -> Option<Level> {
+        match count {
+            1 => Some(Level::L4),
+            2 => Some(Level::L8),
+            3 => Some(Level::L16),
+            _ => None,
+        }
+    }
+
     /// How many planes this level reads.
     pub const fn plane_count(self) -> usize {
         match self {
@@ -185,6 +195,18 @@ pub enum Kind {
     Prompt,
     /// One that follows: by the recipe's FFN.
     Decode,
+}
+
+/// The tokens of a call: what they are, and where they stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// Sequence of every token.
+    pub sequences: &'a [u32],
+    /// Position of every token in its sequence. (An engine takes a sequence's tokens in order, continuing what its cache
+    /// holds.)
+    pub positions: &'a [u32],
+    /// What all of them are.
+    pub kind: Kind,
 }
 
 /// A decoder layer, counted from the input.

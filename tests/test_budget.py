@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from m2cache_rs import BudgetError, Model, UsageError, _core
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Costs, Levels, Weights
+from m2cache_rs.runtime.budget import Costs, Levels, Weights, dense
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.wish import Wish, choose
@@ -203,7 +203,7 @@ def test_threads_are_charged_what_their_levels_keep() -> None:
     tall = replace(architecture_of(SMALL)[1], hidden=4096)
 
     def each(levels: Levels, act: str, rows: int = 256, logits: int = 1) -> int:
-        less, more = (_core.scratch_bytes(tall.to_json(), levels, act, rows, logits, 64, n) for n in (64, 65))
+        less, more = (_core.scratch_bytes(tall.to_json(), dense(levels), act, rows, logits, 64, n) for n in (64, 65))
         return more - less
 
     coarse, fine, mixed = (4, 4, 4, 4), BEST, (4, 4, 16, 16)
@@ -213,7 +213,7 @@ def test_threads_are_charged_what_their_levels_keep() -> None:
     assert each(coarse, "auto", 32) < each(coarse, "auto", 256)
     for threads in (0, 1025):
         with pytest.raises(UsageError, match=f"threads is {threads}"):
-            _core.scratch_bytes(tall.to_json(), coarse, "auto", 1, 1, 1, threads)
+            _core.scratch_bytes(tall.to_json(), dense(coarse), "auto", 1, 1, 1, threads)
 
 
 @pytest.fixture

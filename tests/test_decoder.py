@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +23,7 @@ class Toy:
         self.table = rng.integers(-3, 4, (VOCAB, HIDDEN)).astype(np.float32)
         self.seen: dict[int, list[list[NDArray[np.float32]]]] = {}
         self.sizes: list[int] = []
+        self.prompts: list[tuple[int, bool]] = []
         self.fail_at: tuple[int, int] | None = None
         self.error: BaseException = OSError("the disk is gone")
 
@@ -43,8 +45,8 @@ class Toy:
     def free(self, sequence: int) -> None:
         self.seen[sequence] = [[] for _ in range(LAYERS)]
 
-    def follow(self, layers: tuple[int, int], head: bool) -> None:
-        self.followed = (layers, head)
+    def follow(self, layers: tuple[int, int], head: bool, prompt: bool = False) -> None:
+        self.followed = (layers, head, prompt)
 
     def embed(self, tokens: NDArray[np.uint32]) -> NDArray[np.float32]:
         self.sizes.append(len(tokens))
@@ -63,7 +65,12 @@ class Toy:
             out[row] = np.sum(past, axis=0) % 5
         return out
 
-    def ffn(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def ffn(
+        self, layer: int, x: NDArray[np.float32], chunks: None = None, prompt: bool = False
+    ) -> NDArray[np.float32]:
+        assert prompt == self.followed[2]
+        if layer == 0:
+            self.prompts.append((len(x), prompt))
         return (x * (layer + 2)) % 7
 
     def layers(
@@ -72,10 +79,11 @@ class Toy:
         x: NDArray[np.float32],
         sequences: NDArray[np.uint32],
         positions: NDArray[np.uint32],
+        prompt: bool = False,
     ) -> NDArray[np.float32]:
         for layer in range(*span):
             x = x + self.attention(layer, x, sequences, positions)
-            x = x + self.ffn(layer, x)
+            x = x + self.ffn(layer, x, prompt=prompt)
         return x
 
     def head(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,6 +126,17 @@ def test_decode_batches_and_kinds_in_one_batch() -> None:
         np.array([5, 6, 7] + [9] * 50 + [1, 2, 1, 2], np.uint32), sequences, kinds, tokens=batch.tokens
     )
     assert [(p.start, p.stop) for p in pieces(batch)] == [(0, 3), (3, 35), (35, 53), (53, 55), (55, 57)]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_calls_are_told_whether_their_rows_are_a_prompts(watched: bool) -> None:
+    toy = Toy()
+    decoder = Decoder(toy, LAYERS, observer=(lambda *_: None) if watched else None)
+    kinds = [Kind.PROMPT] * 3 + [Kind.DECODE, Kind.DRAFT] * 2 + [Kind.PROMPT] * 2
+    sequence = toy.create(np.ones(1, np.float32), 1.0)
+    batch = Batch.run(np.zeros(len(kinds), np.uint32), sequence, 0, Kind.PROMPT)
+    decoder.forward(replace(batch, kinds=np.array(kinds, np.uint8)))
+    assert toy.prompts == [(3, True), (4, False), (2, True)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(Kind), st.integers(1, 300)), max_size=6))

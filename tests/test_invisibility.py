@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from m2cache_rs import Model
 from m2cache_rs._core import Engine, Store
 from m2cache_rs.errors import BudgetError
+from m2cache_rs.runtime.budget import dense
 from m2cache_rs.runtime.decoder import Batch, Kind
 from numpy.typing import NDArray
 
@@ -72,11 +73,11 @@ def test_budget_verification_threads_and_path(
 
 
 def test_the_least_cache_that_is_named_is_the_least(small: Path) -> None:
-    levels = (16, 16, 16, 16)
+    recipe = dense((16, 16, 16, 16))
     _, least = needs(small, 16)
-    Engine(Store(str(small)), levels, cache=least)
+    Engine(Store(str(small)), recipe, cache=least)
     with pytest.raises(BudgetError, match=str(least)):
-        Engine(Store(str(small)), levels, cache=least - 1)
+        Engine(Store(str(small)), recipe, cache=least - 1)
 
 
 def feed(model: Model, cuts: Sequence[int], kinds: Sequence[Kind]) -> Row:

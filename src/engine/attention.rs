@@ -2,19 +2,18 @@
 
 use super::sum::BranchSum;
 use super::threads::{each, pooled, together};
-use super::walk::WalkId;
+use super::walk::{Part, WalkId};
 use super::weights::Leased;
 use super::{Branch, Engine, check_chunks};
 use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;
-pub use crate::kernels::attention::Tokens;
 use crate::kernels::attention::{Heads, attend};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project_all};
 use crate::kernels::rope::Rotation;
 use crate::kv::{HeadView, KvCache, SequenceId};
 use crate::quant::Rows;
-use crate::types::{CHUNK, LayerId, Matrix};
+use crate::types::{CHUNK, LayerId, Matrix, Tokens};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -51,7 +50,7 @@ impl Engine {
             return Err(Error::usage(format!("{count} rows need as many sequences and positions")));
         }
         let range = check_chunks(groups.clone(), self.arch.kv_heads, "KV-head groups")?;
-        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_attn, self.levels.attn);
+        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_attn, &[self.recipe.attn]);
         let mixed = self.mix(layer, &inputs, kv, tokens, &range)?;
         self.output(layer, &mixed, count, &range, groups.is_some())
     }
@@ -91,7 +90,7 @@ impl Engine {
     fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
         let Engine { cpu, weights, vectors, .. } = self;
         let (bias, mut out) = (vectors.layer(layer)?.bias(matrix), vec![0.0; rows.len() * inputs.columns]);
-        weights.visit(WalkId::of(layer, matrix)?, chunks(&rows), together(inputs.columns), |run| {
+        weights.visit(WalkId::Layer(layer, Part::Attention(matrix)), chunks(&rows), together(inputs.columns), |run| {
             let parts = cuts(run, matrix, &rows)?;
             let mut panels: Vec<Panel> =
                 parts.iter().map(|(_, part)| Panel::new(part.records, inputs.columns)).collect();
@@ -122,7 +121,7 @@ impl Engine {
         let mut total = BranchSum::new(partial, count, arch.hidden, vectors.layer(layer)?.bias(Matrix::O));
         // The sum of a group that goes on in the next chunk.
         let mut open = None;
-        weights.visit(WalkId::of(layer, Matrix::O)?, chunks(&rows), together(count), |run| {
+        weights.visit(WalkId::Layer(layer, Part::Attention(Matrix::O)), chunks(&rows), together(count), |run| {
             let parts = cuts(run, Matrix::O, &rows)?;
             let pieces: Vec<(usize, Rows)> = parts.iter().flat_map(|(at, part)| pieces(*at, part, group)).collect();
             let groups = pieces.chunk_by(|(a, _), (b, _)| a / group == b / group);

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::schedule::EMBEDDINGS;
 use super::threads::{pooled, together};
+use super::walk::WalkId;
 use crate::error::{Error, Result};
 use crate::kernels::panel::Panel;
 use crate::kernels::project::project_all;
@@ -44,11 +45,11 @@ impl Engine {
     }
 
     fn logits(&mut self, x: &[f32], count: usize) -> Result<Vec<f32>> {
-        let inputs = self.normed(x, self.vectors.norm_final(), self.levels.head);
+        let inputs = self.normed(x, self.vectors.norm_final(), &[self.recipe.head]);
         let Engine { arch, cpu, weights, .. } = self;
         let (matrix, mut out) = (arch.head_matrix(), vec![0.0; arch.vocab * count]);
-        let (walk, chunks) = (weights.schedule().head(), 0..arch.vocab.div_ceil(CHUNK));
-        weights.visit(walk, chunks, together(count), |run| {
+        let chunks = 0..arch.vocab.div_ceil(CHUNK);
+        weights.visit(WalkId::Head, chunks, together(count), |run| {
             let rows = run.iter().map(|leased| leased.rows(matrix)).collect::<Result<Vec<_>>>()?;
             let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.records, count)).collect();
             project_all(cpu, &inputs, rows.iter().zip(&mut panels).map(|job| [job]));

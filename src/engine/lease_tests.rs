@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use super::schedule::EMBEDDINGS;
-use super::schedule::tests::{architecture, encoding, levels};
-use super::walk::WalkId;
+use super::schedule::tests::{architecture, dense, encoding};
+use super::walk::{Part, WalkId};
 use super::weights::{Leased, Weights};
 use super::{Arithmetic, Choice, Needs, Options, Verify};
 use crate::error::Error;
 use crate::store::{Store, StoreWriter};
-use crate::types::{CHUNK, Matrix};
+use crate::types::{CHUNK, Level, Matrix};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ fn stored(directory: &Path) -> Arc<Store> {
 /// Its weights under the least cache, or with room for all.
 fn weights(store: &Arc<Store>, bits: u32, all: bool) -> Weights {
     let manifest = &store.manifest;
-    let needs = Needs::of(&manifest.architecture, &manifest.encoding, levels(bits)).unwrap();
+    let needs = Needs::of(&manifest.architecture, &manifest.encoding, &dense(bits)).unwrap();
     let options = Options {
-        levels: levels(bits),
+        recipe: dense(bits),
         arithmetic: Arithmetic::Integer,
         cache: Some(if all { needs.all } else { needs.least }),
         verify: Verify::First,
@@ -44,6 +44,12 @@ fn weights(store: &Arc<Store>, bits: u32, all: bool) -> Weights {
         lookahead: None,
     };
     Weights::new(store.clone(), &options).unwrap()
+}
+
+/// The walk of a matrix of a layer of a dense model.
+fn walk(layer: usize, matrix: Matrix, bits: u32) -> WalkId {
+    let ffn = [Matrix::Gate, Matrix::Up, Matrix::Down].contains(&matrix);
+    WalkId::Layer(layer, if ffn { Part::Ffn(Level::from_bits(bits).unwrap()) } else { Part::Attention(matrix) })
 }
 
 /// Compares all planes of a matrix's leased records with the file.
@@ -70,7 +76,7 @@ fn a_lease_is_what_lies_in_the_store() {
         for layer in 0..LAYERS {
             for matrices in [&[Matrix::O][..], &[Matrix::Gate, Matrix::Up, Matrix::Down]] {
                 for chunk in 0..store.manifest.architecture.records(matrices[0]).div_ceil(CHUNK) {
-                    let leased = weights.lease(WalkId::of(layer, matrices[0]).unwrap(), chunk).unwrap();
+                    let leased = weights.lease(walk(layer, matrices[0], bits), chunk).unwrap();
                     matrices.iter().for_each(|matrix| check(&store, Some(layer), *matrix, &leased));
                 }
             }
@@ -88,12 +94,11 @@ fn a_visit_takes_every_chunk_once_and_in_order() {
     let store = stored(directory.path());
     for (all, most, runs) in [(false, 5, vec![1, 1, 1]), (true, 5, vec![3]), (true, 2, vec![2, 1])] {
         let mut weights = weights(&store, 4, all);
-        let head = weights.schedule().head();
-        let mut sizes = vec![];
+                let mut sizes = vec![];
         for _ in 0..2 {
             let mut seen = vec![];
             sizes.clear();
-            let visit = weights.visit(head, 0..3, most, |run| {
+            let visit = weights.visit(WalkId::Head, 0..3, most, |run| {
                 seen.extend(run.iter().map(Leased::records));
                 sizes.push(run.len());
                 Ok(())
@@ -111,14 +116,14 @@ fn a_visit_takes_every_chunk_once_and_in_order() {
 fn an_error_ends_a_visit_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let mut weights = weights(&stored(directory.path()), 8, false);
-    let (head, mut visits) = (weights.schedule().head(), 0);
-    let visit = weights.visit(head, 0..3, 1, |_| {
+    let mut visits = 0;
+    let visit = weights.visit(WalkId::Head, 0..3, 1, |_| {
         visits += 1;
         if visits == 2 { Err(Error::usage("enough")) } else { Ok(()) }
     });
     assert_eq!(visit.unwrap_err().to_string(), Error::usage("enough").to_string());
     assert_eq!(visits, 2);
-    assert_eq!(weights.lease(head, 2).unwrap().records(), 512..VOCAB);
+    assert_eq!(weights.lease(WalkId::Head, 2).unwrap().records(), 512..VOCAB);
 }
 
 #[test]
@@ -126,15 +131,15 @@ fn what_is_not_there_is_no_lease() {
     let directory = tempfile::tempdir().unwrap();
     let mut weights = weights(&stored(directory.path()), 4, false);
     let internal = |error: Error| matches!(error, Error::Internal(_));
-    assert!(internal(weights.lease(WalkId::of(0, Matrix::Q).unwrap(), 1).err().unwrap()), "a chunk behind the last");
-    for matrix in [Matrix::Embed, Matrix::Head] {
-        assert!(internal(WalkId::of(0, matrix).err().unwrap()), "a walk of a layer for {matrix:?}");
+    assert!(internal(weights.lease(walk(0, Matrix::Q, 4), 1).err().unwrap()), "a chunk behind the last");
+    for part in [Part::Attention(Matrix::Embed), Part::Ffn(Level::L8), Part::Scan(Level::L4), Part::Rest] {
+        assert!(internal(weights.lease(WalkId::Layer(0, part), 0).err().unwrap()), "{part:?} of a layer");
     }
     assert!(
-        internal(weights.lease(WalkId::of(LAYERS, Matrix::K).unwrap(), 0).err().unwrap()),
+        internal(weights.lease(walk(LAYERS, Matrix::K, 4), 0).err().unwrap()),
         "a layer behind the last"
     );
-    let leased = weights.lease(WalkId::of(1, Matrix::V).unwrap(), 0).unwrap();
+    let leased = weights.lease(walk(1, Matrix::V, 4), 0).unwrap();
     assert!(internal(leased.rows(Matrix::Q).err().unwrap()), "a matrix of another walk");
 }
 
@@ -149,7 +154,7 @@ fn damage_names_its_records_and_leaves_the_rest_usable() {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[!byte[0]], at).unwrap();
-    let (mut weights, ffn) = (weights(&store, 4, false), WalkId::of(1, Matrix::Up).unwrap());
+    let (mut weights, ffn) = (weights(&store, 4, false), walk(1, Matrix::Up, 4));
     let told = weights.lease(ffn, 1).err().unwrap().to_string();
     assert!(told.contains("record 300"), "{told}");
     for chunk in [0, 2] {

@@ -9,31 +9,35 @@ mod ends;
 mod ffn;
 #[cfg(test)]
 mod lease_tests;
+mod needs;
+mod neurons;
+mod parts;
 mod report;
 mod schedule;
 mod scratch;
 mod sum;
 mod threads;
+mod touched;
 mod vectors;
 mod walk;
 mod weights;
 
 pub use crate::io::Choice;
 pub use crate::kernels::Arithmetic;
-pub use attention::Tokens;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
-pub use schedule::{Needs, RING_BYTES, usual_ring};
+pub use needs::Needs;
+pub use schedule::{RING_BYTES, usual_ring};
 pub use scratch::Run;
 pub use weights::Verify;
 
-use crate::config::Architecture;
+use crate::config::{Architecture, Recipe};
 use crate::error::{Error, Result};
 use crate::kernels::norm::rms_norm;
 use crate::kernels::project::Inputs;
 use crate::kernels::{Cpu, Isa};
 use crate::kv::KvCache;
 use crate::store::Store;
-use crate::types::{Level, Levels};
+use crate::types::{Kind, Level, Tokens};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -42,13 +46,13 @@ use vectors::Vectors;
 use weights::Weights;
 
 /// What an engine is opened with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// Dense recipe.
-    pub levels: Levels,
+    /// What is computed.
+    pub recipe: Recipe,
     /// What levels 4 and 8 are computed in.
     pub arithmetic: Arithmetic,
-    /// Weight cache in bytes; none holds every weight the levels read.
+    /// Weight cache in bytes; none holds every weight the recipe reads.
     pub cache: Option<u64>,
     /// When records are checked against their checksums.
     pub verify: Verify,
@@ -72,7 +76,7 @@ pub enum Branch {
 /// An open model.
 pub struct Engine {
     arch: Architecture,
-    levels: Levels,
+    recipe: Recipe,
     cpu: Cpu,
     weights: Weights,
     vectors: Vectors,
@@ -81,29 +85,30 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a store at the levels of `options`.
+    /// Opens a store under the recipe of `options`.
     ///
     /// # Errors
-    /// `Error::CacheTooSmall` naming the least cache; `Error::Usage` for planes that are not stored or zero threads; the
-    /// store's own.
+    /// `Error::CacheTooSmall` naming the least cache; `Error::Usage` for a recipe that is none for the model, planes that
+    /// are not stored or zero threads; the store's own.
     pub fn new(store: Arc<Store>, options: Options) -> Result<Engine> {
         let arch = store.manifest.architecture.clone();
+        options.recipe.validate(&arch)?;
         let pool = Arc::new(threads::pool(options.threads)?);
         let vectors = Vectors::load(&store)?;
         let weights = Weights::new(store, &options)?;
         let spent = vec![Duration::ZERO; arch.layers + 1];
         let cpu = Cpu::new(Isa::chosen()?, options.arithmetic, pool);
-        Ok(Engine { arch, levels: options.levels, cpu, weights, vectors, spent })
+        Ok(Engine { arch, recipe: options.recipe, cpu, weights, vectors, spent })
     }
 
-    /// Says what the next calls are: layers in order, then the head or not, and the same again. Reading ahead follows it;
-    /// results do not depend on it.
+    /// Says what the next calls are: layers in order with tokens of a kind, then the head or not, and the same again.
+    /// Reading ahead follows it; results do not depend on it.
     ///
     /// # Errors
     /// `Error::Usage` for layers the model does not have.
-    pub fn follow(&mut self, layers: Range<usize>, head: bool) -> Result<()> {
+    pub fn follow(&mut self, layers: Range<usize>, head: bool, kind: Kind) -> Result<()> {
         self.check_layers(&layers)?;
-        self.weights.follow(layers, head)
+        self.weights.follow(layers, head, kind)
     }
 
     fn check_layers(&self, &Range { start, end }: &Range<usize>) -> Result<()> {
@@ -127,7 +132,7 @@ impl Engine {
                 self.timed(layer, |engine| {
                     let branch = engine.attention_branch(layer, x, kv, tokens, None)?;
                     add(x, &branch)?;
-                    let branch = engine.ffn_branch(layer, x, None)?;
+                    let branch = engine.ffn_branch(layer, x, None, tokens.kind)?;
                     add(x, &branch)
                 })?;
             }
@@ -165,12 +170,13 @@ impl Engine {
         }
     }
 
-    fn normed(&self, x: &[f32], gain: &[f32], level: Level) -> Inputs {
+    /// Rows behind a norm, for dots at some levels.
+    fn normed(&self, x: &[f32], gain: &[f32], levels: &[Level]) -> Inputs {
         let mut rows = vec![0.0; x.len()];
         for (out, row) in rows.chunks_exact_mut(self.arch.hidden).zip(x.chunks_exact(self.arch.hidden)) {
             rms_norm(row, gain, self.arch.norm_eps, out);
         }
-        Inputs::new(&self.cpu, &rows, self.arch.hidden, &[level])
+        Inputs::new(&self.cpu, &rows, self.arch.hidden, levels)
     }
 }
 

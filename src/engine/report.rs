@@ -116,7 +116,7 @@ impl Engine {
             bytes: block.bytes,
             fixed: self.weights.fetcher().dram().find(BlockId(number as u32)) != Place::Ring,
         };
-        schedule.block_sections().into_iter().zip(&schedule.blocks).enumerate().map(block).collect()
+        schedule.block_sections().iter().copied().zip(&schedule.blocks).enumerate().map(block).collect()
     }
 
     /// Begins or ends to note every access to a block.

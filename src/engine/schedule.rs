@@ -1,14 +1,14 @@
-//! The order in which a dense model asks for its blocks, and what that takes: from layout arithmetic alone.
+//! The order in which a model asks for its blocks, and what that takes: from layout arithmetic alone.
 
-use super::walk::{WALKS, Walk, WalkId};
-use crate::config::{Architecture, Encoding};
+use super::parts;
+use super::walk::{Part, Walk, WalkId};
+use crate::config::{Architecture, Recipe};
 use crate::error::{Error, Result};
 use crate::io::ALIGN;
 use crate::prefetch::Layout;
 use crate::store::{Catalog, SectionId, SectionLayout};
 use crate::tier::{Block, BlockId, FRAME, frames, paged};
-use crate::types::{CHUNK, Levels, Matrix};
-use serde::Serialize;
+use crate::types::{CHUNK, Level, Matrix};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,35 +28,22 @@ const RING_SHARE: u64 = 8;
 /// Steps of a pass and the blocks they read. A step is one lease of the engine: a chunk of a walk, in all its sections.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// Those of each layer, then the head's.
+    /// What is walked through in every layer.
+    parts: Vec<Part>,
+    /// Those of each layer, in the order of its parts; then the head's.
     walks: Vec<Arc<Walk>>,
     /// The embedding, whose records are read one by one: it has no steps.
     pub embedding: Arc<Walk>,
-    /// Every block of the walks' sections.
+    /// Every block of the walks' sections, which walks may share.
     pub blocks: Vec<Block>,
+    /// Section of every block.
+    owners: Vec<SectionId>,
     /// First block of every section that has blocks.
     first: BTreeMap<SectionId, u32>,
     /// Frames of the largest step.
     widest: u32,
     /// Slots for [`EMBEDDINGS`] embeddings, one after the other: their strides, with room for the pages around them.
     pub embeddings: Vec<usize>,
-}
-
-/// What a model needs at some levels.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Needs {
-    /// Bytes of cache that hold every weight.
-    pub all: u64,
-    /// The least cache that works: one step.
-    pub least: u64,
-    /// What the ring takes of a cache that does not hold all, where it has room for it.
-    pub ring: u64,
-    /// Bytes of weights that one decoded token touches.
-    pub token_bytes: u64,
-    /// Blocks that are cached.
-    pub blocks: usize,
-    /// `token_bytes` by part.
-    pub parts: BTreeMap<&'static str, u64>,
 }
 
 /// How a cache is cut.
@@ -75,24 +62,33 @@ pub fn usual_ring(bytes: u64, all: u64) -> u64 {
 }
 
 impl Schedule {
-    /// Of a model at some levels.
+    /// Of a model under a recipe.
     ///
     /// # Errors
     /// `Error::Usage` when a level's plane is not stored.
-    pub fn new(arch: &Architecture, catalog: &Catalog, levels: Levels) -> Result<Schedule> {
-        let embedding = Walk::new(catalog, None, &[Matrix::Embed], levels.embed)?;
+    pub fn new(arch: &Architecture, catalog: &Catalog, recipe: &Recipe) -> Result<Schedule> {
+        let embedding = Walk::new(catalog, None, &[(Matrix::Embed, recipe.embed)])?;
         let slot = |id: &SectionId| (catalog.section(*id).stride + ALIGN).next_multiple_of(ALIGN);
         let embeddings = embedding.sections.iter().map(slot).collect::<Vec<_>>().repeat(EMBEDDINGS);
         let embedding = Arc::new(embedding);
-        let mut schedule =
-            Schedule { walks: vec![], embedding, blocks: vec![], first: BTreeMap::new(), widest: 0, embeddings };
+        let mut schedule = Schedule {
+            parts: vec![],
+            walks: vec![],
+            embedding,
+            blocks: vec![],
+            owners: vec![],
+            first: BTreeMap::new(),
+            widest: 0,
+            embeddings,
+        };
         for layer in 0..arch.layers {
-            for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O] {
-                schedule.add(catalog, Walk::new(catalog, Some(layer), &[matrix], levels.attn)?)?;
+            let (parts, reads): (Vec<_>, Vec<_>) = parts::of_layer(arch, recipe, layer).into_iter().unzip();
+            for matrices in reads {
+                schedule.add(catalog, Walk::new(catalog, Some(layer), &matrices)?)?;
             }
-            schedule.add(catalog, Walk::new(catalog, Some(layer), arch.ffn_matrices(), levels.ffn)?)?;
+            schedule.parts = parts;
         }
-        schedule.add(catalog, Walk::new(catalog, None, &[arch.head_matrix()], levels.head)?)?;
+        schedule.add(catalog, Walk::new(catalog, None, &[(arch.head_matrix(), recipe.head)])?)?;
         Ok(schedule)
     }
 
@@ -101,17 +97,25 @@ impl Schedule {
         if self.blocks.len() + walk.sections.len() * walk.chunks() > MOST_BLOCKS {
             return Err(Error::usage(format!("the model has more than {MOST_BLOCKS} blocks of {CHUNK} records")));
         }
-        let (chunks, mut width) = (walk.chunks(), 0);
         for id in &walk.sections {
-            let layout = catalog.section(*id);
-            width += frames(block_bytes(layout, 0));
-            self.first.insert(*id, self.blocks.len() as u32);
-            let position = |i: usize| (i as f32 + 0.5) / chunks as f32;
-            self.blocks.extend((0..chunks).map(|i| Block { bytes: block_bytes(layout, i), position: position(i) }));
+            self.add_blocks(*id, catalog.section(*id));
         }
+        let width = walk.sections.iter().map(|id| frames(block_bytes(catalog.section(*id), 0))).sum();
         self.widest = self.widest.max(width);
         self.walks.push(Arc::new(walk));
         Ok(())
+    }
+
+    /// Adds the blocks of a section, if no walk before had them.
+    fn add_blocks(&mut self, id: SectionId, layout: &SectionLayout) {
+        if self.first.contains_key(&id) {
+            return;
+        }
+        let chunks = layout.records.div_ceil(CHUNK);
+        self.first.insert(id, self.blocks.len() as u32);
+        self.owners.extend(std::iter::repeat_n(id, chunks));
+        let position = |i: usize| (i as f32 + 0.5) / chunks as f32;
+        self.blocks.extend((0..chunks).map(|i| Block { bytes: block_bytes(layout, i), position: position(i) }));
     }
 
     /// All walks, in the order of their steps.
@@ -122,9 +126,29 @@ impl Schedule {
     /// A walk.
     ///
     /// # Errors
-    /// `Error::Internal` for a number that is of no walk.
+    /// `Error::Internal` for a layer or a part that there is not.
     pub fn walk(&self, id: WalkId) -> Result<&Arc<Walk>> {
-        self.walks.get(id.0).ok_or(Error::Internal("a walk that the model does not have"))
+        let found = match id {
+            WalkId::Head => self.walks.last(),
+            WalkId::Layer(layer, _) if layer >= self.layers() => None,
+            WalkId::Layer(layer, part) => {
+                let at = self.parts.iter().position(|have| *have == part);
+                at.and_then(|at| self.walks.get(layer * self.parts.len() + at))
+            }
+        };
+        found.ok_or(Error::Internal("a walk that the model does not have"))
+    }
+
+    /// The walk of a layer that has some of its matrices at a level, or above: that of the fewest sections.
+    pub fn reads(&self, layer: usize, matrices: &[Matrix], level: Level) -> Option<WalkId> {
+        let has = |walk: &Walk| matrices.iter().all(|of| walk.planes(*of).is_ok_and(|at| at.len() >= level.plane_count()));
+        let walks = self.parts.iter().filter_map(|part| Some((*part, self.walk(WalkId::Layer(layer, *part)).ok()?)));
+        let least = walks.filter(|(_, walk)| has(walk)).min_by_key(|(_, walk)| walk.sections.len());
+        least.map(|(part, _)| WalkId::Layer(layer, part))
+    }
+
+    fn layers(&self) -> usize {
+        (self.walks.len() - 1) / self.parts.len().max(1)
     }
 
     /// Steps of a pass.
@@ -132,15 +156,13 @@ impl Schedule {
         self.walks.last().map_or(0, |walk| walk.steps().end)
     }
 
-    /// Steps of a range of layers.
-    pub fn layers(&self, layers: Range<usize>) -> Range<usize> {
-        let first = |layer: usize| self.walks.get(layer * WALKS).map_or(self.steps(), |walk| walk.first);
-        first(layers.start)..first(layers.end).max(first(layers.start))
-    }
-
-    /// The head's walk.
-    pub fn head(&self) -> WalkId {
-        WalkId(self.walks.len() - 1)
+    /// Steps of some parts of a range of layers, walk by walk.
+    ///
+    /// # Errors
+    /// As [`Schedule::walk`].
+    pub fn steps_of(&self, layers: Range<usize>, parts: &[Part]) -> Result<Vec<Range<usize>>> {
+        let walks = layers.flat_map(|layer| parts.iter().map(move |part| WalkId::Layer(layer, *part)));
+        walks.map(|walk| Ok(self.walk(walk)?.steps())).collect()
     }
 
     /// The block that holds chunk `chunk` of a section, if the section has blocks.
@@ -149,12 +171,8 @@ impl Schedule {
     }
 
     /// Section of every block.
-    pub fn block_sections(&self) -> Vec<SectionId> {
-        let of = |walk: &Arc<Walk>| {
-            let chunks = walk.chunks();
-            walk.sections.clone().into_iter().flat_map(move |id| std::iter::repeat_n(id, chunks))
-        };
-        self.walks.iter().flat_map(of).collect()
+    pub fn block_sections(&self) -> &[SectionId] {
+        &self.owners
     }
 
     fn fixed_bytes(&self) -> u64 {
@@ -170,6 +188,11 @@ impl Schedule {
         u64::from(self.widest) * FRAME as u64 + self.row_slots()
     }
 
+    /// The cache that holds every weight.
+    pub fn all(&self) -> u64 {
+        self.least() + self.fixed_bytes()
+    }
+
     /// Cuts a cache of `bytes` into ring and fixed blocks; `ring` asks for ring bytes, none takes the usual.
     ///
     /// # Errors
@@ -177,40 +200,11 @@ impl Schedule {
     pub fn split(&self, bytes: u64, ring: Option<u64>) -> Result<Split> {
         let least = self.least();
         let spare = bytes.checked_sub(least).ok_or(Error::CacheTooSmall { given: bytes, least })?;
-        let usual = usual_ring(bytes, least + self.fixed_bytes());
+        let usual = usual_ring(bytes, self.all());
         let wanted = (ring.unwrap_or(usual) / FRAME as u64).min((Layout::MOST / FRAME) as u64) as u32;
         let most = self.widest + (spare / FRAME as u64) as u32;
         let frames = wanted.clamp(self.widest, most);
         Ok(Split { ring: frames, fixed: spare - u64::from(frames - self.widest) * FRAME as u64 })
-    }
-
-    /// What the model needs.
-    pub fn needs(&self, catalog: &Catalog) -> Needs {
-        let row = self.embedding.sections.iter().map(|id| catalog.section(*id).stride as u64).sum();
-        let mut parts = BTreeMap::from([("embed", row)]);
-        for walk in &self.walks {
-            let bytes: u64 = walk.sections.iter().map(|id| catalog.section(*id).bytes()).sum();
-            *parts.entry(walk.part).or_default() += bytes;
-        }
-        Needs {
-            all: self.least() + self.fixed_bytes(),
-            least: self.least(),
-            ring: (RING_BYTES as u64).max(self.least()),
-            token_bytes: parts.values().sum(),
-            blocks: self.blocks.len(),
-            parts,
-        }
-    }
-}
-
-impl Needs {
-    /// Of a model that need not be stored anywhere.
-    ///
-    /// # Errors
-    /// As [`Schedule::new`].
-    pub fn of(arch: &Architecture, encoding: &Encoding, levels: Levels) -> Result<Needs> {
-        let catalog = Catalog::new(arch, encoding);
-        Ok(Schedule::new(arch, &catalog, levels)?.needs(&catalog))
     }
 }
 
@@ -223,8 +217,9 @@ pub fn block_bytes(layout: &SectionLayout, chunk: usize) -> usize {
 #[allow(clippy::unwrap_used)]
 pub mod tests {
     use super::*;
-    use crate::config::{Coding, Form};
-    use crate::types::{Level, Plane};
+    use crate::config::{Coding, Cut, Encoding, Ffn, Form, Selector, Sparse};
+    use crate::engine::Needs;
+    use crate::types::{LEVELS, Kind, Levels, Plane};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -245,52 +240,99 @@ pub mod tests {
         Encoding { coding, planes: 3, ffn_sections: split.concat() }
     }
 
-    pub fn levels(bits: u32) -> Levels {
+    /// All matrices of a plane together.
+    fn bundled() -> Encoding {
+        let of = |plane| [Matrix::Gate, Matrix::Up, Matrix::Down].map(|m| (m, plane)).to_vec();
+        Encoding { ffn_sections: Plane::ALL.map(of).to_vec(), ..encoding() }
+    }
+
+    pub fn dense(bits: u32) -> Recipe {
         let level = Level::from_bits(bits).unwrap();
-        Levels { attn: level, ffn: level, head: level, embed: level }
+        Recipe::dense(Levels { attn: level, ffn: level, head: level, embed: level })
+    }
+
+    /// Recipes whose layers differ in what they read.
+    fn recipes() -> impl Strategy<Value = Recipe> {
+        let level = || prop::sample::select(LEVELS.to_vec());
+        let cut = prop::sample::select(vec![[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 2, 3], [1, 0, 2]]).prop_map(Cut::Top);
+        let selector = prop::sample::select(vec![Selector::Plane, Selector::Lowrank, Selector::Oracle, Selector::Cascade(vec![20])]);
+        let sparse = (selector, prop::collection::vec(cut, 1)).prop_map(|(selector, cuts)| Ffn::Sparse(Sparse { selector, cuts }));
+        let certified = prop::sample::select(vec![Level::L8, Level::L16]).prop_map(Ffn::Certified);
+        let ffn = prop_oneof![level().prop_map(Ffn::Dense), certified, sparse];
+        (level(), level(), ffn).prop_map(|(attn, prompt, ffn)| Recipe { attn, head: attn, embed: prompt, prompt, ffn })
     }
 
     proptest! {
         #[test]
-        fn every_stored_byte_of_a_level_has_its_step_and_its_block(layers in 1usize..4, hidden in 1usize..300, ffn in 1usize..900,
-                                                                   vocab in 1usize..900, tied in any::<bool>(), bits in prop::sample::select(vec![4, 8, 16])) {
-            let (arch, encoding) = (architecture(layers, hidden, ffn, vocab, tied), encoding());
-            let catalog = Catalog::new(&arch, &encoding);
-            let schedule = Schedule::new(&arch, &catalog, levels(bits)).unwrap();
-            let needs = schedule.needs(&catalog);
+        fn every_section_has_its_blocks_once_whichever_walks_share_it(
+            layers in 1usize..4, hidden in 1usize..300, ffn in 20usize..900, vocab in 1usize..900, tied in any::<bool>(),
+            recipe in recipes(), bundled in any::<bool>(),
+        ) {
+            let arch = architecture(layers, hidden, ffn, vocab, tied);
+            let catalog = Catalog::new(&arch, &if bundled { self::bundled() } else { encoding() });
+            let schedule = Schedule::new(&arch, &catalog, &recipe).unwrap();
             let mut seen = vec![false; schedule.blocks.len()];
-            let mut bytes = 0;
             let steps = schedule.walks().iter().flat_map(|walk| (0..walk.chunks()).map(move |chunk| (walk, chunk)));
             prop_assert_eq!(steps.clone().count(), schedule.steps());
             for (walk, chunk) in steps {
                 for id in &walk.sections {
                     let block = schedule.block(*id, chunk).unwrap();
-                    prop_assert!(!std::mem::replace(&mut seen[block.0 as usize], true));
+                    seen[block.0 as usize] = true;
                     prop_assert_eq!(schedule.block_sections()[block.0 as usize], *id);
-                    let size = block_bytes(catalog.section(*id), chunk);
-                    prop_assert_eq!(schedule.blocks[block.0 as usize].bytes, size);
-                    bytes += size as u64;
+                    prop_assert_eq!(schedule.blocks[block.0 as usize].bytes, block_bytes(catalog.section(*id), chunk));
                 }
             }
             prop_assert!(seen.into_iter().all(|s| s));
-            prop_assert_eq!(needs.token_bytes, bytes + needs.parts["embed"]);
-            let walk = |layer, matrix| schedule.walk(WalkId::of(layer, matrix).unwrap()).unwrap();
-            prop_assert_eq!(schedule.layers(0..layers).end, schedule.walk(schedule.head()).unwrap().steps().start);
-            for layer in 0..layers {
-                let range = schedule.layers(layer..layer + 1);
-                prop_assert_eq!(walk(layer, Matrix::Q).steps().start, range.start);
-                prop_assert_eq!(walk(layer, Matrix::Down).steps().end, range.end);
-                for matrix in [Matrix::Q, Matrix::K, Matrix::V, Matrix::O, Matrix::Gate, Matrix::Up, Matrix::Down] {
-                    prop_assert_eq!(walk(layer, matrix).planes(matrix).unwrap().len(), levels(bits).attn.plane_count());
-                }
+            let mut owners = schedule.block_sections().to_vec();
+            owners.dedup();
+            let sections = owners.len();
+            owners.sort_unstable();
+            owners.dedup();
+            prop_assert_eq!(owners.len(), sections, "blocks of a section lie together");
+        }
+
+        #[test]
+        fn steps_rise_in_the_order_in_which_a_token_takes_them(layers in 1usize..4, ffn in 20usize..600, recipe in recipes()) {
+            let (arch, encoding) = (architecture(layers, 64, ffn, 300, false), encoding());
+            let schedule = Schedule::new(&arch, &Catalog::new(&arch, &encoding), &recipe).unwrap();
+            for kind in [Kind::Prompt, Kind::Decode] {
+                let taken = parts::taken(&recipe, kind);
+                prop_assert_eq!(taken[..4].iter().filter(|part| matches!(part, Part::Attention(_))).count(), 4);
+                let steps: Vec<usize> = schedule.steps_of(0..layers, &taken).unwrap().into_iter().flatten().collect();
+                prop_assert!(steps.is_sorted_by(|a, b| a < b));
+                prop_assert!(steps.last() < Some(&schedule.walk(WalkId::Head).unwrap().steps().start));
+                prop_assert!(!taken.contains(&Part::Rest), "which chunks it goes to is not known before");
             }
+            let rest = schedule.walk(WalkId::Layer(0, Part::Rest));
+            prop_assert_eq!(rest.is_err(), matches!(recipe.ffn, Ffn::Dense(_)));
+            prop_assert!(schedule.walk(WalkId::Layer(layers, Part::Ffn(recipe.prompt))).is_err(), "no such layer");
+        }
+
+        #[test]
+        fn a_dense_token_touches_what_its_levels_store(layers in 1usize..4, hidden in 1usize..300, ffn in 1usize..900, bits in prop::sample::select(vec![4, 8, 16]), prompt in prop::sample::select(vec![4, 8, 16])) {
+            let (arch, encoding) = (architecture(layers, hidden, ffn, 300, false), encoding());
+            let (catalog, uniform) = (Catalog::new(&arch, &encoding), dense(bits));
+            let planes = uniform.attn.planes();
+            let sections = (0..catalog.len() as u32).map(|id| catalog.section(SectionId(id)));
+            let of = |matrix: Matrix, bytes: fn(&SectionLayout) -> u64| -> u64 {
+                let has = |section: &&SectionLayout| section.parts.iter().any(|(of, plane)| *of == matrix && planes.contains(plane));
+                sections.clone().filter(has).map(bytes).sum()
+            };
+            let needs = Needs::of(&arch, &encoding, &Recipe { prompt: dense(prompt).prompt, ..uniform.clone() }).unwrap();
+            let whole = |matrices: &[Matrix]| matrices.iter().map(|matrix| of(*matrix, SectionLayout::bytes)).sum::<u64>();
+            // Gate and up share sections.
+            prop_assert_eq!(needs.parts["ffn"], whole(&[Matrix::Up, Matrix::Down]));
+            prop_assert_eq!(needs.parts["attn"], whole(&[Matrix::Q, Matrix::K, Matrix::V, Matrix::O]));
+            prop_assert_eq!(needs.parts["head"], whole(&[Matrix::Head]));
+            prop_assert_eq!(needs.parts["embed"], of(Matrix::Embed, |section| section.stride as u64));
+            prop_assert_eq!(needs.token_bytes, needs.parts.values().sum::<u64>());
         }
 
         #[test]
         fn a_split_spends_no_more_than_it_was_given(ffn in 1usize..2000, extra in 0u64..4_000_000, ring in prop::option::of(0u64..8_000_000)) {
             let (arch, encoding) = (architecture(2, 128, ffn, 300, false), encoding());
             let catalog = Catalog::new(&arch, &encoding);
-            let schedule = Schedule::new(&arch, &catalog, levels(16)).unwrap();
+            let schedule = Schedule::new(&arch, &catalog, &dense(16)).unwrap();
             let least = schedule.least();
             let split = schedule.split(least + extra, ring).unwrap();
             let spent = u64::from(split.ring) * FRAME as u64 + split.fixed + schedule.row_slots();
@@ -307,8 +349,8 @@ pub mod tests {
         let (arch, encoding) = (architecture(3, 256, 700, 1000, true), encoding());
         let catalog = Catalog::new(&arch, &encoding);
         for bits in [4, 8, 16] {
-            let schedule = Schedule::new(&arch, &catalog, levels(bits)).unwrap();
-            let split = schedule.split(schedule.needs(&catalog).all, None).unwrap();
+            let schedule = Schedule::new(&arch, &catalog, &dense(bits)).unwrap();
+            let split = schedule.split(schedule.all(), None).unwrap();
             let dram = crate::tier::Dram::place(&schedule.blocks, split.fixed);
             assert_eq!(dram.slots().len(), schedule.blocks.len());
         }

@@ -2,21 +2,21 @@
 //! where the memory is kept.
 
 use super::threads;
-use crate::config::Architecture;
+use crate::config::{Architecture, Recipe};
 use crate::error::Result;
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::{Arithmetic, Extent, Isa, kept};
-use crate::types::{BLOCK, Levels};
+use crate::types::BLOCK;
 
 /// Stack of a thread and what its arena holds between calls, where nothing is stated: 0.7 MiB measured where each of 32
 /// threads has an arena (benches/NOTES.md), less where they share.
 const THREAD: usize = 768 << 10;
 
 /// What is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
-    /// Dense recipe.
-    pub levels: Levels,
+    /// What is computed.
+    pub recipe: Recipe,
     /// What levels 4 and 8 are computed in.
     pub arithmetic: Arithmetic,
     /// Rows of a call at most.
@@ -33,8 +33,10 @@ impl Run {
     /// Bytes that the threads take at most, on the instruction set that an engine would choose here.
     ///
     /// # Errors
-    /// `Error::Usage` for no threads or too many, and for an instruction set this machine does not have.
+    /// `Error::Usage` for no threads or too many, for an instruction set this machine does not have, and for a recipe that
+    /// is none for the model.
     pub fn scratch(&self, arch: &Architecture) -> Result<usize> {
+        self.recipe.validate(arch)?;
         threads::check(self.threads)?;
         let heads = Heads {
             kv_heads: arch.kv_heads,
@@ -48,8 +50,9 @@ impl Run {
 
     /// What products meet: the most columns in each arithmetic.
     fn extent(&self, arch: &Architecture) -> Extent {
-        let Levels { attn, ffn, head, .. } = self.levels;
-        let met = [(attn, self.rows), (ffn, self.rows), (head, self.logit_rows)];
+        let Recipe { attn, head, prompt, .. } = self.recipe;
+        let ffn = self.recipe.ffn_levels().into_iter().chain([attn, prompt]).map(|level| (level, self.rows));
+        let met: Vec<_> = ffn.chain([(head, self.logit_rows)]).collect();
         let most = |integer: bool| {
             let of_it = met.iter().filter(|(level, _)| self.arithmetic.is_integer(*level) == integer);
             of_it.map(|(_, columns)| *columns).max().unwrap_or(0)

@@ -5,26 +5,37 @@ use crate::store::{Catalog, SectionId};
 use crate::types::{CHUNK, Level, Matrix, Plane};
 use std::ops::Range;
 
-/// Walks of a layer: q, k, v, o, and the FFN.
-pub(super) const WALKS: usize = 5;
-
-/// A walk of the schedule, by number.
+/// What of a layer is walked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalkId(pub(super) usize);
+pub enum Part {
+    /// q, k, v or o.
+    Attention(Matrix),
+    /// Every neuron at a level, for tokens whose FFN is dense.
+    Ffn(Level),
+    /// What of every neuron gives its score at a level, or proves it to be off.
+    Scan(Level),
+    /// What the chunks that have active neurons need beside.
+    Rest,
+}
+
+/// A walk of the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkId {
+    /// Of a layer.
+    Layer(usize, Part),
+    /// The head's.
+    Head,
+}
 
 /// Matrices whose records are walked through together, chunk by chunk: one matrix, or those of an FFN.
 #[derive(Clone, Debug)]
 pub struct Walk {
-    /// What they are read at.
-    pub level: Level,
-    /// All that the level reads of them.
+    /// All that is read of them.
     pub sections: Vec<SectionId>,
     /// Records of each.
     pub records: usize,
     /// Where their planes lie.
     matrices: Vec<(Matrix, Vec<PlaneAt>)>,
-    /// What they are, for the counters: attn, ffn, head.
-    pub(super) part: &'static str,
     /// The first step.
     pub(super) first: usize,
 }
@@ -40,35 +51,19 @@ pub struct PlaneAt {
     pub offset: usize,
 }
 
-impl WalkId {
-    /// Of a matrix of a layer.
-    ///
-    /// # Errors
-    /// `Error::Internal` for the embedding and the head, which are of no layer.
-    pub fn of(layer: usize, matrix: Matrix) -> Result<WalkId> {
-        let walk = match matrix {
-            Matrix::Q => 0,
-            Matrix::K => 1,
-            Matrix::V => 2,
-            Matrix::O => 3,
-            Matrix::Gate | Matrix::Up | Matrix::Down => 4,
-            Matrix::Embed | Matrix::Head => return Err(Error::Internal("a walk of a layer for a matrix of none")),
-        };
-        Ok(WalkId(layer * WALKS + walk))
-    }
-}
-
 impl Walk {
-    /// Of some matrices at a level; its steps begin at 0.
+    /// Of some matrices, each at its level; its steps begin at 0.
     ///
     /// # Errors
-    /// `Error::Usage` when a plane of the level is not stored.
-    pub fn new(catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Walk> {
-        let sections = sections(catalog, layer, matrices, level)?;
-        let planes = |matrix: &Matrix| Ok((*matrix, planes(catalog, &sections, layer, *matrix, level)?));
+    /// `Error::Usage` when a plane of a level is not stored.
+    pub fn new(catalog: &Catalog, layer: Option<usize>, matrices: &[(Matrix, Level)]) -> Result<Walk> {
+        let sections = sections(catalog, layer, matrices)?;
+        let planes = |(matrix, level): &(Matrix, Level)| {
+            Ok((*matrix, planes(catalog, &sections, layer, *matrix, *level)?))
+        };
         let matrices: Vec<_> = matrices.iter().map(planes).collect::<Result<_>>()?;
         let records = catalog.section(sections[0]).records;
-        Ok(Walk { level, records, part: part(matrices[0].0, layer), sections, matrices, first: 0 })
+        Ok(Walk { records, sections, matrices, first: 0 })
     }
 
     /// Its chunks.
@@ -96,14 +91,6 @@ impl Walk {
     }
 }
 
-fn part(matrix: Matrix, layer: Option<usize>) -> &'static str {
-    match (matrix, layer) {
-        (Matrix::Q | Matrix::K | Matrix::V | Matrix::O, _) => "attn",
-        (_, Some(_)) => "ffn",
-        (_, None) => "head",
-    }
-}
-
 /// Where the planes of a matrix lie in `sections`.
 fn planes(
     catalog: &Catalog,
@@ -121,11 +108,11 @@ fn planes(
     level.planes().iter().map(at).collect()
 }
 
-/// The sections that hold some matrices up to their level, each once.
-fn sections(catalog: &Catalog, layer: Option<usize>, matrices: &[Matrix], level: Level) -> Result<Vec<SectionId>> {
+/// The sections that hold some matrices up to their levels, each once: plane by plane.
+fn sections(catalog: &Catalog, layer: Option<usize>, matrices: &[(Matrix, Level)]) -> Result<Vec<SectionId>> {
     let mut ids = Vec::new();
-    for plane in level.planes() {
-        for matrix in matrices {
+    for plane in &Plane::ALL {
+        for (matrix, _) in matrices.iter().filter(|(_, level)| level.planes().contains(plane)) {
             let (id, _) = catalog.slice(layer, (*matrix, *plane)).ok_or_else(|| not_stored(*matrix, *plane))?;
             if !ids.contains(&id) {
                 ids.push(id);

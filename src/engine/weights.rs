@@ -2,7 +2,8 @@
 
 use super::Options;
 use super::schedule::{RING_BYTES, Schedule};
-use super::walk::{Walk, WalkId};
+use super::parts;
+use super::walk::{Part, Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
@@ -10,7 +11,7 @@ use crate::prefetch::{Fetcher, Held, Home, Layout, Pick, Steps, Want};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::{BlockId, Dram};
-use crate::types::{CHUNK, Level, Matrix};
+use crate::types::{CHUNK, Kind, Level, Matrix};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Weights {
     verify: Verify,
     verified: HashSet<BlockId>,
     schedule: Arc<Schedule>,
+    /// What prompt and decode tokens take of every layer.
+    taken: [Vec<Part>; 2],
     fetcher: Fetcher,
     notes: Vec<String>,
 }
@@ -94,8 +97,8 @@ fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: 
 impl Weights {
     /// Places the store's blocks under the budget and opens the reader.
     pub fn new(store: Arc<Store>, options: &Options) -> Result<Weights> {
-        let schedule = Arc::new(Schedule::new(&store.manifest.architecture, store.catalog(), options.levels)?);
-        let budget = options.cache.unwrap_or_else(|| schedule.needs(store.catalog()).all);
+        let schedule = Arc::new(Schedule::new(&store.manifest.architecture, store.catalog(), &options.recipe)?);
+        let budget = options.cache.unwrap_or_else(|| schedule.all());
         let split = schedule.split(budget, options.lookahead)?;
         let dram = Dram::place(&schedule.blocks, split.fixed);
         let layout = Layout { ring: split.ring, chosen: 0, singles: schedule.embeddings.clone() };
@@ -106,16 +109,23 @@ impl Weights {
         // Blocks with slots of their own are read ahead as far as those of the ring.
         let ahead = options.lookahead.map_or(RING_BYTES, |bytes| bytes as usize);
         let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);
-        Ok(Weights { store, verify: options.verify, verified: HashSet::new(), schedule, fetcher, notes })
+        let taken = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(&options.recipe, kind));
+        let layers = 0..store.manifest.architecture.layers;
+        let mut weights = Weights { store, verify: options.verify, verified: HashSet::new(), schedule, taken, fetcher, notes };
+        weights.follow(layers, true, Kind::Decode)?;
+        Ok(weights)
     }
 
     /// Says what the coming calls will ask for, so that it is read ahead.
     ///
     /// # Errors
-    /// `Error::Internal` for a model without head.
-    pub fn follow(&mut self, layers: Range<usize>, head: bool) -> Result<()> {
-        let head = if head { self.schedule.walk(self.schedule.head())?.steps() } else { 0..0 };
-        self.fetcher.follow([self.schedule.layers(layers), head]);
+    /// `Error::Internal` for layers that there are not.
+    pub fn follow(&mut self, layers: Range<usize>, head: bool, kind: Kind) -> Result<()> {
+        let mut steps = self.schedule.steps_of(layers, &self.taken[kind as usize])?;
+        if head {
+            steps.push(self.schedule.walk(WalkId::Head)?.steps());
+        }
+        self.fetcher.follow(steps);
         Ok(())
     }
 
@@ -243,17 +253,19 @@ impl Leased {
         self.records.clone()
     }
 
-    /// What the walk reads.
-    pub fn level(&self) -> Level {
-        self.walk.level
-    }
-
-    /// One matrix's records, at the level of the walk.
+    /// One matrix's records, at its level in the walk.
     ///
     /// # Errors
     /// `Error::Internal` for a matrix that is not of the walk.
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
-        self.rows_at(matrix, self.walk.level)
+        let found = self.walk.planes(matrix)?;
+        let mut planes = [PlaneView::EMPTY; 3];
+        for (view, at) in planes.iter_mut().zip(found) {
+            *view = PlaneView::of(&self.held[at.section], at.stride, at.offset);
+        }
+        let level = Level::of_planes(found.len()).ok_or(Error::Internal("a matrix without planes"))?;
+        let Leased { coding, width, .. } = *self;
+        Ok(Rows { coding, level, width, records: self.records.len(), planes })
     }
 
     /// One matrix's records, at a level whose planes the walk reads.
@@ -261,12 +273,10 @@ impl Leased {
     /// # Errors
     /// `Error::Internal` for a matrix that is not of the walk, and for a level above its own.
     pub fn rows_at(&self, matrix: Matrix, level: Level) -> Result<Rows<'_>> {
-        let have = self.walk.planes(matrix)?.get(..level.plane_count());
-        let mut planes = [PlaneView::EMPTY; 3];
-        for (view, at) in planes.iter_mut().zip(have.ok_or(Error::Internal("planes that were not leased"))?) {
-            *view = PlaneView::of(&self.held[at.section], at.stride, at.offset);
+        let rows = self.rows(matrix)?;
+        match level <= rows.level {
+            true => Ok(rows.to_level(level)),
+            false => Err(Error::Internal("planes that were not leased")),
         }
-        let Leased { coding, width, .. } = *self;
-        Ok(Rows { coding, level, width, records: self.records.len(), planes })
     }
 }

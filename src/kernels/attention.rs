@@ -27,7 +27,7 @@ pub use super::queries::Heads;
 use super::lanes::LANES;
 use super::queries::{Gathered, SPAN, STRETCH, Tile, Total};
 use super::{Isa, dispatch};
-use crate::types::KvRows;
+use crate::types::{KvRows, Tokens};
 use rayon::prelude::*;
 use std::iter::Peekable;
 use std::mem::take;
@@ -42,16 +42,6 @@ const TILES: usize = 4;
 
 /// Query rows in stretches for each thread that wait to be joined, if more than one stretch of each tile.
 const WAITING: usize = 512;
-
-/// Where the tokens of a call stand.
-#[derive(Clone, Copy, Debug)]
-pub struct Tokens<'a> {
-    /// Sequence of every token.
-    pub sequences: &'a [u32],
-    /// Position of every token in its sequence. (An engine takes a sequence's tokens in order, continuing what its cache
-    /// holds.)
-    pub positions: &'a [u32],
-}
 
 /// Attention of N tokens: `q` and `out` are `[N, kv_heads * group * head_dim]`, token `t` sees positions
 /// `0..=positions[t]` of its sequence.

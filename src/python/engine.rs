@@ -4,16 +4,13 @@ use super::array::{In1, In2, InOut2, Out};
 use super::cache::KvCache;
 use super::errors::{json, lock};
 use super::store::Store;
-use crate::config::{Architecture, Encoding};
-use crate::engine::{self, Arithmetic, Branch, Choice, Needs, Options, Run, Tokens, Verify};
+use crate::config::{Architecture, Encoding, Recipe};
+use crate::engine::{self, Arithmetic, Branch, Choice, Needs, Options, Run, Verify};
 use crate::error::{Error, Result};
-use crate::types::{Level, Levels};
+use crate::types::{Kind, Level, Tokens};
 use pyo3::prelude::*;
 use serde::de::DeserializeOwned;
 use std::sync::Mutex;
-
-/// Bits of attention, FFN, head and embedding.
-type LevelBits = (u32, u32, u32, u32);
 
 /// An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
 #[pyclass(frozen, module = "m2cache_rs._core")]
@@ -21,18 +18,19 @@ pub struct Engine(Mutex<engine::Engine>);
 
 #[pymethods]
 impl Engine {
-    /// levels are bits of (attn, ffn, head, embed); act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
+    /// recipe is what is computed, as JSON: {"attn", "head", "embed": bits, "prompt": bits of the FFN of prompt tokens, "ffn": that of decode tokens,
+    /// {"dense": bits} or another (src/config/recipe.rs)}; act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
     /// kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
     /// ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
     ///
-    /// Raises BudgetError naming the least cache, UsageError for planes that are not stored.
+    /// Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
     #[new]
-    #[pyo3(signature = (store, levels, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None))]
+    #[pyo3(signature = (store, recipe, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         store: &Store,
-        levels: LevelBits,
+        recipe: &str,
         act: &str,
         cache: Option<u64>,
         verify: &str,
@@ -41,7 +39,7 @@ impl Engine {
         lookahead: Option<u64>,
     ) -> PyResult<Engine> {
         let options = Options {
-            levels: parse_levels(levels)?,
+            recipe: Recipe::parse(recipe)?,
             arithmetic: parse_act(act)?,
             cache,
             verify: parse_verify(verify)?,
@@ -53,11 +51,11 @@ impl Engine {
         Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
     }
 
-    /// Says what the next calls are: the layers (a, b) in order, then the head or not, and the same again. Reading ahead
-    /// follows it; results do not depend on it.
-    #[pyo3(signature = (layers, head=true))]
-    fn follow(&self, py: Python<'_>, layers: (usize, usize), head: bool) -> PyResult<()> {
-        Ok(py.detach(|| lock(&self.0).follow(layers.0..layers.1, head))?)
+    /// Says what the next calls are: the layers (a, b) in order with prompt or decode tokens, then the head or not, and the
+    /// same again. Reading ahead follows it; results do not depend on it.
+    #[pyo3(signature = (layers, head=true, prompt=false))]
+    fn follow(&self, py: Python<'_>, layers: (usize, usize), head: bool, prompt: bool) -> PyResult<()> {
+        Ok(py.detach(|| lock(&self.0).follow(layers.0..layers.1, head, kind(prompt)))?)
     }
 
     /// Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
@@ -85,14 +83,17 @@ impl Engine {
         groups: Option<(usize, usize)>,
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
-        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
+        // Attention computes the same for both kinds.
+        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: Kind::Decode };
         let branch = py.detach(|| lock(&self.0).attention(layer, rows, &kv.0, tokens, groups.map(|(a, b)| a..b)))?;
         shaped(py, branch, x.shape())
     }
 
     /// Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32
-    /// [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call. Behind an error x may
-    /// be of any layer.
+    /// [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer; Ctrl-C is noticed
+    /// behind the call. Behind an error x may be of any layer.
+    #[pyo3(signature = (layers, x, kv, sequences, positions, prompt=false))]
+    #[allow(clippy::too_many_arguments)]
     fn layers<'py>(
         &self,
         py: Python<'py>,
@@ -101,24 +102,26 @@ impl Engine {
         kv: &KvCache,
         sequences: In1<'py, u32>,
         positions: In1<'py, u32>,
+        prompt: bool,
     ) -> PyResult<()> {
         let rows = x.slice()?;
-        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()? };
+        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: kind(prompt) };
         Ok(py.detach(|| lock(&self.0).layers(layers.0..layers.1, rows, &kv.0, tokens))?)
     }
 
-    /// FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
-    /// 256 neurons, [b - a, N, hidden], without bias.
-    #[pyo3(signature = (layer, x, chunks=None))]
+    /// FFN of x, float32 [N, hidden] before the norm, of prompt or decode tokens, to be added to x. With chunks=(a, b):
+    /// partial sums of those runs of 256 neurons, [b - a, N, hidden], without bias.
+    #[pyo3(signature = (layer, x, chunks=None, prompt=false))]
     fn ffn<'py>(
         &self,
         py: Python<'py>,
         layer: usize,
         x: In2<'py, f32>,
         chunks: Option<(usize, usize)>,
+        prompt: bool,
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
-        let branch = py.detach(|| lock(&self.0).ffn(layer, rows, chunks.map(|(a, b)| a..b)))?;
+        let branch = py.detach(|| lock(&self.0).ffn(layer, rows, chunks.map(|(a, b)| a..b), kind(prompt)))?;
         shaped(py, branch, x.shape())
     }
 
@@ -177,36 +180,37 @@ impl Engine {
     }
 }
 
-/// What a model needs at levels of (attn, ffn, head, embed) bits, from its architecture and encoding alone, as JSON:
-/// {"all": cache bytes that hold every weight, "least": least cache that works, "ring": most that the read ring takes,
-/// "token_bytes": bytes of weights that one decoded token touches, "blocks", "parts": token_bytes by part}.
+/// What a model needs under a recipe (see Engine), from its architecture and encoding alone, as JSON: {"all": cache bytes
+/// that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "token_bytes": bytes of
+/// weights that one decoded token touches, in a sparse FFN the most that its cuts let it touch without its predictor,
+/// "blocks", "parts": token_bytes by part}.
 ///
-/// Raises UsageError for planes that are not stored and for JSON that is no architecture or encoding.
+/// Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
 #[pyfunction]
-pub fn needs(architecture: &str, encoding: &str, levels: LevelBits) -> PyResult<String> {
+pub fn needs(architecture: &str, encoding: &str, recipe: &str) -> PyResult<String> {
     let arch = parse_architecture(architecture)?;
     let encoding: Encoding = parse("encoding", encoding)?;
     encoding.validate(&arch).map_err(Error::usage)?;
-    json(&Needs::of(&arch, &encoding, parse_levels(levels)?)?)
+    json(&Needs::of(&arch, &encoding, &Recipe::parse(recipe)?)?)
 }
 
-/// Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: at levels of (attn,
-/// ffn, head, embed) bits, with 4 and 8 computed in act, in calls of so many rows and rows of logits, with sequences of
-/// up to so many positions, on the instruction set that an Engine would choose here.
+/// Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: under a recipe (see
+/// Engine), with 4 and 8 bits computed in act, in calls of so many rows and rows of logits, with sequences of up to so
+/// many positions, on the instruction set that an Engine would choose here.
 ///
-/// Raises UsageError for an act, levels or threads that are none, and for JSON that is no architecture.
+/// Raises UsageError for an act or threads that are none, and for JSON that is no architecture or recipe of it.
 #[pyfunction]
 pub fn scratch_bytes(
     architecture: &str,
-    levels: LevelBits,
+    recipe: &str,
     act: &str,
     rows: usize,
     logit_rows: usize,
     positions: usize,
     threads: usize,
 ) -> PyResult<usize> {
-    let (levels, arithmetic) = (parse_levels(levels)?, parse_act(act)?);
-    let run = Run { levels, arithmetic, rows, logit_rows, positions, threads };
+    let (recipe, arithmetic) = (Recipe::parse(recipe)?, parse_act(act)?);
+    let run = Run { recipe, arithmetic, rows, logit_rows, positions, threads };
     Ok(run.scratch(&parse_architecture(architecture)?)?)
 }
 
@@ -237,9 +241,8 @@ fn parse_architecture(json: &str) -> Result<Architecture> {
     Ok(arch)
 }
 
-fn parse_levels((attn, ffn, head, embed): LevelBits) -> Result<Levels> {
-    let (attn, ffn) = (parse_level(attn)?, parse_level(ffn)?);
-    Ok(Levels { attn, ffn, head: parse_level(head)?, embed: parse_level(embed)? })
+fn kind(prompt: bool) -> Kind {
+    if prompt { Kind::Prompt } else { Kind::Decode }
 }
 
 fn parse_level(bits: u32) -> Result<Level> {

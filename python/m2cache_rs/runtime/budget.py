@@ -15,6 +15,7 @@ from m2cache_rs.config import format_size
 from m2cache_rs.errors import BudgetError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK
+from m2cache_rs.runtime.recipe import Recipe
 
 Levels = tuple[int, int, int, int]
 
@@ -27,6 +28,11 @@ _LOGIT_COPIES = 3
 _UNTOUCHED = 3 * _MIB
 # Two opens of one store differ by that much in what they measure; the least budget named works next time too.
 _JITTER = _MIB
+
+
+def dense(levels: Levels) -> str:
+    """The recipe of these levels, as the core takes it."""
+    return json.dumps(Recipe.of_levels(levels).to_dict())
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Weights:
     @classmethod
     def of(cls, architecture: Mapping[str, Any], encoding: Mapping[str, Any], levels: Levels) -> Weights:
         """From a spec and a coding as the manifest has them; no store is needed. UsageError: the levels."""
-        found = json.loads(_core.needs(json.dumps(architecture), json.dumps(encoding), levels))
+        found = json.loads(_core.needs(json.dumps(architecture), json.dumps(encoding), dense(levels)))
         return cls(**{name: found[name] for name in cls.__dataclass_fields__})
 
 
@@ -170,7 +176,7 @@ def scratch_bytes(
     activations = rows * _row_bytes(spec)
     logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
-    kept = _core.scratch_bytes(spec.to_json(), levels, act, rows, logit_rows, positions, threads)
+    kept = _core.scratch_bytes(spec.to_json(), dense(levels), act, rows, logit_rows, positions, threads)
     return (max(activations, logits) + kept) * 5 // 4 + small + _UNTOUCHED
 
 

@@ -28,17 +28,19 @@ class CpuBackend:
         self.kv = KvCache(spec.layers, spec.kv_heads, spec.head_dim, kv, capacity)
         self._vocab = architecture.vocab
 
-    def follow(self, layers: Span, head: bool) -> None:
+    def follow(self, layers: Span, head: bool, prompt: bool = False) -> None:
         """Says what the next calls are: reading ahead follows it."""
-        self.engine.follow(layers, head)
+        self.engine.follow(layers, head, prompt)
 
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows [N, hidden]."""
         return self.engine.embed(tokens)
 
-    def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+    def layers(
+        self, span: Span, x: Floats, sequences: Ids, positions: Ids, prompt: bool = False
+    ) -> Floats:
         """x [N, hidden], taken through some layers in place; Ctrl-C is noticed behind the call."""
-        self.engine.layers(span, x, self.kv, sequences, positions)
+        self.engine.layers(span, x, self.kv, sequences, positions, prompt)
         return x
 
     def attention(
@@ -47,9 +49,9 @@ class CpuBackend:
         """What attention adds to x [N, hidden], or partial sums of a range of KV-head groups."""
         return self.engine.attention(layer, x, self.kv, sequences, positions, groups)
 
-    def ffn(self, layer: int, x: Floats, chunks: Span | None = None) -> Floats:
+    def ffn(self, layer: int, x: Floats, chunks: Span | None = None, prompt: bool = False) -> Floats:
         """What the FFN adds to x [N, hidden], or partial sums of a range of runs of 256 neurons."""
-        return self.engine.ffn(layer, x, chunks)
+        return self.engine.ffn(layer, x, chunks, prompt)
 
     def head(self, x: Floats) -> Floats:
         """Logits [N, vocab]; no rows wanted cost nothing (a prompt's chunks before the last)."""

@@ -29,7 +29,8 @@ FEW_LAYERS = 4
 
 
 class Kind(IntEnum):
-    """What a token is: it decides how tokens are batched, never what is computed for one."""
+    """What a token is: a prompt's FFN is dense at the recipe's prompt level, others' is by its ffn. How tokens
+    are batched rests on it, too."""
 
     PROMPT = 0
     DECODE = 1
@@ -41,16 +42,19 @@ class Backend(Protocol):
 
     A branch is a sum of chunks: one per KV-head group in attention, one per 256 neurons in the FFN. Asked for
     a range of them it gives their partial sums [chunks, N, hidden] without bias, for another device to go on
-    from: bias + chunk 0 + chunk 1 + ... in this order are the bits of the whole.
+    from: bias + chunk 0 + chunk 1 + ... in this order are the bits of the whole. The rows of a call are all
+    of a `prompt`, or none.
     """
 
-    def follow(self, layers: Span, head: bool) -> None:
+    def follow(self, layers: Span, head: bool, prompt: bool = False) -> None:
         """Says what the next calls are (these layers, the head or not): reading ahead follows it."""
 
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows of tokens [N]."""
 
-    def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids) -> Floats:
+    def layers(
+        self, span: Span, x: Floats, sequences: Ids, positions: Ids, prompt: bool = False
+    ) -> Floats:
         """The rows behind these layers, by the same bits as adding both branches of each to x: x may be
         taken for them, and holds nothing of use behind an error."""
 
@@ -59,7 +63,7 @@ class Backend(Protocol):
     ) -> Floats:
         """What the attention branch (its norm included) adds to x; appends the rows' keys and values."""
 
-    def ffn(self, layer: int, x: Floats, chunks: Span | None = None) -> Floats:
+    def ffn(self, layer: int, x: Floats, chunks: Span | None = None, prompt: bool = False) -> Floats:
         """What the FFN branch (its norm included) adds to x."""
 
     def head(self, x: Floats) -> Floats:
@@ -96,6 +100,11 @@ class Batch:
     kinds: NDArray[np.uint8]
     tokens: Ids | None = None
     hidden: Floats | None = None
+
+    @property
+    def prompt(self) -> bool:
+        """Whether the rows are a prompt's; those of a piece are of one kind."""
+        return bool(self.kinds[0] == Kind.PROMPT) if len(self.kinds) else False
 
     @classmethod
     def run(cls, tokens: Ids, sequence: int, start: int, kind: Kind) -> Batch:
@@ -156,7 +165,8 @@ class Decoder:
         return rows
 
     def _piece(self, batch: Batch, span: range, want: NDArray[np.bool_]) -> Floats:
-        self.backend.follow((span.start, span.stop), span.stop == self.layers and bool(want.any()))
+        head = span.stop == self.layers and bool(want.any())
+        self.backend.follow((span.start, span.stop), head, batch.prompt)
         x = self._walk(batch, span, self._enter(batch))
         if span.stop < self.layers:
             return x[want]
@@ -168,7 +178,8 @@ class Decoder:
         for first in span[::step]:
             part = range(first, min(first + step, span.stop))
             if self.observer is None:
-                x = self.backend.layers((part.start, part.stop), x, batch.sequences, batch.positions)
+                rows = (batch.sequences, batch.positions, batch.prompt)
+                x = self.backend.layers((part.start, part.stop), x, *rows)
             else:
                 self._watched(batch, part, x)
             if self.progress is not None:
@@ -180,7 +191,7 @@ class Decoder:
             self._observe(layer, "attn", x)
             x += self.backend.attention(layer, x, batch.sequences, batch.positions)
             self._observe(layer, "ffn", x)
-            x += self.backend.ffn(layer, x)
+            x += self.backend.ffn(layer, x, prompt=batch.prompt)
 
     def _logits(self, x: Floats) -> Floats:
         step = self.logit_rows or max(1, len(x))

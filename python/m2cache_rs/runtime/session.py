@@ -20,7 +20,7 @@ from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.budget import Budget, Weights
+from m2cache_rs.runtime.budget import Budget, Weights, dense
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import (
     DECODE_BATCH,
@@ -135,7 +135,7 @@ class Model:
         levels = Precision.parse(precision).levels(opened.planes)
         positions = opened.positions(ctx)
         budget = opened.budget(wish, levels, act, positions, threads, kv, logit_rows)
-        engine = Engine(opened.store, levels, act, budget.cache, verify, threads, io)
+        engine = Engine(opened.store, dense(levels), act, budget.cache, verify, threads, io)
         capacity = None if dram is None else positions
         backend = CpuBackend(engine, opened.architecture, kv, capacity)
         counted = backend.stats()

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::types::Kind;
 use half::f16;
 use proptest::prelude::*;
 
@@ -94,7 +95,7 @@ impl Case {
         I: Iterator<Item = (KvRows<'a>, KvRows<'a>)>,
     {
         let mut out = vec![f32::NAN; self.q.len()];
-        let tokens = Tokens { sequences: &self.sequences, positions: &self.positions };
+        let tokens = Tokens { sequences: &self.sequences, positions: &self.positions, kind: Kind::Decode };
         attend(isa, &self.heads, &self.q, tokens, blocks, &mut out);
         out.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
     }

@@ -1,0 +1,64 @@
+//! What a model needs under a recipe.
+
+use super::schedule::{RING_BYTES, Schedule};
+use super::touched::Touched;
+use super::walk::{Part, WalkId};
+use crate::config::{Architecture, Encoding, Ffn, Recipe};
+use crate::error::Result;
+use crate::store::{Catalog, SectionId};
+use crate::types::Matrix;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a model needs under a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Needs {
+    /// Bytes of cache that hold every weight.
+    pub all: u64,
+    /// The least cache that works: one step.
+    pub least: u64,
+    /// What the ring takes of a cache that does not hold all, where it has room for it.
+    pub ring: u64,
+    /// Bytes of weights that one decoded token touches; in a sparse FFN the most that its cuts let it touch.
+    pub token_bytes: u64,
+    /// Blocks that are cached.
+    pub blocks: usize,
+    /// `token_bytes` by part.
+    pub parts: BTreeMap<&'static str, u64>,
+}
+
+impl Needs {
+    /// Of a model that need not be stored anywhere.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`]; `Error::Usage` for a recipe that is none for the model.
+    pub fn of(arch: &Architecture, encoding: &Encoding, recipe: &Recipe) -> Result<Needs> {
+        recipe.validate(arch)?;
+        let catalog = Catalog::new(arch, encoding);
+        let schedule = Schedule::new(arch, &catalog, recipe)?;
+        let bytes = |ids: &[SectionId]| ids.iter().map(|id| catalog.section(*id).bytes()).sum::<u64>();
+        let walks = |part: Part| -> Result<u64> {
+            let walk = |layer| Ok(bytes(&schedule.walk(WalkId::Layer(layer, part))?.sections));
+            (0..arch.layers).map(walk).sum()
+        };
+        let attention = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].map(|matrix| walks(Part::Attention(matrix)));
+        let ffn = match &recipe.ffn {
+            Ffn::Dense(level) => walks(Part::Ffn(*level))?,
+            Ffn::Certified(_) | Ffn::Sparse(_) => Touched::new(arch, &encoding.coding).most(arch, recipe),
+        };
+        let parts = BTreeMap::from([
+            ("attn", attention.into_iter().sum::<Result<u64>>()?),
+            ("embed", schedule.embedding.sections.iter().map(|id| catalog.section(*id).stride as u64).sum()),
+            ("ffn", ffn),
+            ("head", bytes(&schedule.walk(WalkId::Head)?.sections)),
+        ]);
+        Ok(Needs {
+            all: schedule.all(),
+            least: schedule.least(),
+            ring: (RING_BYTES as u64).max(schedule.least()),
+            token_bytes: parts.values().sum(),
+            blocks: schedule.blocks.len(),
+            parts,
+        })
+    }
+}
