@@ -203,7 +203,9 @@ def test_threads_are_charged_what_their_levels_keep() -> None:
     tall = replace(architecture_of(SMALL)[1], hidden=4096)
 
     def each(levels: Levels, act: str, rows: int = 256, logits: int = 1) -> int:
-        less, more = (_core.scratch_bytes(tall.to_json(), dense(levels), act, rows, logits, 64, n) for n in (64, 65))
+        less, more = (
+            _core.scratch_bytes(tall.to_json(), dense(levels), act, rows, logits, 64, n) for n in (64, 65)
+        )
         return more - less
 
     coarse, fine, mixed = (4, 4, 4, 4), BEST, (4, 4, 16, 16)

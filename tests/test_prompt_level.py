@@ -69,6 +69,8 @@ def test_a_token_touches_what_its_own_level_reads(small: Path) -> None:
     manifest = json.loads(Store(str(small)).manifest())
     model = [json.dumps(manifest[name]) for name in ("architecture", "encoding")]
     for prompt, decode in PAIRS:
-        mixed, uniform = (json.loads(needs(*model, recipe(*of))) for of in ((prompt, decode), (decode, decode)))
+        mixed, uniform = (
+            json.loads(needs(*model, recipe(*of))) for of in ((prompt, decode), (decode, decode))
+        )
         assert mixed["parts"] == uniform["parts"]
         assert mixed["all"] == json.loads(needs(*model, recipe(*[max(prompt, decode)] * 2)))["all"]

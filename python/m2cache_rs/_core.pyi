@@ -72,13 +72,14 @@ class Engine:
     """
     An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
     """
-    def __new__(cls, /, store: Store, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None) -> Engine:
+    def __new__(cls, /, store: Store, recipe: str, act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None) -> Engine:
         """
-        levels are bits of (attn, ffn, head, embed); act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
+        recipe is what is computed, as JSON: {"attn", "head", "embed": bits, "prompt": bits of the FFN of prompt tokens, "ffn": that of decode tokens,
+        {"dense": bits} or another (src/config/recipe.rs)}; act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
         kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
         ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
 
-        Raises BudgetError naming the least cache, UsageError for planes that are not stored.
+        Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
         """
     def attention(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], groups: tuple[SupportsIndex, SupportsIndex] | None = None) -> NDArray[float32]:
         """
@@ -94,25 +95,25 @@ class Engine:
         """
         Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
         """
-    def ffn(self, /, layer: SupportsIndex, x: NDArray[float32], chunks: tuple[SupportsIndex, SupportsIndex] | None = None) -> NDArray[float32]:
+    def ffn(self, /, layer: SupportsIndex, x: NDArray[float32], chunks: tuple[SupportsIndex, SupportsIndex] | None = None, prompt: bool = False) -> NDArray[float32]:
         """
-        FFN of x, float32 [N, hidden] before the norm, to be added to x. With chunks=(a, b): partial sums of those runs of
-        256 neurons, [b - a, N, hidden], without bias.
+        FFN of x, float32 [N, hidden] before the norm, of prompt or decode tokens, to be added to x. With chunks=(a, b):
+        partial sums of those runs of 256 neurons, [b - a, N, hidden], without bias.
         """
-    def follow(self, /, layers: tuple[SupportsIndex, SupportsIndex], head: bool = True) -> None:
+    def follow(self, /, layers: tuple[SupportsIndex, SupportsIndex], head: bool = True, prompt: bool = False) -> None:
         """
-        Says what the next calls are: the layers (a, b) in order, then the head or not, and the same again. Reading ahead
-        follows it; results do not depend on it.
+        Says what the next calls are: the layers (a, b) in order with prompt or decode tokens, then the head or not, and the
+        same again. Reading ahead follows it; results do not depend on it.
         """
     def head(self, /, x: NDArray[float32]) -> NDArray[float32]:
         """
         Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
         """
-    def layers(self, /, layers: tuple[SupportsIndex, SupportsIndex], x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32]) -> None:
+    def layers(self, /, layers: tuple[SupportsIndex, SupportsIndex], x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], prompt: bool = False) -> None:
         """
         Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32
-        [N]. The bits of attention and ffn added layer by layer; Ctrl-C is noticed behind the call. Behind an error x may
-        be of any layer.
+        [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer; Ctrl-C is noticed
+        behind the call. Behind an error x may be of any layer.
         """
     def neurons(self, /, layer: SupportsIndex, x: NDArray[float32], bits: SupportsIndex) -> NDArray[float32]:
         """
@@ -332,13 +333,14 @@ def isa() -> tuple[list[str], str]:
     Raises UsageError if the environment forces one that is not there.
     """
 
-def needs(architecture: str, encoding: str, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]) -> str:
+def needs(architecture: str, encoding: str, recipe: str) -> str:
     """
-    What a model needs at levels of (attn, ffn, head, embed) bits, from its architecture and encoding alone, as JSON:
-    {"all": cache bytes that hold every weight, "least": least cache that works, "ring": most that the read ring takes,
-    "token_bytes": bytes of weights that one decoded token touches, "blocks", "parts": token_bytes by part}.
+    What a model needs under a recipe (see Engine), from its architecture and encoding alone, as JSON: {"all": cache bytes
+    that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "token_bytes": bytes of
+    weights that one decoded token touches, in a sparse FFN the most that its cuts let it touch without its predictor,
+    "blocks", "parts": token_bytes by part}.
 
-    Raises UsageError for planes that are not stored and for JSON that is no architecture or encoding.
+    Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
     """
 
 def publish(partial: str | PathLike[str], target: str | PathLike[str], replace: bool) -> None:
@@ -376,11 +378,11 @@ def ring_bytes(cache: SupportsIndex, all: SupportsIndex, least: SupportsIndex) -
     largest step takes `least`; the rest is for weights that stay.
     """
 
-def scratch_bytes(architecture: str, levels: tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex], act: str, rows: SupportsIndex, logit_rows: SupportsIndex, positions: SupportsIndex, threads: SupportsIndex) -> int:
+def scratch_bytes(architecture: str, recipe: str, act: str, rows: SupportsIndex, logit_rows: SupportsIndex, positions: SupportsIndex, threads: SupportsIndex) -> int:
     """
-    Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: at levels of (attn,
-    ffn, head, embed) bits, with 4 and 8 computed in act, in calls of so many rows and rows of logits, with sequences of
-    up to so many positions, on the instruction set that an Engine would choose here.
+    Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: under a recipe (see
+    Engine), with 4 and 8 bits computed in act, in calls of so many rows and rows of logits, with sequences of up to so
+    many positions, on the instruction set that an Engine would choose here.
 
-    Raises UsageError for an act, levels or threads that are none, and for JSON that is no architecture.
+    Raises UsageError for an act or threads that are none, and for JSON that is no architecture or recipe of it.
     """

@@ -90,19 +90,24 @@ impl Engine {
     fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
         let Engine { cpu, weights, vectors, .. } = self;
         let (bias, mut out) = (vectors.layer(layer)?.bias(matrix), vec![0.0; rows.len() * inputs.columns]);
-        weights.visit(WalkId::Layer(layer, Part::Attention(matrix)), chunks(&rows), together(inputs.columns), |run| {
-            let parts = cuts(run, matrix, &rows)?;
-            let mut panels: Vec<Panel> =
-                parts.iter().map(|(_, part)| Panel::new(part.records, inputs.columns)).collect();
-            project_all(cpu, inputs, parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]));
-            for ((at, part), panel) in parts.iter().zip(&mut panels) {
-                if let Some(bias) = bias {
-                    panel.add_bias(&bias[*at..at + part.records]);
+        weights.visit(
+            WalkId::Layer(layer, Part::Attention(matrix)),
+            chunks(&rows),
+            together(inputs.columns),
+            |run| {
+                let parts = cuts(run, matrix, &rows)?;
+                let mut panels: Vec<Panel> =
+                    parts.iter().map(|(_, part)| Panel::new(part.records, inputs.columns)).collect();
+                project_all(cpu, inputs, parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]));
+                for ((at, part), panel) in parts.iter().zip(&mut panels) {
+                    if let Some(bias) = bias {
+                        panel.add_bias(&bias[*at..at + part.records]);
+                    }
+                    panel.put_rows(&mut out, rows.len(), at - rows.start);
                 }
-                panel.put_rows(&mut out, rows.len(), at - rows.start);
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         Ok(out)
     }
 

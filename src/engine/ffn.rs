@@ -61,7 +61,12 @@ impl Engine {
 }
 
 /// The neurons of a leased chunk, at a level whose planes were leased.
-pub(super) fn neurons<'a>(leased: &'a Leased, vectors: &'a LayerVectors, gated: bool, level: Level) -> Result<Neurons<'a>> {
+pub(super) fn neurons<'a>(
+    leased: &'a Leased,
+    vectors: &'a LayerVectors,
+    gated: bool,
+    level: Level,
+) -> Result<Neurons<'a>> {
     let linear = |matrix| {
         let bias = vectors.bias(matrix).map(|bias| Bias::of(&bias[leased.records()]));
         Ok(Linear { rows: leased.rows_at(matrix, level)?, bias })

@@ -94,7 +94,7 @@ fn a_visit_takes_every_chunk_once_and_in_order() {
     let store = stored(directory.path());
     for (all, most, runs) in [(false, 5, vec![1, 1, 1]), (true, 5, vec![3]), (true, 2, vec![2, 1])] {
         let mut weights = weights(&store, 4, all);
-                let mut sizes = vec![];
+        let mut sizes = vec![];
         for _ in 0..2 {
             let mut seen = vec![];
             sizes.clear();
@@ -135,10 +135,7 @@ fn what_is_not_there_is_no_lease() {
     for part in [Part::Attention(Matrix::Embed), Part::Ffn(Level::L8), Part::Scan(Level::L4), Part::Rest] {
         assert!(internal(weights.lease(WalkId::Layer(0, part), 0).err().unwrap()), "{part:?} of a layer");
     }
-    assert!(
-        internal(weights.lease(walk(LAYERS, Matrix::K, 4), 0).err().unwrap()),
-        "a layer behind the last"
-    );
+    assert!(internal(weights.lease(walk(LAYERS, Matrix::K, 4), 0).err().unwrap()), "a layer behind the last");
     let leased = weights.lease(walk(1, Matrix::V, 4), 0).unwrap();
     assert!(internal(leased.rows(Matrix::Q).err().unwrap()), "a matrix of another walk");
 }

@@ -24,8 +24,8 @@ mod weights;
 
 pub use crate::io::Choice;
 pub use crate::kernels::Arithmetic;
-pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use needs::Needs;
+pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use schedule::{RING_BYTES, usual_ring};
 pub use scratch::Run;
 pub use weights::Verify;

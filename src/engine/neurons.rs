@@ -1,8 +1,8 @@
 //! What the neurons of a layer give, all of them and at any level that is read: what profiles and predictors are made of.
 
+use super::Engine;
 use super::ffn::neurons;
 use super::threads::{each, pooled, together};
-use super::Engine;
 use crate::error::{Error, Result};
 use crate::kernels::neurons::values;
 use crate::types::{CHUNK, Level};

@@ -141,7 +141,8 @@ impl Schedule {
 
     /// The walk of a layer that has some of its matrices at a level, or above: that of the fewest sections.
     pub fn reads(&self, layer: usize, matrices: &[Matrix], level: Level) -> Option<WalkId> {
-        let has = |walk: &Walk| matrices.iter().all(|of| walk.planes(*of).is_ok_and(|at| at.len() >= level.plane_count()));
+        let has =
+            |walk: &Walk| matrices.iter().all(|of| walk.planes(*of).is_ok_and(|at| at.len() >= level.plane_count()));
         let walks = self.parts.iter().filter_map(|part| Some((*part, self.walk(WalkId::Layer(layer, *part)).ok()?)));
         let least = walks.filter(|(_, walk)| has(walk)).min_by_key(|(_, walk)| walk.sections.len());
         least.map(|(part, _)| WalkId::Layer(layer, part))
@@ -219,7 +220,7 @@ pub mod tests {
     use super::*;
     use crate::config::{Coding, Cut, Encoding, Ffn, Form, Selector, Sparse};
     use crate::engine::Needs;
-    use crate::types::{LEVELS, Kind, Levels, Plane};
+    use crate::types::{Kind, LEVELS, Levels, Plane};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -255,8 +256,14 @@ pub mod tests {
     fn recipes() -> impl Strategy<Value = Recipe> {
         let level = || prop::sample::select(LEVELS.to_vec());
         let cut = prop::sample::select(vec![[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 2, 3], [1, 0, 2]]).prop_map(Cut::Top);
-        let selector = prop::sample::select(vec![Selector::Plane, Selector::Lowrank, Selector::Oracle, Selector::Cascade(vec![20])]);
-        let sparse = (selector, prop::collection::vec(cut, 1)).prop_map(|(selector, cuts)| Ffn::Sparse(Sparse { selector, cuts }));
+        let selector = prop::sample::select(vec![
+            Selector::Plane,
+            Selector::Lowrank,
+            Selector::Oracle,
+            Selector::Cascade(vec![20]),
+        ]);
+        let sparse = (selector, prop::collection::vec(cut, 1))
+            .prop_map(|(selector, cuts)| Ffn::Sparse(Sparse { selector, cuts }));
         let certified = prop::sample::select(vec![Level::L8, Level::L16]).prop_map(Ffn::Certified);
         let ffn = prop_oneof![level().prop_map(Ffn::Dense), certified, sparse];
         (level(), level(), ffn).prop_map(|(attn, prompt, ffn)| Recipe { attn, head: attn, embed: prompt, prompt, ffn })

@@ -58,9 +58,8 @@ impl Walk {
     /// `Error::Usage` when a plane of a level is not stored.
     pub fn new(catalog: &Catalog, layer: Option<usize>, matrices: &[(Matrix, Level)]) -> Result<Walk> {
         let sections = sections(catalog, layer, matrices)?;
-        let planes = |(matrix, level): &(Matrix, Level)| {
-            Ok((*matrix, planes(catalog, &sections, layer, *matrix, *level)?))
-        };
+        let planes =
+            |(matrix, level): &(Matrix, Level)| Ok((*matrix, planes(catalog, &sections, layer, *matrix, *level)?));
         let matrices: Vec<_> = matrices.iter().map(planes).collect::<Result<_>>()?;
         let records = catalog.section(sections[0]).records;
         Ok(Walk { records, sections, matrices, first: 0 })

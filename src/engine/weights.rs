@@ -1,8 +1,8 @@
 //! Records of the model by name: from the cache where they are, from the store where they are not.
 
 use super::Options;
-use super::schedule::{RING_BYTES, Schedule};
 use super::parts;
+use super::schedule::{RING_BYTES, Schedule};
 use super::walk::{Part, Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
@@ -111,7 +111,8 @@ impl Weights {
         let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);
         let taken = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(&options.recipe, kind));
         let layers = 0..store.manifest.architecture.layers;
-        let mut weights = Weights { store, verify: options.verify, verified: HashSet::new(), schedule, taken, fetcher, notes };
+        let mut weights =
+            Weights { store, verify: options.verify, verified: HashSet::new(), schedule, taken, fetcher, notes };
         weights.follow(layers, true, Kind::Decode)?;
         Ok(weights)
     }

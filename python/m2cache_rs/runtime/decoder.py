@@ -52,9 +52,7 @@ class Backend(Protocol):
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows of tokens [N]."""
 
-    def layers(
-        self, span: Span, x: Floats, sequences: Ids, positions: Ids, prompt: bool = False
-    ) -> Floats:
+    def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids, prompt: bool = False) -> Floats:
         """The rows behind these layers, by the same bits as adding both branches of each to x: x may be
         taken for them, and holds nothing of use behind an error."""
 
