@@ -6,6 +6,7 @@ mod engine;
 mod errors;
 mod probe;
 mod replay;
+mod select;
 mod store;
 mod writer;
 
@@ -22,6 +23,8 @@ mod _core {
     use super::probe::{DiskProbe, MemoryProbe, isa};
     #[pymodule_export]
     use super::replay::replay;
+    #[pymodule_export]
+    use super::select::trace_memory;
     #[pymodule_export]
     use super::store::{Store, Survey, publish, read_header, remove_roots};
     #[pymodule_export]

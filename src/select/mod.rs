@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod normal;
 mod rank;
 mod set;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use choose::choose;
 pub use set::{ActiveSet, Band, COLUMNS};
+pub use trace::{Generator, fit_memory};
