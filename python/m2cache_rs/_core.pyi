@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes", "trace_memory"]
 
 __version__: Final[str]
 """
@@ -385,4 +385,12 @@ def scratch_bytes(architecture: str, recipe: str, act: str, rows: SupportsIndex,
     many positions, on the instruction set that an Engine would choose here.
 
     Raises UsageError for an act or threads that are none, and for JSON that is no architecture or recipe of it.
+    """
+
+def trace_memory(neurons: SupportsIndex, share: SupportsFloat | SupportsIndex, overlap: SupportsFloat | SupportsIndex, skew: SupportsFloat | SupportsIndex, seed: SupportsIndex) -> float:
+    """
+    The `memory` of a trace (a recipe's selector) in which, of the share of a layer's neurons that a token has, on average
+    `overlap` are those of the token before.
+
+    Raises UsageError for a share of no neuron and for an overlap out of reach, naming the range.
     """
