@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 WORDS = {"types", "error", "config"}
 RUST = {
     "python": {"engine", "store", "kv", "probe", "tier"},
-    "engine": {"prefetch", "tier", "io", "kernels", "kv", "store", "quant"},
+    "engine": {"prefetch", "tier", "io", "kernels", "kv", "select", "store", "quant"},
     "probe": {"io", "mem", "kernels", "quant"},
     "prefetch": {"tier", "io", "mem"},
     "io": {"mem"},

@@ -130,10 +130,18 @@ class Engine:
         """
         Begins or ends to note every access to a block.
         """
+    def scores(self, /, layer: SupportsIndex, x: NDArray[float32]) -> NDArray[float32]:
+        """
+        Scores of every neuron of a layer by the recipe's selector for x, float32 [N, hidden] before the norm: float32
+        [N, ffn], larger is more important.
+
+        Raises UsageError for a recipe without selector.
+        """
     def stats(self, /) -> str:
         """
         What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
-        "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
+        "compute_seconds", "ffn": {"tokens" (decoded), "touched_bytes" (of FFN records, as if each token were alone, padding
+        left out), "neurons": [at 16, at 8, at 4 bits], "selector_bytes" (of the touched)}, MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
         head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
         "unused_bytes" (read ahead in vain, or not asked for yet), "reads", "stalls", "wait_seconds".
         """

@@ -33,8 +33,14 @@ impl Engine {
     ) -> Result<Branch> {
         match (kind, &self.recipe.ffn) {
             (Kind::Prompt, _) => self.dense(layer, x, chunks, self.recipe.prompt),
-            (Kind::Decode, Ffn::Dense(level)) => self.dense(layer, x, chunks, *level),
-            (Kind::Decode, _) => Err(Error::usage("decode tokens of this build are dense: give ffn dense")),
+            (Kind::Decode, Ffn::Dense(level)) => {
+                let (level, tokens) = (*level, x.len() / self.arch.hidden);
+                let branch = self.dense(layer, x, chunks.clone(), level)?;
+                self.counted.dense(&self.touched, &self.arch, level, layer, tokens, &chunks);
+                Ok(branch)
+            }
+            (Kind::Decode, Ffn::Sparse(_)) => self.ranked(layer, x, chunks),
+            (Kind::Decode, Ffn::Certified(_)) => Err(Error::usage("certified is not of this build")),
         }
     }
 

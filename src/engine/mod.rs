@@ -14,7 +14,9 @@ mod neurons;
 mod parts;
 mod report;
 mod schedule;
+mod score;
 mod scratch;
+mod sparse;
 mod sum;
 mod threads;
 mod touched;
@@ -36,12 +38,14 @@ use crate::kernels::norm::rms_norm;
 use crate::kernels::project::Inputs;
 use crate::kernels::{Cpu, Isa};
 use crate::kv::KvCache;
+use crate::select::ActiveSet;
 use crate::store::Store;
 use crate::types::{Kind, Level, Tokens};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use threads::pooled;
+use touched::{Counted, Touched};
 use vectors::Vectors;
 use weights::Weights;
 
@@ -80,6 +84,10 @@ pub struct Engine {
     cpu: Cpu,
     weights: Weights,
     vectors: Vectors,
+    /// The active set of the call, in memory that is used again.
+    active: ActiveSet,
+    touched: Touched,
+    counted: Counted,
     /// Time spent in each layer's parts, and (last) in embedding and head.
     spent: Vec<Duration>,
 }
@@ -98,7 +106,9 @@ impl Engine {
         let weights = Weights::new(store, &options)?;
         let spent = vec![Duration::ZERO; arch.layers + 1];
         let cpu = Cpu::new(Isa::chosen()?, options.arithmetic, pool);
-        Ok(Engine { arch, recipe: options.recipe, cpu, weights, vectors, spent })
+        let touched = Touched::new(&arch, &weights.store().manifest.encoding.coding);
+        let (active, counted) = (ActiveSet::empty(0, 0), Counted::default());
+        Ok(Engine { arch, recipe: options.recipe, cpu, weights, vectors, active, touched, counted, spent })
     }
 
     /// Says what the next calls are: layers in order with tokens of a kind, then the head or not, and the same again.

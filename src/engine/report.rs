@@ -1,6 +1,7 @@
 //! What the tiers did, as plain data.
 
 use super::Engine;
+use super::touched::Counted;
 use crate::prefetch::Access;
 use crate::store::SectionId;
 use crate::tier::{Block, BlockId, Counters, Place, Stats};
@@ -58,6 +59,8 @@ pub struct Report {
     pub ring_bytes: u64,
     /// Seconds spent computing.
     pub compute_seconds: f64,
+    /// What the FFN of decode tokens touched.
+    pub ffn: Counted,
     /// What moved in all.
     #[serde(flatten)]
     pub moved: Moved,
@@ -101,6 +104,7 @@ impl Engine {
             fixed_bytes: fetcher.dram().bytes(),
             ring_bytes: fetcher.ring_bytes(),
             compute_seconds: layers.iter().map(|l| l.compute_seconds).sum(),
+            ffn: self.counted.clone(),
             moved: self.moved(&stats, |_| true),
             sections: self.section_reports(&stats),
             layers,

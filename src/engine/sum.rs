@@ -29,6 +29,13 @@ impl BranchSum {
         }
     }
 
+    /// So many chunks come next that have nothing to add, of `numbers` numbers each.
+    pub fn skip(&mut self, chunks: usize, numbers: usize) {
+        if let BranchSum::Partials(partials) = self {
+            partials.resize(partials.len() + chunks * numbers, 0.0);
+        }
+    }
+
     /// The branch.
     pub fn finish(self) -> Branch {
         match self {

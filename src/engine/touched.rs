@@ -1,8 +1,12 @@
 //! Bytes of FFN records that computing a token touches, counted as if it were alone: what its scores need, and what its
 //! active neurons need beside. Padding and what is read in vain are not among them.
 
+use super::score::Scores;
 use crate::config::{Architecture, Coding, Cut, Ffn, Recipe, Sparse};
-use crate::types::{LEVELS, Level, Plane};
+use crate::select::ActiveSet;
+use crate::types::{CHUNK, LEVELS, Level, Plane};
+use serde::Serialize;
+use std::ops::Range;
 
 /// What a neuron's records hold.
 #[derive(Clone, Copy, Debug)]
@@ -64,5 +68,75 @@ fn most(cut: &Cut, neurons: usize) -> Vec<(Level, u64)> {
             let finest = LEVELS.into_iter().find(|level| cut.uses(*level));
             finest.map(|level| (level, above.most.min(neurons) as u64)).into_iter().collect()
         }
+    }
+}
+
+/// What decode tokens touched.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Counted {
+    /// Decode tokens: the most that went through any layer.
+    pub tokens: u64,
+    /// Bytes of FFN records that they touched in all layers, those for their scores included.
+    pub touched_bytes: u64,
+    /// Neurons that they used, at 16, 8 and 4 bits.
+    pub neurons: [u64; 3],
+    /// Bytes that their scores touched.
+    pub selector_bytes: u64,
+    /// Tokens by layer.
+    #[serde(skip)]
+    layers: Vec<u64>,
+}
+
+impl Counted {
+    /// Adds tokens that use all neurons of some chunks, or of all.
+    pub fn dense(
+        &mut self,
+        of: &Touched,
+        arch: &Architecture,
+        level: Level,
+        layer: usize,
+        tokens: usize,
+        chunks: &Option<Range<usize>>,
+    ) {
+        let neurons = chunks.as_ref().map_or(arch.ffn, |range| {
+            arch.ffn.min(range.end.saturating_mul(CHUNK)).saturating_sub(range.start.saturating_mul(CHUNK))
+        });
+        if chunks.as_ref().is_none_or(|range| range.start == 0) {
+            self.tokens(layer, tokens as u64);
+        }
+        let mut used = [0; 3];
+        used[LEVELS.len() - level.plane_count()] = (neurons * tokens) as u64;
+        self.add(of, used, None);
+    }
+
+    /// Adds the active sets of tokens, in some chunks: their scores with the first.
+    pub fn ranked(&mut self, of: &Touched, active: &ActiveSet, chunks: &Range<usize>, layer: usize, scores: &Scores) {
+        let tokens = active.columns as u64;
+        if chunks.start == 0 {
+            let scored = (scores.rows.len() / active.columns) as u64;
+            let bytes = scores.level.map_or(0, |level| scored * of.scan(level)) + scores.predictor_bytes;
+            self.tokens(layer, tokens);
+            self.selector_bytes += tokens * bytes;
+            self.touched_bytes += tokens * bytes;
+        }
+        let uses = |used: &Vec<u32>| used.iter().map(|used| u64::from(used.count_ones())).sum::<u64>();
+        let mut used = [0; 3];
+        for bands in &active.chunks[chunks.clone()] {
+            used.iter_mut().zip(bands).for_each(|(count, band)| *count += uses(&band.used));
+        }
+        self.add(of, used, scores.level);
+    }
+
+    fn add(&mut self, of: &Touched, used: [u64; 3], scanned: Option<Level>) {
+        for (i, level) in LEVELS.into_iter().enumerate() {
+            self.neurons[i] += used[i];
+            self.touched_bytes += used[i] * of.neuron(level, scanned);
+        }
+    }
+
+    fn tokens(&mut self, layer: usize, tokens: u64) {
+        self.layers.resize(self.layers.len().max(layer + 1), 0);
+        self.layers[layer] += tokens;
+        self.tokens = self.tokens.max(self.layers[layer]);
     }
 }

@@ -151,16 +151,18 @@ impl Weights {
     pub fn visit(
         &mut self,
         walk: WalkId,
-        mut chunks: Range<usize>,
+        mut chunks: impl Iterator<Item = usize> + Clone,
         most: usize,
         mut each: impl FnMut(&[Leased]) -> Result<()>,
     ) -> Result<()> {
-        while !chunks.is_empty() {
+        loop {
             let run = self.lease_run(walk, chunks.clone().take(most))?;
-            chunks.start += run.len();
+            if run.is_empty() {
+                return Ok(());
+            }
+            chunks.nth(run.len() - 1);
             each(&run)?;
         }
-        Ok(())
     }
 
     fn lease_run(&mut self, walk: WalkId, chunks: impl Iterator<Item = usize>) -> Result<Vec<Leased>> {

@@ -136,6 +136,17 @@ impl Engine {
         Out::new(py, values, &[x.shape()[0], neurons])
     }
 
+    /// Scores of every neuron of a layer by the recipe's selector for x, float32 [N, hidden] before the norm: float32
+    /// [N, ffn], larger is more important.
+    ///
+    /// Raises UsageError for a recipe without selector.
+    fn scores<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>) -> PyResult<Out<'py, f32>> {
+        let rows = x.slice()?;
+        let scores = py.detach(|| lock(&self.0).scores(layer, rows))?;
+        let neurons = scores.len() / x.shape()[0];
+        Out::new(py, scores, &[x.shape()[0], neurons])
+    }
+
     /// Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
     fn head<'py>(&self, py: Python<'py>, x: In2<'py, f32>) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
@@ -152,7 +163,8 @@ impl Engine {
     }
 
     /// What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
-    /// "compute_seconds", MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
+    /// "compute_seconds", "ffn": {"tokens" (decoded), "touched_bytes" (of FFN records, as if each token were alone, padding
+    /// left out), "neurons": [at 16, at 8, at 4 bits], "selector_bytes" (of the touched)}, MOVED, "sections": [{"section", "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and
     /// head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them),
     /// "unused_bytes" (read ahead in vain, or not asked for yet), "reads", "stalls", "wait_seconds".
     fn stats(&self, py: Python<'_>) -> PyResult<String> {

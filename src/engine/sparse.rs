@@ -1,0 +1,109 @@
+//! The feed-forward branch of tokens that use some of the neurons: scores, the active set, and its neurons' sum, chunk by
+//! chunk and band by band (docs/format.md, 6).
+
+use super::ffn::neurons;
+use super::score::Scores;
+use super::sum::BranchSum;
+use super::threads::{each, together};
+use super::vectors::LayerVectors;
+use super::walk::{Part, WalkId};
+use super::weights::Leased;
+use super::{Branch, Engine, check_chunks};
+use crate::config::Architecture;
+use crate::error::{Error, Result};
+use crate::kernels::Cpu;
+use crate::kernels::accumulate::ChunkSum;
+use crate::kernels::neurons::values;
+use crate::kernels::project::Inputs;
+use crate::select::{Band, COLUMNS, choose};
+use crate::types::{CHUNK, Matrix};
+use std::ops::Range;
+
+impl Engine {
+    /// What a ranking leaves of every token's neurons. The set of a token rests on all chunks, whichever are asked for.
+    pub(super) fn ranked(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
+        check_columns(x.len() / self.arch.hidden)?;
+        let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
+        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_ffn, &self.recipe.ffn_levels());
+        let scores = self.score(layer, &inputs)?;
+        let cut = self.recipe.cut(layer).ok_or(Error::Internal("a layer whose ranking is not cut"))?;
+        choose(&scores.rows, self.arch.ffn, cut, &mut self.active);
+        self.counted.ranked(&self.touched, &self.active, &range, layer, &scores);
+        self.active_sum(layer, &inputs, &scores, range, chunks.is_some())
+    }
+
+    /// The sum of the active neurons of some chunks.
+    fn active_sum(
+        &mut self,
+        layer: usize,
+        inputs: &Inputs,
+        scores: &Scores,
+        range: Range<usize>,
+        partial: bool,
+    ) -> Result<Branch> {
+        let Engine { arch, cpu, weights, vectors, active, .. } = self;
+        let vectors = vectors.layer(layer)?;
+        let mut sum = BranchSum::new(partial, inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
+        let (chunk, mut next) = (Chunk { arch, cpu, inputs, scores, vectors }, range.start);
+        let busy: Vec<usize> = range.clone().filter(|chunk| !active.is_idle(*chunk)).collect();
+        weights.visit(WalkId::Layer(layer, Part::Rest), busy.iter().copied(), together(inputs.columns), |run| {
+            let sums = each(cpu, run.iter().collect(), |leased, threads| {
+                chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], threads)
+            })?;
+            for (leased, one) in run.iter().zip(&sums) {
+                let at = leased.records().start / CHUNK;
+                sum.skip(at - next, inputs.columns * arch.hidden);
+                sum.take(cpu, std::slice::from_ref(one));
+                next = at + 1;
+            }
+            Ok(())
+        })?;
+        sum.skip(range.end - next, inputs.columns * arch.hidden);
+        Ok(sum.finish())
+    }
+}
+
+/// What the sums of all chunks share.
+struct Chunk<'a> {
+    arch: &'a Architecture,
+    cpu: &'a Cpu,
+    inputs: &'a Inputs,
+    scores: &'a Scores,
+    vectors: &'a LayerVectors,
+}
+
+impl Chunk<'_> {
+    /// The sum of a chunk's bands, from the finest on.
+    fn sum(&self, leased: &Leased, bands: &[Band; 3], threads: usize) -> Result<ChunkSum> {
+        let mut sum = ChunkSum::new(self.inputs.columns, self.arch.hidden);
+        for band in bands.iter().filter(|band| !band.ids.is_empty()) {
+            self.add(leased, band, &mut sum, threads)?;
+        }
+        Ok(sum)
+    }
+
+    fn add(&self, leased: &Leased, band: &Band, sum: &mut ChunkSum, threads: usize) -> Result<()> {
+        let Chunk { arch, cpu, inputs, scores, vectors } = self;
+        let down = leased.rows_at(Matrix::Down, band.level)?.at(&band.ids);
+        let mut h = match scores.scanned(band.level, leased.records().start / CHUNK) {
+            Some(panel) => panel.pick(&band.ids),
+            None => {
+                let neurons = neurons(leased, vectors, arch.gated, band.level)?.at(&band.ids);
+                values(cpu, inputs, arch.activation, &neurons)
+            }
+        };
+        h.mask(&band.used);
+        sum.add(cpu, &down, &h, threads);
+        Ok(())
+    }
+}
+
+/// Refuses more tokens than a set has bits for.
+fn check_columns(columns: usize) -> Result<()> {
+    match columns <= COLUMNS {
+        true => Ok(()),
+        false => {
+            Err(Error::usage(format!("{columns} decode tokens in a call of a sparse recipe; {COLUMNS} are the most")))
+        }
+    }
+}

@@ -1,0 +1,238 @@
+"""Decode tokens that use some of a layer's neurons, at levels of their own: the bits of the reference."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from m2cache_rs._core import Engine
+from m2cache_rs.errors import UsageError
+from m2cache_rs.models import Architecture
+from m2cache_rs.runtime.decoder import Floats
+from m2cache_rs.runtime.opening import Opened
+
+from tests.engines import Json, Sequence, dense, needed, noise, opened, sparse
+from tests.reference import decoder
+from tests.reference import sparse as reference
+from tests.reference import store as stored
+from tests.reference.sums import Ordered
+from tests.reference.weights import Quantised, uniform
+from tests.stores import SMALL
+
+FFN, CHUNKS = SMALL["intermediate_size"], 2
+SELECTORS = ["plane", "oracle"]
+CUTS = [{"top": [9, 40, 60]}, {"top": [0, 70, 30]}, {"top": [0, 0, 120]}, {"top": [FFN // 2, 0, 1]}]
+
+many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@cache
+def model(store: Path, act: str) -> tuple[Architecture, Quantised]:
+    weights = Quantised(stored.contents(store), uniform(16), act == "auto", sums=Ordered())
+    return Opened(store).architecture, weights
+
+
+def expected(store: Path, layer: int, x: Floats, selector: Any, cut: Json, act: str = "auto") -> Floats:
+    spec, weights = model(store, act)
+    normed = decoder.norm(spec, weights, x, f"{layer}.norm.ffn")
+    recipe = reference.Recipe(selector, [cut], int8=act == "auto")
+    return decoder.sparse_ffn(recipe, spec, weights, layer, normed)
+
+
+def same(found: Floats, wanted: Floats) -> None:
+    np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
+@st.composite
+def tops(draw: st.DrawFn) -> Json:
+    """Counts in all of 1 to FFN."""
+    ends = sorted(draw(st.lists(st.integers(0, FFN), min_size=3, max_size=3).filter(any)))
+    return {"top": [ends[0], ends[1] - ends[0], ends[2] - ends[1]]}
+
+
+@many
+@given(
+    selector=st.sampled_from(SELECTORS), cut=tops(), rows=st.sampled_from([1, 2, 7, 32]),
+    layer=st.integers(0, 1), act=st.sampled_from(["auto", "f32"]), threads=st.integers(1, 3),
+    share=st.sampled_from([0.0, 0.6, 1.0]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_counted_neurons_are_the_reference(
+    small: Path,
+    selector: str,
+    cut: Json,
+    rows: int,
+    layer: int,
+    act: str,
+    threads: int,
+    share: float,
+    seed: int,
+) -> None:
+    x, recipe = noise(rows, seed), sparse(selector, cut)
+    need = needed(small, recipe)
+    room = int(need["least"] + share * (need["all"] - need["least"]))
+    engine = opened(small, recipe, act, cache=room, threads=threads)
+    wanted = expected(small, layer, x, selector, cut, act)
+    for _ in range(2):
+        same(engine.ffn(layer, x), wanted)
+
+
+@many
+@given(
+    selector=st.sampled_from(SELECTORS), rows=st.sampled_from([1, 5]), seed=st.integers(0, 99),
+    shares=st.tuples(*[st.none() | st.floats(0, 1)] * 3).filter(lambda all: all != (None,) * 3),
+    most=st.integers(1, FFN),
+)  # fmt: skip
+def test_neurons_above_thresholds_are_the_reference(
+    small: Path, selector: str, rows: int, seed: int, shares: tuple[float | None, ...], most: int
+) -> None:
+    """Thresholds that scores reach exactly, and more neurons above them than a token may have."""
+    x = noise(rows, seed)
+    scores = np.sort(opened(small, sparse(selector, CUTS[0])).scores(0, x).ravel())[::-1]
+    finer = sorted(one for one in shares if one is not None)
+    levels = [None if one is None else float(scores[int(finer.pop(0) * (scores.size - 1))]) for one in shares]
+    cut = {"above": {"scores": levels, "most": most}}
+    found = opened(small, sparse(selector, cut)).ffn(0, x)
+    same(found, expected(small, 0, x, selector, cut))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("act", ["auto", "f32"])
+def test_all_neurons_at_one_level_are_the_dense_layer(
+    small: Path, selector: str, bits: int, act: str
+) -> None:
+    cut = {"top": [FFN if level == bits else 0 for level in (16, 8, 4)]}
+    for rows in (1, 3, 32):
+        x = noise(rows, rows)
+        same(opened(small, sparse(selector, cut), act).ffn(1, x), opened(small, dense(bits), act).ffn(1, x))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("cut", [*CUTS, {"top": [1, 0, 0]}])
+def test_partial_sums_add_up_to_the_whole(small: Path, selector: str, cut: Json) -> None:
+    engine, x = opened(small, sparse(selector, cut)), noise(4, 3)
+    for spans in ([(0, 1), (1, CHUNKS)], [(0, CHUNKS)]):
+        total = np.zeros_like(x)
+        for span in spans:
+            parts = engine.ffn(0, x, span)
+            assert parts.shape == (span[1] - span[0], *x.shape)
+            for part in parts:
+                total += part
+        same(total, engine.ffn(0, x))
+
+
+def test_scores_are_what_the_selector_says(small: Path) -> None:
+    x = noise(3, 1)
+    for selector, bits in (("plane", 4), ("oracle", 16)):
+        engine = opened(small, sparse(selector, {"top": [0, 5, 0]}))
+        same(engine.scores(1, x), np.abs(opened(small, dense(bits)).neurons(1, x, bits)))
+    with pytest.raises(UsageError, match="the recipe has no selector"):
+        opened(small, dense(4)).scores(1, x)
+
+
+def test_layers_may_be_cut_differently(small: Path) -> None:
+    x, cuts = noise(2, 9), [{"top": [0, 0, 33]}, {"top": [12, 0, 7]}]
+    engine = opened(small, sparse("plane", *cuts))
+    for layer, cut in enumerate(cuts):
+        same(engine.ffn(layer, x), expected(small, layer, x, "plane", cut))
+
+
+def test_prompt_tokens_stay_dense(small: Path) -> None:
+    x = noise(40, 2)
+    engine = opened(small, sparse("plane", CUTS[0]))
+    same(engine.ffn(0, x, prompt=True), opened(small, dense(8)).ffn(0, x))
+    assert counted(engine) == {"tokens": 0, "touched_bytes": 0, "neurons": [0, 0, 0], "selector_bytes": 0}
+
+
+def test_more_tokens_than_a_set_has_bits_for_are_refused(small: Path) -> None:
+    with pytest.raises(UsageError, match="33 decode tokens in a call of a sparse recipe; 32 are the most"):
+        opened(small, sparse("plane", CUTS[0])).ffn(0, noise(33, 1))
+
+
+def decoded(engine: Engine, cuts: list[int]) -> Floats:
+    """Ten tokens of a prompt and 24 decoded, in batches that end at `cuts`."""
+    sequence, x = Sequence(engine), noise(34, 8)
+    sequence.feed(x[:10], 0, True)
+    edges = pairwise(sorted({10, 34, *cuts}))
+    return np.concatenate([sequence.feed(x[a:b], a, False) for a, b in edges])
+
+
+@cache
+def alone(store: Path, selector: str, index: int) -> Floats:
+    """With everything resident, on one thread, token by token."""
+    return decoded(opened(store, sparse(selector, CUTS[index]), threads=1), list(range(10, 34)))
+
+
+@many
+@given(
+    selector=st.sampled_from(SELECTORS), index=st.integers(0, len(CUTS) - 1), share=st.floats(0, 1.1),
+    cuts=st.lists(st.integers(11, 33), max_size=4), threads=st.integers(1, 4),
+    io=st.sampled_from(["auto", "psync"]), verify=st.sampled_from(["first", "always", "never"]),
+    lookahead=st.none() | st.integers(0, 1 << 20),
+)  # fmt: skip
+def test_budgets_readers_threads_and_batches_change_no_bit(
+    small: Path, selector: str, index: int, share: float, cuts: list[int], threads: int, io: str, verify: str,
+    lookahead: int | None,
+) -> None:  # fmt: skip
+    recipe = sparse(selector, CUTS[index])
+    need = needed(small, recipe)
+    room = int(need["least"] + share * (need["all"] - need["least"]))
+    options = {"cache": room, "threads": threads, "io": io, "verify": verify, "lookahead": lookahead}
+    engine = opened(small, recipe, **options)
+    for _ in range(2):
+        same(decoded(engine, cuts), alone(small, selector, index))
+
+
+def counted(engine: Engine) -> Json:
+    found: Json = json.loads(engine.stats())["ffn"]
+    return found
+
+
+def record(bits: int) -> int:
+    """Bytes of a record of 72 weights: two blocks of 64 and two groups of four bytes of scales."""
+    return {4: 2 * 32 + 8, 8: 2 * 64 + 8, 16: 2 * 128 + 8}[bits]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_touched_bytes_are_counted_by_hand(small: Path, rows: int) -> None:
+    """gate and up of every neuron are scored; what the scan had is not touched again."""
+    for selector, scanned in (("plane", 4), ("oracle", 16)):
+        for cut in CUTS:
+            engine, per_token, scan = opened(small, sparse(selector, cut)), 0, FFN * 2 * record(scanned)
+            for layer in (0, 1):
+                engine.ffn(layer, noise(rows, layer))
+            for bits, count in zip((16, 8, 4), cut["top"], strict=True):
+                per_token += count * (record(bits) + 2 * max(0, record(bits) - record(scanned)))
+            assert counted(engine) == {
+                "tokens": rows,
+                "touched_bytes": 2 * rows * (scan + per_token),
+                "neurons": [2 * rows * count for count in cut["top"]],
+                "selector_bytes": 2 * rows * scan,
+            }
+            assert needed(small, sparse(selector, cut))["parts"]["ffn"] == 2 * (scan + per_token)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_dense_tokens_touch_every_neuron(small: Path, bits: int) -> None:
+    engine = opened(small, dense(bits))
+    for layer in (0, 1):
+        for span in ((0, 1), (1, 2)):
+            engine.ffn(layer, noise(3, layer), span)
+    neurons = [2 * 3 * FFN if level == bits else 0 for level in (16, 8, 4)]
+    touched = 2 * 3 * FFN * 3 * record(bits)
+    assert counted(engine) == {"tokens": 3, "touched_bytes": touched, "neurons": neurons, "selector_bytes": 0}
+
+
+def test_partial_calls_touch_as_much_as_the_whole(small: Path) -> None:
+    whole, parts = (opened(small, sparse("plane", CUTS[0])) for _ in range(2))
+    whole.ffn(0, noise(2, 0))
+    for span in ((0, 1), (1, 2)):
+        parts.ffn(0, noise(2, 0), span)
+    assert counted(whole) == counted(parts)
