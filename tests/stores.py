@@ -15,6 +15,7 @@ from m2cache_rs.convert import convert
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime.budget import Weights
 from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.recipe import Recipe
 
 from tests.reference import checkpoint, tiny
 
@@ -43,7 +44,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def needs(store: Path, precision: PrecisionLike) -> Weights:
     """What the weights of a store take."""
     opened = Opened(store)
-    return opened.weights(Precision.parse(precision).levels(opened.planes))
+    return opened.weights(Recipe.of_levels(Precision.parse(precision).levels(opened.planes)))
 
 
 @pytest.fixture(scope="session")

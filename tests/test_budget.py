@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from m2cache_rs import BudgetError, Model, UsageError, _core
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Costs, Levels, Weights, dense
+from m2cache_rs.runtime.budget import Costs, Weights
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.wish import Wish, choose
 
 from tests.stores import SMALL
 
 MIB = 1 << 20
-BEST = (16, 16, 16, 16)
+BEST = Recipe.dense(16)
 sizes = st.integers(0, 1 << 40)
 
 
@@ -62,12 +63,12 @@ def test_more_memory_never_fixes_less(dram: int, more: int, model: Weights, besi
     assert budget.split(dram + more, model, beside).cache >= budget.split(dram, model, beside).cache
 
 
-@given(st.integers(1, 1000), st.integers(1, 64), st.sampled_from([(4, 4, 4, 4), (16, 16, 16, 16)]))
-def test_scratch_grows_with_positions_and_threads(positions: int, threads: int, levels: Levels) -> None:
+@given(st.integers(1, 1000), st.integers(1, 64), st.sampled_from([Recipe.dense(4), BEST]))
+def test_scratch_grows_with_positions_and_threads(positions: int, threads: int, recipe: Recipe) -> None:
     spec = architecture_of(SMALL)[1]
 
     def of(positions: int, threads: int) -> int:
-        return budget.scratch_bytes(spec, levels, "auto", positions, threads)
+        return budget.scratch_bytes(spec, recipe, "auto", positions, threads)
 
     assert of(positions, threads) <= of(positions + 1, threads)
     assert of(positions, threads) < of(positions, threads + 1)
@@ -75,7 +76,7 @@ def test_scratch_grows_with_positions_and_threads(positions: int, threads: int, 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.999, 1])
 def test_the_core_cuts_a_cache_as_the_budget_says(tale: Path, share: float) -> None:
-    needs = Opened(tale).weights((16, 16, 16, 16))
+    needs = Opened(tale).weights(BEST)
     with Model.open(tale, cache=needs.least + int(share * (needs.all - needs.least)), ctx=64) as model:
         stats, block = model.stats(), 300 << 10
         assert 0 <= model.budget.ring - stats["ring_bytes"] < 16 << 10
@@ -130,7 +131,7 @@ def test_fewer_rows_of_logits_take_less_and_are_the_same(tale: Path) -> None:
 
 def test_less_room_leaves_more_for_weights(tale: Path) -> None:
     opened = Opened(tale)
-    model = opened.weights((16, 16, 16, 16))
+    model = opened.weights(BEST)
     assert opened.costs(BEST, "auto", 64, 2, "f32").kv == 2 * opened.costs(BEST, "auto", 64, 2, "f16").kv
     short, long = (opened.costs(BEST, "auto", positions, 2, "f16") for positions in (64, 1024))
     assert long.kv >= 8 * short.kv
@@ -202,20 +203,20 @@ def test_the_charge_holds_where_every_one_of_32_threads_has_an_arena(
 def test_threads_are_charged_what_their_levels_keep() -> None:
     tall = replace(architecture_of(SMALL)[1], hidden=4096)
 
-    def each(levels: Levels, act: str, rows: int = 256, logits: int = 1) -> int:
-        less, more = (
-            _core.scratch_bytes(tall.to_json(), dense(levels), act, rows, logits, 64, n) for n in (64, 65)
-        )
+    def each(recipe: Recipe, act: str, rows: int = 256, logits: int = 1) -> int:
+        core = recipe.core(tall)
+        less, more = (_core.scratch_bytes(tall.to_json(), core, act, rows, logits, 64, n) for n in (64, 65))
         return more - less
 
-    coarse, fine, mixed = (4, 4, 4, 4), BEST, (4, 4, 16, 16)
+    coarse, fine, mixed = Recipe.dense(4), BEST, Recipe.of_levels((4, 4, 16, 16))
+    ffn = Recipe.of_levels((4, 16, 4, 4))
     assert each(coarse, "f32") == each(fine, "f32") == each(fine, "auto")
-    assert max(each(coarse, "auto"), each(fine, "auto")) < each((4, 16, 4, 4), "auto")
-    assert each(coarse, "auto") < each(mixed, "auto") <= each((4, 16, 4, 4), "auto")
+    assert max(each(coarse, "auto"), each(fine, "auto")) < each(ffn, "auto")
+    assert each(coarse, "auto") < each(mixed, "auto") <= each(ffn, "auto")
     assert each(coarse, "auto", 32) < each(coarse, "auto", 256)
     for threads in (0, 1025):
         with pytest.raises(UsageError, match=f"threads is {threads}"):
-            _core.scratch_bytes(tall.to_json(), dense(coarse), "auto", 1, 1, 1, threads)
+            _core.scratch_bytes(tall.to_json(), coarse.core(tall), "auto", 1, 1, 1, threads)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.stores import Cli, but_denials
 
 PROMPT = "In the beginning"
 JSON_KEYS = {"text", "tokens", "prompt_tokens", "tokens_per_second", "first_token_seconds", "peak_rss_bytes"}
-JSON_KEYS |= {"stats", "budget", "expected", "precision", "act"}
+JSON_KEYS |= {"stats", "budget", "expected", "precision", "recipe", "act"}
 
 
 def texts(store: Path, count: int, **options: object) -> str:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from m2cache_rs import Model
 from m2cache_rs._core import Engine, Store
 from m2cache_rs.errors import BudgetError
-from m2cache_rs.runtime.budget import dense
 from m2cache_rs.runtime.decoder import Batch, Kind
+from m2cache_rs.runtime.recipe import Recipe
 from numpy.typing import NDArray
 
 from tests import stores
@@ -73,7 +73,7 @@ def test_budget_verification_threads_and_path(
 
 
 def test_the_least_cache_that_is_named_is_the_least(small: Path) -> None:
-    recipe = dense((16, 16, 16, 16))
+    recipe = json.dumps(Recipe.dense(16).to_dict())
     _, least = needs(small, 16)
     Engine(Store(str(small)), recipe, cache=least)
     with pytest.raises(BudgetError, match=str(least)):

@@ -9,9 +9,9 @@ import pytest
 from m2cache_rs import BudgetError, Model, UsageError
 from m2cache_rs._core import Engine, KvCache, Store
 from m2cache_rs.models.rope import inverse_frequencies
-from m2cache_rs.runtime.budget import dense
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import Batch, Decoder, Kind
+from m2cache_rs.runtime.recipe import Recipe
 
 IDS = np.arange(40, 240, dtype=np.uint32)
 
@@ -56,7 +56,7 @@ def test_beyond_the_capacity_is_an_error_that_leaves_all_usable(tale: Path) -> N
     with Model.open(tale, precision=4) as model:
         spec, expected = model.architecture, model.logits(IDS[:128])
         rope = inverse_frequencies(spec.rope, spec.head_dim, spec.context, 128)
-    backend = CpuBackend(Engine(Store(str(tale)), dense((4, 4, 4, 4))), spec, capacity=128)
+    backend = CpuBackend(Engine(Store(str(tale)), Recipe.dense(4).core(spec)), spec, capacity=128)
     decoder, sequence = Decoder(backend, spec.layers), backend.create(*rope)
     decoder.forward(Batch.run(IDS[:70], sequence, 0, Kind.PROMPT))
     with pytest.raises(BudgetError, match=r"position 128 of sequence 0 .*128 over all sequences.*--ctx"):

@@ -18,9 +18,11 @@ from m2cache_rs.config import PARTS, parse_size
 from m2cache_rs.convert import convert
 from m2cache_rs.errors import CheckpointError, StoreError, UsageError
 from m2cache_rs.runtime import shape
+from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.plan import Request, make
 from m2cache_rs.runtime.planner import Rates
+from m2cache_rs.runtime.recipe import Recipe
 
 from tests.attacks import forge
 from tests.stores import EXAMPLE, Cli
@@ -173,10 +175,10 @@ def test_plan_of_a_file_of_a_store_leads_to_the_store(cli: Cli, tale: Path) -> N
 
 def test_a_prompt_that_does_not_fit_is_refused_and_not_cut(tale: Path) -> None:
     rates = Rates(lambda size: 1.0, 10.0, {4: (1.0, 1.0)}, "told")
-    levels = (4, 4, 4, 4)
+    chosen = Chosen(Recipe.dense(4))
 
     def planned(prompt: int | None, ctx: int | None) -> int:
-        return make(shape_of(tale), Request(None, ctx, prompt, 2, "f16"), levels, rates).prompt
+        return make(shape_of(tale), Request(None, ctx, prompt, 2, "f16"), chosen, rates).prompt
 
     assert [planned(None, None), planned(None, 64), planned(None, 1), planned(63, 64)] == [512, 63, 1, 63]
     with pytest.raises(

@@ -20,16 +20,21 @@ from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import device_rates, planner
 from m2cache_rs.runtime import rates as module
 from m2cache_rs.runtime.budget import Budget, Weights
+from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.device import device_of
 from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate
+from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.plan import Request, make
 from m2cache_rs.runtime.planner import Rates, Subject, expect
 from m2cache_rs.runtime.rates import known_rates, rates_of
+from m2cache_rs.runtime.recipe import Recipe, Sparse
+from m2cache_rs.runtime.work import Work
 
 from tests.stores import EXAMPLE, SMALL, Cli
 
 Shown = Callable[..., str]
-BITS4 = (4, 4, 4, 4)
+PLANE = Recipe(8, 8, 8, 8, Sparse("plane", (Shares(0.5, (0.25, 0.25, 0.5)),)))
+BITS4 = Chosen(Recipe.dense(4))
 
 
 @pytest.fixture
@@ -59,9 +64,9 @@ def subject(level: int = 4) -> Subject:
     """40 MB of attention (a third of it o), 60 MB of FFN (a third down), 20 MB of head."""
     spec = architecture_of(SMALL | {"num_key_value_heads": 6})[1]
     parts = {"attn": 40_000_000, "ffn": 60_000_000, "head": 20_000_000, "embed": 0}
-    return Subject(
-        spec, (level,) * 4, Weights(130_000_000, 10_000_000, 10_000_000, 120_000_000, 120, parts), 1000
-    )
+    weights = Weights(130_000_000, 10_000_000, 10_000_000, 120_000_000, 120, parts)
+    work = Work({level: 40_000_000}, {level: 20_000_000})
+    return Subject(spec, Recipe.dense(level), weights, weights, work, work, 1000)
 
 
 def fixed(bytes_: int) -> Budget:
@@ -120,8 +125,8 @@ def test_a_config_plans_like_the_store_that_is_made_of_it(tale: Path) -> None:
     for path in (EXAMPLE, EXAMPLE / "config.json"):
         foreseen = shape_of(path)
         assert foreseen.architecture == stored.architecture
-        for levels in (BITS4, (16, 4, 8, 16)):
-            assert foreseen.weights(levels) == stored.weights(levels)  # type: ignore[arg-type]
+        for recipe in (Recipe.dense(4), Recipe.of_levels((16, 4, 8, 16)), PLANE):
+            assert foreseen.weights(recipe) == stored.weights(recipe)
 
 
 def test_the_weights_of_a_token_are_what_a_token_reads(tale: Path) -> None:
@@ -130,8 +135,8 @@ def test_the_weights_of_a_token_are_what_a_token_reads(tale: Path) -> None:
         list(model.generate([1, 2, 3], 2))
         first = model.stats()
         touched = (first["hit_bytes"] + first["read_bytes"] - before["hit_bytes"]) / 2
-    row = shape_of(tale).weights((8, 8, 8, 8)).parts["embed"]
-    assert math.isclose(touched, shape_of(tale).weights((8, 8, 8, 8)).token_bytes + row, rel_tol=1e-6)
+    row = shape_of(tale).weights(Recipe.dense(8)).parts["embed"]
+    assert math.isclose(touched, shape_of(tale).weights(Recipe.dense(8)).token_bytes + row, rel_tol=1e-6)
 
 
 def test_rates_come_from_doctor(tale: Path, measured: Callable[[Path], DeviceRates]) -> None:
@@ -197,7 +202,11 @@ def test_plan_shows_memory_bytes_speed_and_levels(
         "least budget",
     ):
         assert words in plain
-    assert [line.split()[0] for line in plain.splitlines()[-3:]] == ["4", "8", "16"]
+    levels, comparison = plain.split("\n\n")[1:]
+    for table in (levels.splitlines()[1:], comparison.splitlines()[1:4]):
+        assert [line.split()[0] for line in table] == ["4", "8", "16"]
+    assert "plane 50 %" in comparison
+    assert "which pays: all weights lie in memory" in comparison
     report = json.loads(shown("plan", tale, "--ctx", 128, "--dram", "1GiB", "--precision", "ffn=4", "--json"))
     assert report["precision"] == {"attn": 16, "ffn": 4, "head": 16, "embed": 16}
     budget = report["budget"]
@@ -234,7 +243,9 @@ def test_levels_that_do_not_fit_are_told_in_their_line(
     dram = make(shape_of(tmp_path), request, BITS4, rates_of(tmp_path)).least + (2 << 20)
     command = ["plan", tmp_path, "--dram", dram, "--ctx", 512, "--precision", 4, "--threads", 2]
     plain = shown(*command)
-    four, eight, sixteen = plain.splitlines()[-3:]
+    four, eight, sixteen = plain.split("\n\n")[1].splitlines()[1:]
+    assert "gate and up at 4 bits" in plain.splitlines()[-1]
+    assert "lowrank where its measured KL will do" in plain.splitlines()[-1]
     assert "reads from the SSD" in plain
     assert four.split()[0] == "4"
     assert "the least that works is" in sixteen

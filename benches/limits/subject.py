@@ -10,9 +10,9 @@ from typing import Any
 
 from m2cache_rs import _core
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.budget import dense
 from m2cache_rs.runtime.footprint import sections
 from m2cache_rs.runtime.opening import open_store
+from m2cache_rs.runtime.recipe import Recipe
 from shape import Shape
 from stand_in import tokens
 from synth import synthesize
@@ -98,7 +98,8 @@ class Subject:
     def _needs(self) -> dict[str, Any]:
         manifest = json.loads(open_store(self.store).manifest())
         architecture, encoding = (json.dumps(manifest[name]) for name in ("architecture", "encoding"))
-        found: dict[str, Any] = json.loads(_core.needs(architecture, encoding, dense((self.level,) * 4)))
+        recipe = Recipe.dense(self.level).core(self.shape.architecture)
+        found: dict[str, Any] = json.loads(_core.needs(architecture, encoding, recipe))
         return found
 
     def kv_bytes(self, positions: int) -> int:

@@ -1,4 +1,4 @@
-"""How far one model's logits are from another's, window by window, with bootstrap intervals."""
+"""How far one model's logits are from another's, window by window: the units of bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from m2cache_rs.eval.bootstrap import interval, ratio_interval
 from numpy.typing import NDArray
+
+__all__ = ["Double", "Float", "Logits", "Score", "interval", "log_softmax", "ratio_interval", "score"]
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
 Logits = Callable[[NDArray[np.uint32]], Float]  # ids [T] -> logits [T, vocab]
-
-RESAMPLES = 10_000
-INTERVAL = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,3 @@ def _window(logits: Float, ids: NDArray[np.uint32], reference: Float) -> tuple[f
     kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean()
     nll = -log_q[np.arange(len(ids) - 1), ids[1:].astype(np.intp)].mean()
     return float(kl), float(nll), float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
-
-
-def interval(values: Double) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean, windows being the units that are resampled (Efron 1979)."""
-    low, high = np.percentile(values[_resamples(len(values))].mean(axis=1), INTERVAL)
-    return float(low), float(high)
-
-
-def ratio_interval(values: Double, baseline: Double) -> tuple[float, float]:
-    """The same of ``mean(values) / mean(baseline)``, paired: both come from the same windows."""
-    index = _resamples(len(values))
-    low, high = np.percentile(values[index].mean(axis=1) / baseline[index].mean(axis=1), INTERVAL)
-    return float(low), float(high)
-
-
-def _resamples(windows: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(0, windows, (RESAMPLES, windows))

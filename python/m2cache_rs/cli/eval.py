@@ -1,15 +1,23 @@
-"""`m2cache eval`: quality and bytes per token of a store, on a text."""
+"""`m2cache eval`: quality and bytes per token of a store's recipes, on a text."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2cache_rs.cli import options, output
-from m2cache_rs.config import PARTS, format_size, user_path
+from m2cache_rs.cli.words import chosen_words
+from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from m2cache_rs.runtime.dial import Chosen, Dial
+    from m2cache_rs.runtime.opening import Opened
 
 
 def evaluate(
@@ -23,7 +31,15 @@ def evaluate(
     tokens: Annotated[
         int | None, typer.Option(help="Only the first N tokens (default: the whole text).")
     ] = None,
+    quality: options.Qualities = None,
     precision: options.Precision = None,
+    select: options.Select = None,
+    active: options.Active = None,
+    bands: options.Bands = None,
+    candidates: options.Candidates = None,
+    predictor: options.Predictor = None,
+    prompt_bits: options.PromptBits = None,
+    recipe: options.Recipes = None,
     dram: options.Dram = None,
     cache: options.Cache = None,
     ctx: Annotated[int | None, typer.Option(help="Positions of a window (default: 512).")] = None,
@@ -31,32 +47,66 @@ def evaluate(
     verify: options.Verify = "first",
     kv: options.Kv = "f16",
     threads: options.Threads = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            parser=user_path,
+            metavar="FILE",
+            help="Draw KL against bytes (.png, .svg, .pdf); uniform levels and exact top-k are run beside.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure perplexity, bits per byte, and the distance from the same store at its best.
+    """Measure perplexity, bits per byte, bytes, and the distance from the same store at its best.
 
-    That is dense at 16 bits, keys and values in f32.
+    That is dense at 16 bits, keys and values in f32. --recipe and --quality may be repeated: all recipes run
+    beside each other and share its logits. Bytes are those that a new token touches, each counted as if it
+    were alone.
     """
+    if plot is not None:
+        from m2cache_rs.eval.plot import check
+
+        check(plot)
     content = _read(text)
-    from m2cache_rs.eval.pair import Asked, open_pair
-    from m2cache_rs.eval.run import evaluate as score
+    from m2cache_rs.eval.models import Asked, open_all
+    from m2cache_rs.eval.run import evaluate_all
     from m2cache_rs.eval.windows import WINDOW
+    from m2cache_rs.runtime.dial import Dial
+    from m2cache_rs.runtime.memory import peak_rss
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)
+    parts = Dial(precision, select, active, bands, prompt_bits, candidates, predictor)
+    rows = _rows_of(opened, _dials(parts, recipe or [], quality or []), plot is not None)
     window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)
-    asked = Asked(dram, cache, window, precision, verify, threads, kv, io)
+    asked = Asked(dram, cache, window, verify, threads, kv, io)
     # How many tokens there are is known at the end only; four bytes a token is English. The bar comes first:
     # what it imports is then part of the process that the budget measures.
-    total = tokens or max(1, len(content) // 4)
+    total = (tokens or max(1, len(content) // 4)) * len(rows)
     with (
         output.progress("evaluating", total, unit="tokens") as done,
-        open_pair(opened, asked, len(content)) as (model, reference, words),
+        open_all(opened, asked, [one for _, _, one in rows], len(content)) as (models, reference, words),
     ):
-        report = score(model, content, tokens, reference, done, window)
-        levels = {part: getattr(model.precision, part) for part in PARTS}
-    report = {"precision": levels, "kv": kv, "reference": words, **report}
-    output.print_json(report) if json else _print(report)
+        if plot is not None and reference is None:
+            raise UsageError(f"a picture needs a reference, and there is {words}")
+        scores = evaluate_all(models, content, tokens, reference, done, window)
+    reports = [
+        {
+            "label": label,
+            "group": group,
+            "precision": asdict(chosen.recipe.precision),
+            **chosen.to_dict(),
+            "kv": kv,
+            "reference": words,
+            **score,
+        }
+        for (label, group, chosen), score in zip(rows, scores, strict=True)
+    ]
+    if plot is not None:
+        from m2cache_rs.eval.plot import draw
+
+        draw(plot, f"{store.name}, {reports[0]['tokens']} tokens of {text.name}", reports)
+    _show(reports, [chosen for _, _, chosen in rows], peak_rss(), json)
 
 
 def _read(path: Path) -> str:
@@ -68,10 +118,49 @@ def _read(path: Path) -> str:
         raise UsageError(f"the text {path} is not UTF-8 (byte {error.start})") from error
 
 
-def _print(report: dict[str, Any]) -> None:
-    levels = ", ".join(f"{part} {bits}" for part, bits in report["precision"].items())
+def _dials(parts: Dial, recipes: Sequence[Path], qualities: Sequence[str]) -> list[tuple[str, Dial]]:
+    """What is asked for, with labels: files and named recipes, or what the parts say; not both."""
+    found = [(path.stem, replace(parts, recipe=path)) for path in recipes]
+    found += [(name, replace(parts, quality=name)) for name in qualities]
+    return found or [("", parts)]
+
+
+def _rows_of(
+    opened: Opened, dials: Sequence[tuple[str, Dial]], plotted: bool
+) -> list[tuple[str, str, Chosen]]:
+    """Label, group and recipe of every row: for a picture uniform levels and exact top-k, too."""
+    from m2cache_rs.eval.models import beside
+
+    chosen = [(label, opened.choose(dial)) for label, dial in dials]
+    rows = [(label or short_label(one), "ours", one) for label, one in chosen]
+    if not plotted:
+        return rows
+    others = beside(opened, [one.recipe for _, one in chosen])
+    known = [one.recipe for _, _, one in others]
+    return [row for row in rows if row[2].recipe not in known] + others
+
+
+def short_label(chosen: Chosen) -> str:
+    """A few words for a table or a picture."""
+    from m2cache_rs.eval.models import label_of
+
+    return chosen.name or label_of(chosen.recipe)
+
+
+def _show(reports: list[dict[str, Any]], recipes: list[Chosen], peak: int, json: bool) -> None:
+    if json and len(reports) == 1:
+        output.print_json({**reports[0], "peak_rss_bytes": peak})
+    elif json:
+        output.print_json({"recipes": reports, "peak_rss_bytes": peak})
+    elif len(reports) == 1:
+        output.print_rows([*_rows(reports[0], recipes[0]), ("peak memory", format_size(peak))])
+    else:
+        _print_table(reports, recipes, peak)
+
+
+def _rows(report: dict[str, Any], chosen: Chosen) -> list[tuple[str, str]]:
     rows = [
-        ("precision", f"{levels} bits"),
+        ("recipe", chosen_words(chosen)),
         ("keys and values", report["kv"]),
         ("predicted", f"{report['tokens']} tokens, {report['bytes']} bytes"),
         ("perplexity", f"{report['perplexity']:.4f}"),
@@ -79,12 +168,39 @@ def _print(report: dict[str, Any]) -> None:
         ("reference", report["reference"]),
     ]
     if report["mean_kl"] is not None:
+        low, high = report["kl_interval"]
         rows += [
-            ("mean KL", f"{report['mean_kl']:.3e} nats"),
+            ("mean KL", f"{report['mean_kl']:.3e} nats (95 %: {low:.2e} to {high:.2e})"),
             ("top-1 agreement", f"{report['top1_agreement']:.2%}"),
         ]
-    rows += [
-        ("needed per token", format_size(report["needed_bytes_per_token"])),
+    ffn = f"{format_size(report['ffn_bytes_per_token'])}, {report['bits_per_weight']:.3g} bits a weight"
+    return [
+        *rows,
+        ("needed per token", f"{format_size(report['needed_bytes_per_token'])} (of the FFN {ffn})"),
         ("read per token", f"{format_size(report['read_bytes_per_token'])} (batches of 32 share reads)"),
     ]
-    output.print_rows(rows)
+
+
+def _print_table(reports: list[dict[str, Any]], recipes: list[Chosen], peak: int) -> None:
+    """A line for each recipe, under what they share."""
+    first = reports[0]
+    shared = [
+        ("predicted", f"{first['tokens']} tokens, {first['bytes']} bytes"),
+        ("keys and values", first["kv"]),
+        ("reference", first["reference"]),
+        ("peak memory", format_size(peak)),
+    ]
+    output.print_rows(shared)
+    width = max(len(one["label"]) for one in reports)
+    print(f"\n{'':{width}}  perplexity     mean KL   95 % interval          top-1   per token  bits/weight")
+    for one, chosen in zip(reports, recipes, strict=True):
+        print(output.one_line(f"{one['label']:{width}}  {_line(one)}   {chosen_words(chosen)}"))
+
+
+def _line(report: dict[str, Any]) -> str:
+    compared = f"{'':>35}{'':>8}"
+    if report["mean_kl"] is not None:
+        low, high = report["kl_interval"]
+        compared = f"{report['mean_kl']:>12.3e}   {low:.2e} to {high:.2e}{report['top1_agreement']:>8.2%}"
+    size = format_size(report["needed_bytes_per_token"])
+    return f"{report['perplexity']:>10.4f}{compared}{size:>12}{report['bits_per_weight']:>13.3g}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2cache_rs.cli import options, output
-from m2cache_rs.cli.words import activation_words, budget_words, figures, level_words, seconds, speed_words
+from m2cache_rs.cli.words import activation_words, budget_words, chosen_words, figures, seconds, speed_words
 from m2cache_rs.config import PARTS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
@@ -78,7 +78,15 @@ def generate(
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 makes repeating harder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
+    quality: options.Quality = None,
     precision: options.Precision = None,
+    select: options.Select = None,
+    active: options.Active = None,
+    bands: options.Bands = None,
+    candidates: options.Candidates = None,
+    predictor: options.Predictor = None,
+    prompt_bits: options.PromptBits = None,
+    recipe: options.Recipe = None,
     dram: options.Dram = None,
     cache: options.Cache = None,
     ctx: Annotated[
@@ -116,6 +124,8 @@ def generate(
         Model.open(
             opened, dram, cache, ctx or len(ids) + count, precision,
             verify=verify, threads=threads, kv=kv, io=io, trace=trace, logit_rows=1,
+            select=select, active=active, bands=bands, prompt_bits=prompt_bits, candidates=candidates,
+            predictor=predictor, recipe=recipe, quality=quality,
         ) as model,
         output.ticker("prompt") as progress,
     ):  # fmt: skip
@@ -174,7 +184,7 @@ def _take(tokens: Iterable[Token], show: bool) -> _Run:
 def _ahead(model: Model, expected: Expectation | None, why: str) -> str:
     """What is to be expected, before it starts."""
     speed = speed_words(expected) if expected else f"no speed foreseen: {why}"
-    numbers = f"{level_words(model.precision)}, {activation_words(model.precision, model.act)}"
+    numbers = f"{chosen_words(model.chosen)}, {activation_words(model.precision, model.act)}"
     memory = budget_words(model.budget, model.context)
     return f"{numbers}, keys and values in {model.kv}; memory {memory}; {speed}"
 
@@ -188,6 +198,7 @@ def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -
                 "tokens": run.count,
                 "prompt_tokens": stats["tokens"]["prompt"],
                 "precision": {part: getattr(model.precision, part) for part in PARTS},
+                "recipe": stats["recipe"],
                 "act": model.act,
                 "tokens_per_second": run.rate,
                 "first_token_seconds": run.wait,
@@ -204,5 +215,19 @@ def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -
         f"{run.count} tokens after a prompt of {stats['tokens']['prompt']}, "
         f"{run.rate:.1f} tokens/s{foreseen}, the first after {seconds(run.wait)}{first}; "
         f"weights read {format_size(stats['read_bytes'])}, hit {format_size(stats['hit_bytes'])}; "
+        f"{_touched(model, stats)}"
         f"peak memory {format_size(stats['peak_rss_bytes'])}"
+    )
+
+
+def _touched(model: Model, stats: Mapping[str, Any]) -> str:
+    """What the neurons of a recipe that chooses some have cost."""
+    from m2cache_rs.runtime.recipe import Dense
+
+    cost = stats["recipe"]["cost"]
+    if cost is None or isinstance(model.recipe.ffn, Dense):
+        return ""
+    return (
+        f"a new token touched {format_size(cost['bytes_per_token'])} of the FFN "
+        f"({cost['bits_per_weight']:.3g} bits a weight, {sum(cost['active']):.1%} of neurons); "
     )

@@ -33,13 +33,12 @@ def _report(path: Path, store: Store) -> dict[str, Any]:
     from m2cache_rs.models import Architecture
     from m2cache_rs.runtime.budget import Weights
     from m2cache_rs.runtime.footprint import bits_per_weight
+    from m2cache_rs.runtime.recipe import Recipe
 
     manifest, layout = codec.loads(store.manifest()), codec.loads(store.layout())
     planes, spec = manifest["encoding"]["planes"], Architecture.from_dict(manifest["architecture"])
     levels = LEVELS[:planes]
-    weights = {
-        bits: Weights.of(manifest["architecture"], manifest["encoding"], (bits,) * 4) for bits in levels
-    }
+    weights = {bits: Weights.of(spec, manifest["encoding"], Recipe.dense(bits)) for bits in levels}
     return {
         "store": str(path),
         "bytes": sum(one["bytes"] for one in (*manifest["files"], *manifest["assets"])),

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2cache_rs.cli import options, output
-from m2cache_rs.cli.words import budget_words, figures, seconds, speed_words
-from m2cache_rs.config import LEVELS, PARTS, Precision, format_size, user_path
+from m2cache_rs.cli.words import budget_words, chosen_words, figures, seconds, speed_words
+from m2cache_rs.config import LEVELS, format_size, user_path
 from m2cache_rs.errors import BudgetError
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.plan import Plan
+    from m2cache_rs.runtime.regimes import Regimes
 
 Plans = Mapping[int, "Plan | BudgetError"]
 
@@ -28,7 +29,15 @@ def plan(
     ],
     dram: options.Dram = None,
     ctx: Annotated[int | None, typer.Option(help="Positions to make room for (default: up to 4096).")] = None,
+    quality: options.Quality = None,
     precision: options.Precision = None,
+    select: options.Select = None,
+    active: options.Active = None,
+    bands: options.Bands = None,
+    candidates: options.Candidates = None,
+    predictor: options.Predictor = None,
+    prompt_bits: options.PromptBits = None,
+    recipe: options.Recipe = None,
     prompt: Annotated[
         int | None,
         typer.Option(help="Tokens of the prompt whose first token is timed (default: 512, or what fits)."),
@@ -43,42 +52,52 @@ def plan(
 ) -> None:
     """Show where a model's bytes lie under a budget, and the speed to expect; no weight is read.
 
-    For a config.json the store is the one that `m2cache convert` would make of it.
+    For a config.json the store is the one that `m2cache convert` would make of it. The last table compares
+    ways to compute the FFN (for --active, or half of the neurons), and says which pays.
     """
     from m2cache_rs.cli.shapes import shape_of
+    from m2cache_rs.runtime.dial import Chosen, Dial
     from m2cache_rs.runtime.plan import Request, make
     from m2cache_rs.runtime.rates import rates_of
+    from m2cache_rs.runtime.recipe import Recipe
+    from m2cache_rs.runtime.regimes import Regimes, compared_share
 
     shape, request = shape_of(model), Request(dram, ctx, prompt, threads, kv)
-    levels = Precision.parse(precision).levels(shape.planes)
+    dial = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, recipe, quality)
+    chosen = shape.choose(dial)
+    regimes = Regimes.of(shape, compared_share(chosen.recipe), chosen.recipe)
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)
     plans: dict[int, Plan | BudgetError] = {}
     for bits in LEVELS[: shape.planes]:
         try:
-            plans[bits] = make(shape, request, (bits,) * 4, rates)
+            plans[bits] = make(shape, request, Chosen(Recipe.dense(bits)), rates)
         except BudgetError as error:
             plans[bits] = error
-    _show(make(shape, request, levels, rates), plans, json)
+    _show(make(shape, request, chosen, rates), plans, regimes, json)
 
 
-def _show(chosen: Plan, plans: Plans, json: bool) -> None:
+def _show(chosen: Plan, plans: Plans, regimes: Regimes, json: bool) -> None:
     if json:
         compared = {
             str(bits): {"error": str(one)} if isinstance(one, BudgetError) else one.to_dict()
             for bits, one in plans.items()
         }
-        output.print_json({**chosen.to_dict(), "levels": compared})
+        advice = regimes.advice(chosen.in_memory, chosen.budget.fixed)
+        comparison = {**regimes.to_dict(), "advice": advice}
+        output.print_json({**chosen.to_dict(), "levels": compared, "comparison": comparison})
         return
     output.print_rows(list(_rows(chosen)))
     print()
     for line in _table(plans):
         print(line)
+    print()
+    for line in _comparison(regimes, chosen):
+        print(line)
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     expected = plan.expected
-    levels = ", ".join(f"{part} {bits}" for part, bits in zip(PARTS, plan.subject.levels, strict=True))
-    yield "precision", f"{levels} bits"
+    yield "recipe", chosen_words(plan.chosen)
     yield "memory", budget_words(plan.budget, plan.positions)
     parts = (f"{part} {format_size(size * plan.share)}" for part, size in plan.subject.weights.parts.items())
     yield "fixed weights", f"{plan.share:.0%} of every part: {', '.join(parts)}"
@@ -116,3 +135,17 @@ def _line(bits: int, plan: Plan) -> str:
         f"{format_size(expected.traffic.ssd):>12}{figures(expected.tokens_per_second):>10}{expected.bound:>9}"
         f"{seconds(expected.first_token):>13}"
     )
+
+
+def _comparison(regimes: Regimes, plan: Plan) -> Iterator[str]:
+    """What a token touches of the FFN, by three ways to compute it."""
+    share = f"{100 * regimes.active:.3g} %"
+    titles = "dense", f"plane {share}", f"lowrank {share}"
+    yield "bits" + "".join(f"{name:>16}" for name in titles) + "   (FFN bytes a token touches)"
+    for row in regimes.rows:
+        sizes = (row.dense, row.plane, row.lowrank)
+        yield f"{row.bits:>4}" + "".join(f"{format_size(size):>16}" for size in sizes)
+    supposed = "" if regimes.known else ", supposed: 5 % of dense at 4 bits"
+    predictor = f"{format_size(regimes.predictor)}{supposed}"
+    yield f"plane scans {format_size(regimes.scan)} of them; lowrank's predictor takes {predictor}"
+    yield f"which pays: {regimes.advice(plan.in_memory, plan.budget.fixed)}"

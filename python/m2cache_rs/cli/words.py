@@ -8,7 +8,11 @@ from m2cache_rs.config import PARTS, Precision, format_size
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.budget import Budget
+    from m2cache_rs.runtime.cut import Cut
+    from m2cache_rs.runtime.dial import Chosen
     from m2cache_rs.runtime.planner import Expectation
+    from m2cache_rs.runtime.recipe import Recipe, Sparse
+    from m2cache_rs.runtime.tuned import Measured
 
 
 def level_words(precision: Precision) -> str:
@@ -17,6 +21,62 @@ def level_words(precision: Precision) -> str:
     if len(set(levels)) == 1:
         return f"{levels[0]} bits"
     return ", ".join(f"{part} {bits}" for part, bits in zip(PARTS, levels, strict=True)) + " bits"
+
+
+def chosen_words(chosen: Chosen) -> str:
+    """A recipe, by its name where it has one that was tuned, and what it was measured to cost."""
+    name = f"{chosen.name}: " if chosen.measured else ""
+    cost = f" ({measured_words(chosen.measured)})" if chosen.measured else ""
+    return f"{name}{recipe_words(chosen.recipe)}{cost}"
+
+
+def recipe_words(recipe: Recipe) -> str:
+    """What is computed: levels, and which neurons of the FFN."""
+    from m2cache_rs.runtime.recipe import Certified, Dense
+
+    ffn = recipe.ffn
+    if isinstance(ffn, Dense):
+        words = level_words(recipe.precision)
+        return words if recipe.is_dense else f"{words}, FFN of prompts {recipe.prompt}"
+    rest = f"attn {recipe.attn}, head {recipe.head}, embed {recipe.embed} bits"
+    prompts = f"all at {recipe.prompt} bits in prompts"
+    if isinstance(ffn, Certified):
+        return f"{rest}; neurons that are not certified to be off at {ffn.bits} bits, {prompts}"
+    return f"{rest}; {_sparse_words(ffn)}, {prompts}"
+
+
+def _sparse_words(ffn: Sparse) -> str:
+    by = f"{ffn.paid} {ffn.predictor}" if ffn.predictor else ffn.paid
+    traced = "" if isinstance(ffn.selector, str) else " (paid for; the sets are generated)"
+    return f"{_cut_words(ffn.layers)} of neurons by {by}{traced}"
+
+
+def _cut_words(cuts: tuple[Cut, ...]) -> str:
+    """Shares, or from the least to the most where layers differ."""
+    from m2cache_rs.runtime.cut import LEVELS, Above
+
+    if any(isinstance(cut, Above) for cut in cuts):
+        return f"at most {_span([cut.most if isinstance(cut, Above) else cut.active for cut in cuts])}"
+    shares = [(cut.active, cut.bands) for cut in cuts if not isinstance(cut, Above)]
+    bands = zip(LEVELS, zip(*(bands for _, bands in shares), strict=True), strict=True)
+    used = [(bits, _span(list(band))) for bits, band in bands if any(band)]
+    levels = f"{used[0][0]} bits" if len(used) == 1 else ", ".join(f"{one} at {bits}" for bits, one in used)
+    return f"{_span([active for active, _ in shares])} ({levels})"
+
+
+def _span(shares: list[float]) -> str:
+    low, high = (f"{100 * share:.3g}" for share in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def measured_words(measured: Measured) -> str:
+    """What tuning measured."""
+    low, high = measured.kl_interval
+    return (
+        f"measured KL {measured.kl:.2e} nats, 95 % of {low:.2e} to {high:.2e}; perplexity "
+        f"{measured.perplexity:.4g}; {format_size(measured.bytes_per_token)} a token, "
+        f"{measured.bits_per_weight:.3g} bits per FFN weight"
+    )
 
 
 def activation_words(precision: Precision, act: str) -> str:
@@ -33,6 +93,7 @@ def budget_words(budget: Budget, positions: int) -> str:
         ("process", budget.base),
         (f"keys and values ({positions} positions)", budget.kv),
         ("scratch", budget.scratch),
+        *([("predictor", budget.predictor)] if budget.predictor else []),
         ("ring", budget.ring),
         ("fixed weights", budget.fixed),
     )

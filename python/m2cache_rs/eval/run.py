@@ -1,17 +1,17 @@
-"""Scores a store on a text: perplexity, and the distance from the same store dense at 16 bits."""
+"""Scores recipes of a store on a text: perplexity, and the distance from the same store dense at 16 bits."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval import metrics
+from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import PIECE, WINDOW, Window, windows
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats, Ids
+from m2cache_rs.runtime.cost import FfnCost, ffn_cost
+from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats
+from m2cache_rs.runtime.recipe import Dense
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.session import Model
@@ -24,42 +24,6 @@ _ARRAYS = 10
 _TOKENISING = 200
 
 
-@dataclass
-class Scores:
-    """Sums over the predicted tokens; the properties are what is reported."""
-
-    tokens: int = 0
-    bytes: int = 0
-    nats: float = 0.0
-    kl: float = 0.0
-    agree: int = 0
-    rows: int = 0
-    compared: bool = False
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean cross-entropy."""
-        return math.exp(self.nats / self.tokens)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Cross-entropy in bits per byte of the text that was predicted."""
-        return self.nats / math.log(2) / self.bytes
-
-    def add(self, window: Window) -> None:
-        """Counts a window's tokens."""
-        self.tokens += len(window.targets)
-        self.bytes += window.bytes
-        self.rows += len(window.ids)
-
-    def add_rows(self, predicted: metrics.Rows, reference: metrics.Rows | None, targets: Ids) -> None:
-        """Adds some rows of log-probabilities, beside the reference's."""
-        self.nats += float(metrics.cross_entropy(predicted, targets).sum())
-        if reference is not None:
-            self.kl += float(metrics.kl_divergence(reference, predicted).sum())
-            self.agree += int(metrics.top1_equal(reference, predicted).sum())
-
-
 def evaluate(
     model: Model,
     text: str,
@@ -70,63 +34,108 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores `model` on `text`, or on its first `tokens` tokens, through decode batches of 32.
 
-    `reference` is the same store dense at 16 bits (or `model` itself where it is read so); without one the
-    columns that compare are None. `progress` is told the tokens done. Memory is one batch of logits, whatever
-    the text's length. In the result, `mean_kl` is in nats and `top1_agreement` from 0 to 1, both against the
-    reference; `needed_bytes_per_token` is what one token touches at these levels, `read_bytes_per_token` what
-    this run took from the store (a batch of 32 shares its reads). `window` is how many ids run together, if
-    the model's context takes them. Raises UsageError where the text has no
-    token to predict.
+    `reference` is the same store dense at 16 bits (or `model` itself where it is read so); without one what
+    compares is None. `progress` is told the tokens done. Memory is one batch of logits, whatever the text's
+    length. `window` is how many ids run together, if the model's context takes them.
+
+    In the result `mean_kl` is in nats with its bootstrap 95 % `kl_interval` (blocks of 32 tokens are
+    resampled), `top1_agreement` from 0 to 1, both against the reference. `needed_bytes_per_token` is what one
+    token touches of all weights, by decode semantics: each token counted as if it were alone. Of it
+    `ffn_bytes_per_token` is of the FFN, `bits_per_weight` 8 times that by its weights, `active` the shares of
+    neurons at 16, 8 and 4 bits. `read_bytes_per_token` is what this run took from the store (a batch of 32
+    shares its reads). Raises UsageError where the text has no token to predict.
     """
-    before, scores = model.stats(), Scores(compared=reference is not None)
-    for part in windows(model, text, tokens, window):
-        _score(scores, part, model, reference)
-        scores.add(part)
+    return evaluate_all([model], text, tokens, reference, progress, window)[0]
+
+
+def evaluate_all(
+    models: Sequence[Model],
+    text: str,
+    tokens: int | None = None,
+    reference: Model | None = None,
+    progress: Callable[[int], None] | None = None,
+    window: int = WINDOW,
+) -> list[dict[str, Any]]:
+    """The same of several models of one store, batch by batch, so that they share the reference's logits.
+
+    `progress` is told the tokens that all models have done. Memory is a batch of logits for each of them.
+    """
+    before = [model.stats() for model in models]
+    all_scores, rows = [Scores(compared=reference is not None) for _ in models], 0
+    for part in windows(models[0], text, tokens, window):
+        _score(all_scores, part, models, reference)
+        rows += len(part.ids)
         if progress is not None:
-            progress(scores.tokens)
-    if not scores.tokens:
+            progress(sum(scores.tokens for scores in all_scores))
+    if not rows:
         raise UsageError("the text has no token to predict: two tokens are the least")
-    return _report(scores, model, model.stats()["read_bytes"] - before["read_bytes"])
+    return [
+        {**scores.to_dict(), **_costs(model, first, rows)}
+        for scores, model, first in zip(all_scores, models, before, strict=True)
+    ]
 
 
-def scoring_bytes(vocab: int, characters: int) -> int:
-    """What `evaluate` takes beside its models, on a text of that many characters."""
-    logits = DECODE_BATCH * vocab * 4
-    return _ROWS * _ARRAYS * vocab * 8 + logits + _TOKENISING * min(characters, PIECE) + 4 * characters
+def scoring_bytes(vocab: int, characters: int, models: int = 1) -> int:
+    """What `evaluate_all` takes beside its models, on a text of that many characters."""
+    logits = DECODE_BATCH * vocab * 4 * models
+    return (
+        _ROWS * (_ARRAYS + models) * vocab * 8
+        + logits
+        + _TOKENISING * min(characters, PIECE)
+        + 4 * characters
+    )
 
 
-def _score(scores: Scores, window: Window, model: Model, reference: Model | None) -> None:
-    """Runs one window through both models, batch by batch."""
+def _score(
+    all_scores: Sequence[Scores], window: Window, models: Sequence[Model], reference: Model | None
+) -> None:
+    """Runs one window through all models, batch by batch."""
     done = 0
-    for mine, other in zip(
-        model.logits_by_batch(window.ids), _reference_batches(window, model, reference), strict=False
-    ):
-        rows = slice(max(window.given - 1 - done, 0), min(len(mine), len(window.ids) - 1 - done))
-        targets = window.ids[done + rows.start + 1 : done + rows.stop + 1]
-        done += len(mine)
-        for at in range(0, len(targets), _ROWS):
-            some = slice(rows.start + at, min(rows.start + at + _ROWS, rows.stop))
-            predicted = metrics.log_softmax(mine[some])
-            base = predicted if other is None else metrics.log_softmax(other[some])
-            scores.add_rows(predicted, base if scores.compared else None, targets[at : at + _ROWS])
+    for batches in zip(*_batches(window, models, reference), strict=True):
+        count = len(batches[0])
+        rows = slice(max(window.given - 1 - done, 0), min(count, len(window.ids) - 1 - done))
+        done += count
+        for scores in all_scores:
+            scores.begin_block()
+        for at in range(rows.start, rows.stop, _ROWS):
+            some = slice(at, min(at + _ROWS, rows.stop))
+            targets = window.ids[done - count + some.start + 1 : done - count + some.stop + 1]
+            predicted = [metrics.log_softmax(one[some]) for one in batches]
+            other = predicted[_place(models, reference)] if reference is not None else None
+            for scores, mine in zip(all_scores, predicted, strict=False):
+                scores.add_rows(mine, other, targets)
+    for scores in all_scores:
+        scores.bytes += window.bytes
 
 
-def _reference_batches(window: Window, model: Model, reference: Model | None) -> Iterator[Floats | None]:
-    """The reference's logits; None where there is none, or where it is the model itself."""
-    if reference is None or reference is model:
-        return repeat(None)
-    return reference.logits_by_batch(window.ids)
+def _batches(window: Window, models: Sequence[Model], reference: Model | None) -> Iterator[Iterator[Floats]]:
+    """Logits of the models, and of the reference behind them if it is none of them."""
+    yield from (model.logits_by_batch(window.ids) for model in models)
+    if reference is not None and reference not in models:
+        yield reference.logits_by_batch(window.ids)
 
 
-def _report(scores: Scores, model: Model, read: int) -> dict[str, Any]:
-    compared = scores.compared
+def _place(models: Sequence[Model], reference: Model) -> int:
+    """Where the reference's logits are among all."""
+    return models.index(reference) if reference in models else -1
+
+
+def _costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
+    after = model.stats()
+    cost = ffn_cost(after["ffn"], model.architecture, before["ffn"])
+    if cost is None:
+        raise UsageError("no decode token was run")
     return {
-        "tokens": scores.tokens,
-        "bytes": scores.bytes,
-        "perplexity": scores.perplexity,
-        "bits_per_byte": scores.bits_per_byte,
-        "mean_kl": scores.kl / scores.tokens if compared else None,
-        "top1_agreement": scores.agree / scores.tokens if compared else None,
-        "needed_bytes_per_token": model.weights.token_bytes,
-        "read_bytes_per_token": read / scores.rows,
+        "needed_bytes_per_token": _needed(model, cost),
+        "ffn_bytes_per_token": cost.bytes_per_token,
+        "bits_per_weight": cost.bits_per_weight,
+        "active": list(cost.active),
+        "read_bytes_per_token": (after["read_bytes"] - before["read_bytes"]) / rows,
     }
+
+
+def _needed(model: Model, cost: FfnCost) -> float:
+    """Of a dense FFN by the layout of the store, padding included; else as counted."""
+    parts = model.weights.parts
+    ffn = parts["ffn"] if isinstance(model.recipe.ffn, Dense) else cost.bytes_per_token
+    return parts["attn"] + parts["head"] + parts["embed"] + ffn

@@ -17,8 +17,6 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK
 from m2cache_rs.runtime.recipe import Recipe
 
-Levels = tuple[int, int, int, int]
-
 _MIB = 1 << 20
 # Records of one lease: the FFN's hidden rows exist for so many neurons at a time.
 _CHUNK = 256
@@ -30,18 +28,13 @@ _UNTOUCHED = 3 * _MIB
 _JITTER = _MIB
 
 
-def dense(levels: Levels) -> str:
-    """The recipe of these levels, as the core takes it."""
-    return json.dumps(Recipe.of_levels(levels).to_dict())
-
-
 @dataclass(frozen=True)
 class Weights:
-    """What the weights of a model take at some levels, by the layout of its store; all bytes.
+    """What the weights of a model take under a recipe, by the layout of its store; all bytes.
 
     `all` is the cache that holds every weight, `least` the smallest that works, `ring` what the core takes
     for its ring of slots when it may. One decoded token touches `token_bytes`, of which `parts` says which
-    part does, in `blocks` reads at most.
+    part does, in `blocks` reads at most; where thresholds choose the neurons, as many as they may.
     """
 
     all: int
@@ -52,9 +45,9 @@ class Weights:
     parts: Mapping[str, int]
 
     @classmethod
-    def of(cls, architecture: Mapping[str, Any], encoding: Mapping[str, Any], levels: Levels) -> Weights:
-        """From a spec and a coding as the manifest has them; no store is needed. UsageError: the levels."""
-        found = json.loads(_core.needs(json.dumps(architecture), json.dumps(encoding), dense(levels)))
+    def of(cls, spec: Architecture, encoding: Mapping[str, Any], recipe: Recipe) -> Weights:
+        """From a spec and a coding as the manifest has it; no store is needed. UsageError: the recipe."""
+        found = json.loads(_core.needs(spec.to_json(), json.dumps(encoding), recipe.core(spec)))
         return cls(**{name: found[name] for name in cls.__dataclass_fields__})
 
 
@@ -62,19 +55,20 @@ class Weights:
 class Costs:
     """What a process takes beside weights, in bytes.
 
-    `base` is there already; `kv` and `scratch` will be, and `reserve`, which somebody else in the process
-    takes.
+    `base` is there already; `kv`, `scratch` and the low-rank factors of a `predictor` will be, and `reserve`,
+    which somebody else in the process takes.
     """
 
     base: int
     kv: int
     scratch: int
     reserve: int = 0
+    predictor: int = 0
 
     @property
     def ahead(self) -> int:
         """What is not there yet."""
-        return self.kv + self.scratch + self.reserve
+        return self.kv + self.scratch + self.predictor + self.reserve
 
     @property
     def total(self) -> int:
@@ -93,6 +87,7 @@ class Budget:
     reserve: int
     ring: int
     fixed: int
+    predictor: int = 0
 
     @property
     def cache(self) -> int:
@@ -102,12 +97,12 @@ class Budget:
     @property
     def total(self) -> int:
         """What the process is expected to take at its peak."""
-        return self.base + self.kv + self.scratch + self.reserve + self.cache
+        return self.base + self.ahead + self.reserve
 
     @property
     def ahead(self) -> int:
         """What the model takes of it after the budget was made."""
-        return self.kv + self.scratch + self.cache
+        return self.kv + self.scratch + self.predictor + self.cache
 
     def placed(self, ring: int, fixed: int) -> Budget:
         """The same with the slots that the core made of the cache."""
@@ -131,7 +126,8 @@ def split(dram: int, weights: Weights, costs: Costs) -> Budget:
 def with_cache(dram: int | None, cache: int, weights: Weights, costs: Costs) -> Budget:
     """The budget of a weight cache of that many bytes, cut as the core cuts it."""
     ring = _core.ring_bytes(cache, weights.all, weights.least)
-    return Budget(dram, costs.base, costs.kv, costs.scratch, costs.reserve, ring, cache - ring)
+    kept = costs.base, costs.kv, costs.scratch, costs.reserve
+    return Budget(dram, *kept, ring, cache - ring, costs.predictor)
 
 
 def least_dram(weights: Weights, costs: Costs) -> int:
@@ -147,9 +143,13 @@ def too_small(dram: int, weights: Weights, costs: Costs) -> str:
     return (
         f"a budget of {format_size(dram)} is too small for this model at this precision and context: the "
         f"least that works is {least} bytes ({format_size(least)}): process {base}, keys and values {kv}, "
-        f"scratch {scratch}, weights {ring}; "
+        f"scratch {scratch}{_predictor(costs)}, weights {ring}; "
         "a lower --precision, a shorter --ctx or fewer --max-new-tokens need less"
     )
+
+
+def _predictor(costs: Costs) -> str:
+    return f", predictor {format_size(costs.predictor)}" if costs.predictor else ""
 
 
 def kv_bytes(spec: Architecture, positions: int, kind: str) -> int:
@@ -159,7 +159,7 @@ def kv_bytes(spec: Architecture, positions: int, kind: str) -> int:
 
 def scratch_bytes(
     spec: Architecture,
-    levels: Levels,
+    recipe: Recipe,
     act: str,
     positions: int,
     threads: int,
@@ -168,15 +168,15 @@ def scratch_bytes(
     """What activations take at most while a sequence of `positions` runs, beside weights and KV.
 
     Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, or the logits
-    of `logit_rows`, plus what the core says its threads keep for these levels computed in `act`; a quarter
+    of `logit_rows`, plus what the core says its threads keep for this recipe computed in `act`; a quarter
     more for the allocator, and the pages of libraries that only running touches. What logits a caller keeps
-    is the caller's. UsageError: levels, act or threads that are none.
+    is the caller's. UsageError: a recipe, act or threads that are none.
     """
     rows = min(max(positions, DECODE_BATCH), PROMPT_CHUNK)
     activations = rows * _row_bytes(spec)
     logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
-    kept = _core.scratch_bytes(spec.to_json(), dense(levels), act, rows, logit_rows, positions, threads)
+    kept = _core.scratch_bytes(spec.to_json(), recipe.core(spec), act, rows, logit_rows, positions, threads)
     return (max(activations, logits) + kept) * 5 // 4 + small + _UNTOUCHED
 
 

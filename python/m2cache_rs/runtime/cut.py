@@ -71,6 +71,11 @@ def rounded(share: float, neurons: int) -> int:
     return max(1, math.floor(share * neurons + 0.5))
 
 
+def one_level(bits: int) -> tuple[float, float, float]:
+    """Bands of one level."""
+    return {16: (1.0, 0.0, 0.0), 8: (0.0, 1.0, 0.0), 4: (0.0, 0.0, 1.0)}[bits]
+
+
 def parse_cut(value: Any, where: str) -> Cut:
     """From its JSON. UsageError says what is wrong, and where."""
     if isinstance(value, Mapping) and set(value) == {"active", "bands"}:

@@ -29,8 +29,8 @@ FEW_LAYERS = 4
 
 
 class Kind(IntEnum):
-    """What a token is: a prompt's FFN is dense at the recipe's prompt level, others' is by its ffn. How tokens
-    are batched rests on it, too."""
+    """What a token is: a prompt's FFN is dense at the recipe's prompt level, others' is by its ffn. How
+    tokens are batched rests on it, too."""
 
     PROMPT = 0
     DECODE = 1

@@ -11,7 +11,7 @@ from typing import Any
 from m2cache_rs.config import LEVELS, Precision, PrecisionLike, user_path
 from m2cache_rs.errors import UsageError
 from m2cache_rs.runtime import predictors, tuned
-from m2cache_rs.runtime.cut import Shares, parse_bands, share
+from m2cache_rs.runtime.cut import Shares, one_level, parse_bands, share
 from m2cache_rs.runtime.recipe import PREDICTED, SELECTORS, Certified, Dense, Ffn, Recipe, Sparse
 from m2cache_rs.runtime.tuned import EXACT, QUALITIES, Measured
 
@@ -128,7 +128,7 @@ class Dial:
         if self.select is None or self.select == "certified":
             return Dense(bits) if self.select is None else Certified(bits)
         active = _ACTIVE if self.active is None else share(self.active, "active")
-        bands = _at(bits) if self.bands is None else parse_bands(self.bands)
+        bands = one_level(bits) if self.bands is None else parse_bands(self.bands)
         return Sparse(self.select, (Shares(active, bands),), self._candidates(active), self.predictor)
 
     def _candidates(self, active: float) -> tuple[float, ...]:
@@ -154,11 +154,6 @@ def read_recipe(given: RecipeLike) -> Recipe:
         raise UsageError(f"the recipe {path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the recipe {path} is no JSON") from error
-
-
-def _at(bits: int) -> tuple[float, float, float]:
-    """Bands of one level."""
-    return {16: (1.0, 0.0, 0.0), 8: (0.0, 1.0, 0.0), 4: (0.0, 0.0, 1.0)}[bits]
 
 
 def _names_ffn(precision: PrecisionLike) -> bool:

@@ -12,9 +12,11 @@ from m2cache_rs.config import user_path
 from m2cache_rs.errors import M2CacheError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.assets import Assets
-from m2cache_rs.runtime.budget import Budget, Levels
+from m2cache_rs.runtime.budget import Budget
+from m2cache_rs.runtime.dial import Home
 from m2cache_rs.runtime.memory import peak_rss, rss
 from m2cache_rs.runtime.places import why_no_store
+from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.shape import Shape
 from m2cache_rs.runtime.wish import Wish, choose
 
@@ -29,6 +31,11 @@ class Opened(Shape):
         self.assets = Assets(self.path)
         super().__init__(Architecture.from_dict(self.manifest["architecture"]), self.manifest["encoding"])
 
+    @property
+    def home(self) -> Home:
+        """Where it lies."""
+        return Home(self.path, self.manifest["id"])
+
     def base(self) -> int:
         """Bytes of this process, its tokenizer loaded: a large vocabulary takes more than the rest."""
         if self.assets.has_tokenizer:
@@ -39,7 +46,7 @@ class Opened(Shape):
     def budget(
         self,
         wish: Wish,
-        levels: Levels,
+        recipe: Recipe,
         act: str,
         positions: int,
         threads: int | None,
@@ -47,8 +54,8 @@ class Opened(Shape):
         logit_rows: int,
     ) -> Budget:
         """The budget of a wish. BudgetError names the least that works."""
-        costs = self.costs(levels, act, positions, threads, kv, wish.reserve, logit_rows)
-        return choose(wish, self.weights(levels), costs, peak_rss())
+        costs = self.costs(recipe, act, positions, threads, kv, wish.reserve, logit_rows)
+        return choose(wish, self.weights(recipe), costs, peak_rss())
 
 
 def open_store(path: str | Path) -> Store:

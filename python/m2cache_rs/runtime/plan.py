@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from m2cache_rs.config import PARTS
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.budget import Budget, Levels, least_dram
+from m2cache_rs.runtime.budget import Budget, least_dram
+from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.planner import Expectation, Rates, Subject, expect
 from m2cache_rs.runtime.shape import Shape
 from m2cache_rs.runtime.wish import Wish, choose
@@ -33,6 +33,7 @@ class Request:
 class Plan:
     """A budget, the least that would do, and what to expect. Sizes are bytes."""
 
+    chosen: Chosen
     subject: Subject
     positions: int
     prompt: int
@@ -46,11 +47,17 @@ class Plan:
         every = self.subject.weights.all - self.subject.weights.least
         return min(1.0, self.budget.fixed / every) if every else 1.0
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether no weight is read twice."""
+        return self.share == 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         weights = asdict(self.subject.weights)
         return {
-            "precision": dict(zip(PARTS, self.subject.levels, strict=True)),
+            "precision": asdict(self.chosen.recipe.precision),
+            "recipe": self.chosen.to_dict(),
             "positions": self.positions,
             "prompt_tokens": self.prompt,
             "budget": self.budget.to_dict(),
@@ -74,13 +81,14 @@ def _prompt(asked: int | None, positions: int, room: str) -> int:
     return asked
 
 
-def make(shape: Shape, request: Request, levels: Levels, rates: Rates) -> Plan:
-    """The plan of a shape at some levels. UsageError for the request, BudgetError naming the least."""
+def make(shape: Shape, request: Request, chosen: Chosen, rates: Rates) -> Plan:
+    """The plan of a shape under a recipe. UsageError for the request, BudgetError naming the least."""
+    recipe = chosen.recipe
     wish, positions = Wish.parse(request.dram, None, 0), shape.positions(request.ctx)
     prompt = _prompt(request.prompt, positions, shape.room(positions))
     # As `m2cache generate` opens it, which wants one row of logits at a time.
-    costs = shape.costs(levels, "auto", positions, request.threads, request.kv, logit_rows=1)
-    subject = shape.subject(levels, request.kv)
+    costs = shape.costs(recipe, "auto", positions, request.threads, request.kv, logit_rows=1)
+    subject = shape.subject(recipe, request.kv)
     budget = choose(wish, subject.weights, costs)
     expected = expect(subject, budget, rates, prompt, positions - prompt)
-    return Plan(subject, positions, prompt, budget, least_dram(subject.weights, costs), expected)
+    return Plan(chosen, subject, positions, prompt, budget, least_dram(subject.weights, costs), expected)

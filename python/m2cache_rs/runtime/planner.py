@@ -1,7 +1,8 @@
 """What a model costs per token and how fast it goes: a cost model. Pure: nothing is measured or opened here.
 
-A decoded token touches every dense record once. What the cache does not hold is read while the rest is
-computed, so
+A decoded token touches every dense record once, and of a sparse FFN the records that its recipe lets it
+touch at most, as if nothing else of their blocks were read. What the cache does not hold is read while the
+rest is computed, so
 
     token = max(io, compute) + serial
     io = missing bytes / read rate
@@ -23,10 +24,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from m2cache_rs.config import PARTS
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.budget import Budget, Levels, Weights
+from m2cache_rs.runtime.budget import Budget, Weights
 from m2cache_rs.runtime.decoder import PROMPT_CHUNK
+from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.work import Work
 
 # Finding a chunk's blocks, handing out their leases, adding its sums, and its share of waking the pool.
 # Derived from measurements; see benches/NOTES.md ("One decoded token, again").
@@ -110,38 +112,47 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the cost model must know of a model: its shape, levels and bytes."""
+    """What the cost model must know of a model: its shape, its recipe and bytes.
+
+    `weights` and `work` are a decode token's, the latter what its FFN is computed from; `prompt` and
+    `prompt_work` a prompt's. `kv_position`: bytes of keys and values of one position.
+    """
 
     architecture: Architecture
-    levels: Levels
+    recipe: Recipe
     weights: Weights
+    prompt: Weights
+    work: Work
+    prompt_work: Work
     kv_position: int
-    """Bytes of keys and values of one position."""
 
 
 def expect(model: Subject, budget: Budget, rates: Rates, prompt: int, new: int) -> Expectation:
     """What `prompt` tokens and then `new` ones cost under a budget."""
-    ssd = missing(model.weights, budget)
+    ssd = missing(model.weights.token_bytes, model.weights, budget)
     traffic = Traffic(model.weights.token_bytes - ssd, ssd, model.kv_position * (prompt + new // 2))
-    read = rates.read(model.weights.token_bytes // max(1, model.weights.blocks))
-    io, row = ssd / _per_second(read), _arithmetic(model, rates)
+    read = rates.read(model.prompt.token_bytes // max(1, model.prompt.blocks))
+    io, row = ssd / _per_second(read), _arithmetic(model, model.weights, model.work, rates)
     compute = row + traffic.kv / _per_second(rates.memory)
     serial = _SAMPLE * model.architecture.vocab / 1e5 + model.weights.parts["embed"] / _per_second(read)
-    cold = model.weights.token_bytes / _per_second(read)
-    first = _first_token(model, rates, (cold, io), row, prompt) + serial * -(-prompt // PROMPT_CHUNK)
+    first = _first_token(model, budget, rates, read, prompt) + serial * -(-prompt // PROMPT_CHUNK)
     return Expectation(traffic, read, io, compute, serial, first, rates)
 
 
-def missing(weights: Weights, budget: Budget) -> int:
-    """Bytes of a token that the fixed slots do not hold."""
-    return max(0, weights.token_bytes - budget.fixed)
+def missing(touched: int, weights: Weights, budget: Budget) -> int:
+    """What of so many bytes the fixed slots do not hold: they hold the same share of all the weights."""
+    every = max(1, weights.all - weights.least)
+    return touched * (every - min(budget.fixed, every)) // every
 
 
-def _first_token(model: Subject, rates: Rates, io: tuple[float, float], row: float, prompt: int) -> float:
+def _first_token(model: Subject, budget: Budget, rates: Rates, read: float, prompt: int) -> float:
     """Chunks of the prompt, each a sweep of the model; keys and values grow from chunk to chunk.
 
-    `io`: seconds of reads of the first sweep, which fills the cache, and of the later ones.
+    The first sweep fills the cache, the later ones find it so.
     """
+    touched = model.prompt.token_bytes
+    io = [size / _per_second(read) for size in (touched, missing(touched, model.weights, budget))]
+    row = _arithmetic(model, model.prompt, model.prompt_work, rates)
     total = 0.0
     for start in range(0, max(prompt, 1), PROMPT_CHUNK):
         rows = min(PROMPT_CHUNK, max(prompt, 1) - start)
@@ -151,14 +162,22 @@ def _first_token(model: Subject, rates: Rates, io: tuple[float, float], row: flo
     return total
 
 
-def _arithmetic(model: Subject, rates: Rates) -> float:
+def _arithmetic(model: Subject, weights: Weights, work: Work, rates: Rates) -> float:
     """Seconds in which one row meets all weights, wherever they lie."""
-    seconds = _chunks(model.architecture) * _CHUNK
-    for part, level in zip(PARTS, model.levels, strict=True):
-        bytes_, added = model.weights.parts[part], _accumulated(part, model.architecture)
-        dot, accumulate = (_per_second(min(rate, rates.memory)) for rate in rates.kernels[level])
-        seconds += bytes_ * (1 - added) / dot + bytes_ * added / accumulate
-    return seconds
+    recipe, seconds = model.recipe, _chunks(model.architecture) * _CHUNK
+    for part, level in (("attn", recipe.attn), ("head", recipe.head), ("embed", recipe.embed)):
+        added = weights.parts[part] * _accumulated(part, model.architecture)
+        seconds += (weights.parts[part] - added) / _dot_rate(level, rates) + added / _sum_rate(level, rates)
+    seconds += sum(size / _dot_rate(level, rates) for level, size in work.dots.items())
+    return seconds + sum(size / _sum_rate(level, rates) for level, size in work.sums.items())
+
+
+def _dot_rate(level: int, rates: Rates) -> float:
+    return _per_second(min(rates.kernels[level][0], rates.memory))
+
+
+def _sum_rate(level: int, rates: Rates) -> float:
+    return _per_second(min(rates.kernels[level][1], rates.memory))
 
 
 def _chunks(spec: Architecture) -> int:
@@ -168,11 +187,9 @@ def _chunks(spec: Architecture) -> int:
 
 
 def _accumulated(part: str, spec: Architecture) -> float:
-    """The share of a part's bytes that is accumulated (o, down); the rest is dots."""
+    """The share of a part's bytes that is accumulated (o); the rest is dots."""
     q, kv = spec.records("q"), spec.records("k")
-    if part == "attn":
-        return q / (2 * q + 2 * kv)
-    return 1 / len(spec.ffn_matrices) if part == "ffn" else 0.0
+    return q / (2 * q + 2 * kv) if part == "attn" else 0.0
 
 
 def _per_second(gbps: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from m2cache_rs._core import read_header
 from m2cache_rs.errors import M2CacheError, StoreError, UsageError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.profiles import FOLDER, check_store, io_error
+from m2cache_rs.runtime.work import record_bytes
 
 _NAME = re.compile(r"predictor-(.+)\.safetensors")
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
@@ -71,12 +72,21 @@ class Predictor:
             if dtype in _DTYPES
         }
         self.ranks = tuple(self._rank(layer, spec) for layer in range(spec.layers))
+        self._hidden, self._ffn = spec.hidden, spec.ffn
 
     def layers(self) -> Iterator[Factors]:
         """The factors of every layer in turn: memory for one. StoreIOError."""
         for layer in range(len(self.ranks)):
             parts = (self._read(self._tensors[f"layer.{layer}.{part}"]) for part in _PARTS)
             yield Factors(*parts)
+
+    def bytes(self, coding: Mapping[str, Any]) -> int:
+        """What the core keeps of it, and every decode token touches: records, biases and weights."""
+        return sum(
+            rank * record_bytes(coding, self._hidden, self.bits)
+            + self._ffn * (record_bytes(coding, rank, self.bits) + 8)
+            for rank in self.ranks
+        )
 
     def _bits(self, metadata: dict[str, Any]) -> int:
         if metadata.get("bits") not in ("4", "8"):

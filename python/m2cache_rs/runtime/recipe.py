@@ -114,6 +114,11 @@ class Recipe:
         return Precision(self.attn, self.ffn.bits, self.head, self.embed)
 
     @property
+    def of_prompt(self) -> Recipe:
+        """What prompt tokens are computed by."""
+        return replace(self, ffn=Dense(self.prompt))
+
+    @property
     def is_dense(self) -> bool:
         """Whether every token, of a prompt or not, has all neurons at one level: then both give the same
         bits."""
@@ -132,8 +137,8 @@ class Recipe:
         """UsageError where a store of that many planes lacks one."""
         best = LEVELS[planes - 1]
         oracle = isinstance(self.ffn, Sparse) and self.ffn.paid == "oracle"
-        needs = {"attn": self.attn, "head": self.head, "embed": self.embed, "prompt": self.prompt}
-        needs |= {"ffn": self.ffn.bits, "the oracle": 16 if oracle else 4}
+        needs = {"attn": self.attn, "ffn": self.ffn.bits, "the oracle": 16 if oracle else 4}
+        needs |= {"prompt": self.prompt, "head": self.head, "embed": self.embed}
         for name, bits in needs.items():
             if bits > best:
                 raise UsageError(

@@ -20,7 +20,8 @@ from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.budget import Budget, Weights, dense
+from m2cache_rs.runtime.budget import Budget, Weights
+from m2cache_rs.runtime.cost import dense_counts, ffn_cost
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import (
     DECODE_BATCH,
@@ -35,11 +36,13 @@ from m2cache_rs.runtime.decoder import (
     Progress,
     pieces,
 )
+from m2cache_rs.runtime.dial import BandsLike, Chosen, Dial, RecipeLike
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.memory import peak_rss
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.options import Options, choice
 from m2cache_rs.runtime.planner import Expectation, expect
+from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.sampling import check_finite
 from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
@@ -65,7 +68,7 @@ class Model:
         self,
         opened: Opened,
         options: Options,
-        precision: Precision,
+        chosen: Chosen,
         budget: Budget,
         context: int,
         backend: Backend,
@@ -73,7 +76,7 @@ class Model:
     ) -> None:
         self.path = opened.path
         self.options = options
-        self.precision = precision
+        self.chosen = chosen
         self.budget = budget
         self.context = context
         self.planes = opened.planes
@@ -105,6 +108,15 @@ class Model:
         trace: str | Path | None = None,
         reserve: int = 0,
         logit_rows: int = DECODE_BATCH,
+        *,
+        select: str | None = None,
+        active: float | str | None = None,
+        bands: BandsLike | None = None,
+        prompt_bits: int | None = None,
+        candidates: float | str | None = None,
+        predictor: str | None = None,
+        recipe: RecipeLike | None = None,
+        quality: str | None = None,
     ) -> Model:
         """Opens the store at `path` (or one that was opened already).
 
@@ -119,34 +131,46 @@ class Model:
         8 bits in dots, factors of 16 in sums) or "f32". `threads`: None for one a core. `reserve`: bytes of
         the budget, or of free memory, that the caller will take himself. `logit_rows`: rows of logits
         computed at once, 1 to 32, for which the budget has room; generating wants 1. `kv`: keys and values
-        are kept as "f16" (rounded; beyond 65504 they become infinite and end in NumericsError) or "f32". Only
-        `precision`, `act` and `kv` change results; nothing else does, not by a bit. `io`: what reads the
-        store, "uring", "psync" (threads) or "auto", which takes the first that the system allows; what it
-        could not have is logged. `trace`: every access to the weights is written
-        to this file, and what it held is lost (docs/trace.md).
+        are kept as "f16" (rounded; beyond 65504 they become infinite and end in NumericsError) or "f32".
+        `io`: what reads the store, "uring", "psync" (threads) or "auto", which takes the first that the
+        system allows; what it could not have is logged. `trace`: every access to the weights is written to
+        this file, and what it held is lost (docs/trace.md).
+
+        What decode tokens compute of the FFN (runtime/dial.py): `select` ranks its neurons ("plane",
+        "lowrank", "cascade", "oracle") and the share `active` (0.5) is computed, at the FFN's precision or in
+        `bands`, shares at 16, 8 and 4 bits such as "25/25/50"; "certified" skips what is proven to be off.
+        `prompt_bits`: the FFN's level in prompts, which are always dense (the finest of its bands).
+        `candidates`: the share that a cascade's first step leaves (twice `active`). `predictor`: which of the
+        store's (`m2cache profile`), where there are several. Instead of all these: `recipe`, a file or what
+        one holds (runtime/recipe.py), or `quality`: "exact", which is the default, or a recipe that `m2cache
+        tune` found for this store: "high", "balanced", "fast". Only the recipe, `act` and `kv` change
+        results; nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
         """
         options = Options(verify, act, threads, kv, io, logit_rows)
+        dial = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, recipe, quality)
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
-        levels = Precision.parse(precision).levels(opened.planes)
+        chosen = opened.choose(dial)
         positions = opened.positions(ctx)
-        budget = opened.budget(wish, levels, act, positions, threads, kv, logit_rows)
-        engine = Engine(opened.store, dense(levels), act, budget.cache, verify, threads, io)
+        budget = opened.budget(wish, chosen.recipe, act, positions, threads, kv, logit_rows)
+        core = chosen.recipe.core(opened.architecture)
+        engine = Engine(opened.store, core, act, budget.cache, verify, threads, io)
+        _give_predictor(opened, chosen.recipe, engine)
         capacity = None if dram is None else positions
         backend = CpuBackend(engine, opened.architecture, kv, capacity)
         counted = backend.stats()
         budget = budget.placed(counted["ring_bytes"], counted["fixed_bytes"])
         for note in counted["notes"]:
             _LOG.warning("%s", note)
-        found = Precision(*levels)
         recorder = None
         if trace is not None:
-            recorder = Recorder(user_path(trace), engine, opened.manifest["id"], found)
-        return cls(opened, options, found, budget, positions, backend, recorder)
+            path, precision = user_path(trace), chosen.recipe.precision
+            recorder = Recorder(path, engine, opened.manifest["id"], precision)
+        return cls(opened, options, chosen, budget, positions, backend, recorder)
 
     def generate(
         self,
@@ -196,8 +220,9 @@ class Model:
     def logits(self, ids: Sequence[int] | Ids, path: str = "decode") -> Floats:
         """Logits float32 [len(ids), vocab]: row i predicts the token behind ids[i].
 
-        `path` batches the ids as "decode" (32 rows) or "prompt" (256) tokens; both give the same bits. Raises
-        NumericsError where a logit is not finite.
+        `path` batches the ids as "decode" (32 rows) or "prompt" (256) tokens. Both give the same bits where
+        the recipe is dense with one level of the FFN for both; else prompts are dense and decode tokens are
+        what it says. Raises NumericsError where a logit is not finite.
         """
         return np.concatenate(list(self.logits_by_batch(ids, path)))
 
@@ -248,9 +273,19 @@ class Model:
         return self.options.kv
 
     @property
+    def recipe(self) -> Recipe:
+        """What is computed."""
+        return self.chosen.recipe
+
+    @property
+    def precision(self) -> Precision:
+        """Bits of the parts; of the FFN the finest level of a decode token."""
+        return self.recipe.precision
+
+    @property
     def weights(self) -> Weights:
-        """What the weights take at this precision, and what one token touches of them."""
-        return self._opened.weights(self.precision.levels(self.planes))
+        """What the weights take under this recipe, and what one token touches of them."""
+        return self._opened.weights(self.recipe)
 
     @property
     def cache(self) -> int:
@@ -272,7 +307,7 @@ class Model:
         rates, why = known_rates(self.path, self.options.threads, self.stats()["io"])
         if rates is None:
             return None, why
-        subject = self._opened.subject(self.precision.levels(self.planes), self.kv)
+        subject = self._opened.subject(self.recipe, self.kv)
         return expect(subject, self.budget, rates, prompt, new), ""
 
     def layout(self) -> dict[str, Any]:
@@ -290,7 +325,10 @@ class Model:
         `threads`: what ran; `notes`: what the I/O engine could not have. `tokens`: rows run per kind, in so
         many `passes` through the model; `kv`: what keys and values are kept as, `kv_bytes`: what they take
         now, `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of
-        this process.
+        this process. `ffn`: decode `tokens` and what they touched of the FFN, each counted as if it were
+        alone: `touched_bytes`, `selector_bytes` of them to rank neurons, `neurons` computed at 16, 8 and 4
+        bits. `recipe`: what is computed, its name, what `m2cache tune` measured of it (None: nothing), and
+        from these counters its `cost` (runtime/cost.py), None before the first decode token.
         """
         with self._own:
             backend = self.backend
@@ -299,7 +337,10 @@ class Model:
                 "passes": self._passes,
                 "peak_rss_bytes": peak_rss(),
             }
-            return {**backend.stats(), **counted}
+            found = {**backend.stats(), **counted}
+        found.setdefault("ffn", dense_counts(self._opened, self.recipe, self._tokens))
+        cost = ffn_cost(found["ffn"], self.architecture)
+        return {**found, "recipe": {**self.chosen.to_dict(), "cost": cost.to_dict() if cost else None}}
 
     def close(self) -> None:
         """Frees the cache and every sequence; generations that are under way raise UsageError."""
@@ -386,3 +427,13 @@ class Model:
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
+
+
+def _give_predictor(opened: Opened, recipe: Recipe, engine: Engine) -> None:
+    """Low-rank factors, layer by layer, where the recipe ranks by them."""
+    predictor = opened.predictor(recipe)
+    if predictor is not None:
+        for layer, factors in enumerate(predictor.layers()):
+            engine.set_predictor(  # type: ignore[attr-defined]
+                layer, factors.down, factors.up, factors.bias, factors.weight, predictor.bits
+            )

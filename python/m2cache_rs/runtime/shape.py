@@ -11,11 +11,15 @@ from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models import Architecture
 from m2cache_rs.models.rope import positions
 from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Costs, Levels, Weights
+from m2cache_rs.runtime.budget import Costs, Weights
 from m2cache_rs.runtime.decoder import DECODE_BATCH
+from m2cache_rs.runtime.dial import Chosen, Dial, Home
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.planner import Subject
+from m2cache_rs.runtime.predictors import Predictor
+from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.work import Work
 
 # Positions that have room unless somebody asks for more or less (--ctx).
 _POSITIONS = 4096
@@ -73,18 +77,43 @@ class Shape:
         """In words, what allows that many positions and no more."""
         return "the room that --ctx makes" if positions < self.context else "the model's context"
 
-    def weights(self, levels: Levels) -> Weights:
-        """What the weights take at these levels."""
-        return Weights.of(self.architecture.to_dict(), self.encoding, levels)
+    @property
+    def home(self) -> Home | None:
+        """Where its store lies, if there is one."""
+        return None
 
-    def subject(self, levels: Levels, kv: str) -> Subject:
+    def choose(self, dial: Dial) -> Chosen:
+        """The recipe that is asked for. UsageError, StoreError."""
+        chosen = dial.choose(self.planes, self.home)
+        chosen.recipe.core(self.architecture)
+        return chosen
+
+    def predictor(self, recipe: Recipe) -> Predictor | None:
+        """The predictor that a recipe reads, if it does. UsageError, StoreError, StoreIOError."""
+        if recipe.predictor is None or self.home is None:
+            return None
+        return Predictor(self.home.path, recipe.predictor, self.home.id, self.architecture)
+
+    def weights(self, recipe: Recipe) -> Weights:
+        """What the weights take under a recipe."""
+        return Weights.of(self.architecture, self.encoding, recipe)
+
+    def subject(self, recipe: Recipe, kv: str) -> Subject:
         """What the cost model must know."""
         position = budget.kv_bytes(self.architecture, 64, kv) // 64
-        return Subject(self.architecture, levels, self.weights(levels), position)
+        weights, prompt = self.weights(recipe), self.weights(recipe.of_prompt)
+        work, found = self._work(recipe), self.predictor(recipe)
+        if found is not None:
+            work = work.with_dots(found.bits, found.bytes(self.encoding["coding"]))
+        prompt_work = self._work(recipe.of_prompt)
+        return Subject(self.architecture, recipe, weights, prompt, work, prompt_work, position)
+
+    def _work(self, recipe: Recipe) -> Work:
+        return Work.of(self.architecture, self.encoding, recipe)
 
     def costs(
         self,
-        levels: Levels,
+        recipe: Recipe,
         act: str,
         positions: int,
         threads: int | None,
@@ -95,8 +124,11 @@ class Shape:
         """What a process that runs the model takes beside its weights, from the memory of this one now."""
         check_threads(threads)
         workers = threads or usable_cores()
-        scratch = budget.scratch_bytes(self.architecture, levels, act, positions, workers, logit_rows)
-        return Costs(self.base(), budget.kv_bytes(self.architecture, positions, kv), scratch, reserve)
+        scratch = budget.scratch_bytes(self.architecture, recipe, act, positions, workers, logit_rows)
+        predictor = self.predictor(recipe)
+        factors = predictor.bytes(self.encoding["coding"]) if predictor else 0
+        kept = budget.kv_bytes(self.architecture, positions, kv)
+        return Costs(self.base(), kept, scratch, reserve, factors)
 
     def base(self) -> int:
         """Bytes of this process and of the tokenizer that the model will have."""

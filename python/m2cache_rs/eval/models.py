@@ -1,0 +1,120 @@
+"""The models that are scored and, under the same cap on memory, the one they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from m2cache_rs.config import LEVELS
+from m2cache_rs.eval.run import scoring_bytes
+from m2cache_rs.runtime.cut import Shares
+from m2cache_rs.runtime.dial import Chosen
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
+from m2cache_rs.runtime.session import Model
+
+_BEST = Recipe.dense(16)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options as `Model.open` takes them, but for what is computed."""
+
+    dram: int | str | None = None
+    cache: int | str | None = None
+    ctx: int | None = None
+    verify: str = "first"
+    threads: int | None = None
+    kv: str = "f16"
+    io: str = "auto"
+
+
+@contextmanager
+def open_all(
+    opened: Opened, asked: Asked, recipes: Sequence[Chosen], characters: int
+) -> Iterator[tuple[list[Model], Model | None, str]]:
+    """The models, what to compare them with (the same store at its best), and in words what that is.
+
+    `characters` is the length of the text. A cap holds for all of them and for the scoring: in turn each
+    takes what leaves the later ones what they need at least, the reference coming last.
+    """
+    scoring = scoring_bytes(opened.architecture.vocab, characters, len(recipes) + 1)
+    wanted = [(recipe, asked) for recipe in recipes]
+    itself = next((i for i, one in enumerate(recipes) if one.recipe == _BEST and asked.kv == "f32"), None)
+    if itself is None and opened.planes == 3:
+        wanted.append((Chosen(_BEST), replace(asked, cache=None, kv="f32")))
+    with ExitStack() as stack:
+        models: list[Model] = []
+        for i, (chosen, options) in enumerate(wanted):
+            later = sum(_least(opened, one.recipe, its) for one, its in wanted[i + 1 :])
+            taken = sum(model.budget.ahead for model in models)
+            models.append(stack.enter_context(_open(opened, options, chosen, scoring + later + taken)))
+        scored = models[: len(recipes)]
+        if itself is not None:
+            yield scored, scored[itself], f"itself: this is the store {_AT_BEST}"
+        elif opened.planes == 3:
+            yield scored, models[-1], f"the same store {_AT_BEST}"
+        else:
+            yield scored, None, _NONE
+
+
+_AT_BEST = "dense at 16 bits, keys and values in f32"
+_NONE = "none: the store leaves out the plane 'low' that 16 bits need (convert with --planes all)"
+
+
+def _open(opened: Opened, asked: Asked, chosen: Chosen, reserve: int) -> Model:
+    return Model.open(
+        opened,
+        asked.dram,
+        asked.cache,
+        asked.ctx,
+        verify=asked.verify,
+        threads=asked.threads,
+        kv=asked.kv,
+        io=asked.io,
+        reserve=reserve,
+        recipe=chosen.recipe,
+    )
+
+
+def _least(opened: Opened, recipe: Recipe, asked: Asked) -> int:
+    """What a model takes at least."""
+    costs = opened.costs(recipe, "auto", opened.positions(asked.ctx), asked.threads, asked.kv)
+    return costs.ahead + opened.weights(recipe).least
+
+
+def beside(opened: Opened, recipes: Sequence[Recipe]) -> list[tuple[str, str, Chosen]]:
+    """What a picture shows beside recipes, as label, group, recipe: all uniform levels that are stored, and
+    exact top-k with the recipes' shares where the plane that it ranks by is stored."""
+    found = [(f"{bits} bits", "uniform", Chosen(Recipe.dense(bits))) for bits in LEVELS[: opened.planes]]
+    ranked = [(one, one.ffn) for one in recipes if isinstance(one.ffn, Sparse) and _has_shares(one.ffn)]
+    for recipe, ffn in ranked if opened.planes == 3 else ():
+        exact = replace(recipe, ffn=Sparse("oracle", ffn.layers))
+        if all(exact != one.recipe for _, _, one in found):
+            found.append((label_of(exact), "oracle", Chosen(exact)))
+    return found
+
+
+def _has_shares(ffn: Sparse) -> bool:
+    """Thresholds are those of one selector's scores, and mean nothing to another's."""
+    return all(isinstance(cut, Shares) for cut in ffn.layers)
+
+
+def label_of(recipe: Recipe) -> str:
+    """A few words for a table or a picture."""
+    ffn = recipe.ffn
+    if not isinstance(ffn, Sparse):
+        words = f"{ffn.bits} bits"
+        return words if isinstance(ffn, Dense) else f"certified {words}"
+    shares = [cut.active if isinstance(cut, Shares) else cut.most for cut in ffn.layers]
+    mean = f"{100 * sum(shares) / len(shares):.3g} %"
+    if not _has_shares(ffn):
+        return f"{ffn.paid} at most {mean}"
+    return f"{ffn.paid} {mean} {'/'.join(f'{100 * one:.3g}' for one in _mean_bands(ffn))}"
+
+
+def _mean_bands(ffn: Sparse) -> list[float]:
+    """Over the layers."""
+    found = [cut.bands for cut in ffn.layers if isinstance(cut, Shares)]
+    return [sum(band) / len(found) for band in zip(*found, strict=True)]

@@ -1,0 +1,74 @@
+"""A picture of quality against bytes: KL over the bytes of weights that a token touches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m2cache_rs.errors import StoreIOError, UsageError
+
+_FORMATS = (".png", ".svg", ".pdf")
+_MIB = 1 << 20
+# How far below the least KL that a logarithm shows what has none.
+_BELOW = 3.0
+_STYLES = {
+    "uniform": ("uniform levels", "o", "tab:gray"),
+    "oracle": ("exact top-k", "^", "tab:green"),
+    "ours": ("recipes", "s", "tab:blue"),
+}
+
+
+def check(path: Path) -> None:
+    """What would stop a picture after an hour of work is said before it. UsageError."""
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(f"plot is {path}; a picture's name ends in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"the picture {path} cannot be written: {path.parent} is no directory")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "a picture needs matplotlib, which is not installed: pip install 'm2cache-rs[plot]'"
+        ) from error
+
+
+def draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
+    """Writes the picture of reports, each of a `group` (uniform, oracle, ours) and with a `label`.
+
+    StoreIOError where it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    floor = min((one["mean_kl"] for one in reports if one["mean_kl"] > 0), default=1e-9) / _BELOW
+    for group, style in _STYLES.items():
+        members = sorted(
+            (one for one in reports if one["group"] == group), key=lambda one: one["needed_bytes_per_token"]
+        )
+        if members:
+            _points(axes, members, style, floor)
+    axes.set_yscale("log")
+    axes.set_xlabel("weights that a new token touches, MiB")
+    axes.set_ylabel("KL to dense 16 bits, nats a token (95 % interval)")
+    axes.set_title(title)
+    axes.grid(True, which="both", alpha=0.2)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise StoreIOError(f"the picture {path} cannot be written: {error.strerror or error}") from error
+
+
+def _points(axes: Any, members: Sequence[dict[str, Any]], style: tuple[str, str, str], floor: float) -> None:
+    name, marker, colour = style
+    x = [one["needed_bytes_per_token"] / _MIB for one in members]
+    y = [max(one["mean_kl"], floor) for one in members]
+    low = [max(0.0, at - max(one["kl_interval"][0], floor)) for at, one in zip(y, members, strict=True)]
+    high = [max(0.0, one["kl_interval"][1] - at) for at, one in zip(y, members, strict=True)]
+    line = "-" if name == _STYLES["uniform"][0] else ""
+    axes.errorbar(x, y, yerr=[low, high], fmt=marker + line, color=colour, label=name, capsize=2)
+    for one, here, at in zip(members, x, y, strict=True):
+        exact = "" if one["mean_kl"] > 0 else " (KL 0)"
+        axes.annotate(one["label"] + exact, (here, at), xytext=(5, 4), textcoords="offset points", fontsize=7)
