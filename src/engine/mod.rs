@@ -5,6 +5,7 @@
 //! top of the bias.
 
 mod attention;
+mod chosen;
 mod ends;
 mod ffn;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod sum;
 mod threads;
 mod touched;
 mod vectors;
+mod verified;
 mod walk;
 mod weights;
 

@@ -8,7 +8,7 @@ use crate::io::ALIGN;
 use crate::prefetch::Layout;
 use crate::store::{Catalog, SectionId, SectionLayout};
 use crate::tier::{Block, BlockId, FRAME, frames, paged};
-use crate::types::{CHUNK, Level, Matrix};
+use crate::types::{CHUNK, Kind, Level, Matrix};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Schedule {
     first: BTreeMap<SectionId, u32>,
     /// Frames of the largest step.
     widest: u32,
+    /// Pages of the largest step that is chosen while a token is computed.
+    widest_chosen: u32,
     /// Slots for [`EMBEDDINGS`] embeddings, one after the other: their strides, with room for the pages around them.
     pub embeddings: Vec<usize>,
 }
@@ -49,8 +51,10 @@ pub struct Schedule {
 /// How a cache is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// Frames of the ring.
+    /// Frames of the ring of scheduled steps.
     pub ring: u32,
+    /// Pages of the ring of chosen steps.
+    pub chosen: u32,
     /// Bytes for fixed blocks.
     pub fixed: u64,
 }
@@ -79,6 +83,7 @@ impl Schedule {
             owners: vec![],
             first: BTreeMap::new(),
             widest: 0,
+            widest_chosen: 0,
             embeddings,
         };
         for layer in 0..arch.layers {
@@ -89,7 +94,28 @@ impl Schedule {
             schedule.parts = parts;
         }
         schedule.add(catalog, Walk::new(catalog, None, &[(arch.head_matrix(), recipe.head)])?)?;
+        schedule.rank(catalog, recipe);
         Ok(schedule)
+    }
+
+    /// Blocks are kept by how often they are read: by every decoded token, by those that choose them, by prompts alone.
+    fn rank(&mut self, catalog: &Catalog, recipe: &Recipe) {
+        let [prompt, decode] = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(recipe, kind));
+        let mut ranks: BTreeMap<SectionId, u8> = BTreeMap::new();
+        for (at, walk) in self.walks[..self.walks.len() - 1].iter().enumerate() {
+            let part = self.parts[at % self.parts.len()];
+            let rank = if decode.contains(&part) { 0 } else { 1 + u8::from(prompt.contains(&part)) };
+            if rank == 1 {
+                let pages = |id: &SectionId| (paged(block_bytes(catalog.section(*id), 0)) / Layout::PAGE as u64) as u32;
+                self.widest_chosen = self.widest_chosen.max(walk.sections.iter().map(pages).sum());
+            }
+            for id in &walk.sections {
+                ranks.entry(*id).and_modify(|have| *have = rank.min(*have)).or_insert(rank);
+            }
+        }
+        for (block, owner) in self.blocks.iter_mut().zip(&self.owners) {
+            block.position += f32::from(ranks.get(owner).copied().unwrap_or(0));
+        }
     }
 
     fn add(&mut self, catalog: &Catalog, mut walk: Walk) -> Result<()> {
@@ -184,9 +210,13 @@ impl Schedule {
         self.embeddings.iter().map(|n| paged(*n)).sum()
     }
 
-    /// The least cache: the largest step in the ring, and embeddings.
+    /// The least cache: the largest step in each ring, and embeddings.
     pub fn least(&self) -> u64 {
-        u64::from(self.widest) * FRAME as u64 + self.row_slots()
+        self.least_rings().iter().sum::<u64>() + self.row_slots()
+    }
+
+    fn least_rings(&self) -> [u64; 2] {
+        [u64::from(self.widest) * FRAME as u64, u64::from(self.widest_chosen) * Layout::PAGE as u64]
     }
 
     /// The cache that holds every weight.
@@ -194,7 +224,9 @@ impl Schedule {
         self.least() + self.fixed_bytes()
     }
 
-    /// Cuts a cache of `bytes` into ring and fixed blocks; `ring` asks for ring bytes, none takes the usual.
+    /// Cuts a cache of `bytes` into rings and fixed blocks; `ring` asks for ring bytes, none takes the usual. Where steps
+    /// are chosen each way gets half: 16 MiB hold three chunks of 7B at 16 bits, which is more reads than are in flight,
+    /// and scheduled steps need only bridge the time in which chosen ones are waited for.
     ///
     /// # Errors
     /// `Error::CacheTooSmall` naming the least.
@@ -202,10 +234,15 @@ impl Schedule {
         let least = self.least();
         let spare = bytes.checked_sub(least).ok_or(Error::CacheTooSmall { given: bytes, least })?;
         let usual = usual_ring(bytes, self.all());
-        let wanted = (ring.unwrap_or(usual) / FRAME as u64).min((Layout::MOST / FRAME) as u64) as u32;
-        let most = self.widest + (spare / FRAME as u64) as u32;
-        let frames = wanted.clamp(self.widest, most);
-        Ok(Split { ring: frames, fixed: spare - u64::from(frames - self.widest) * FRAME as u64 })
+        let wanted = ring.unwrap_or(usual).min(Layout::MOST as u64);
+        let [scheduled, chosen] = self.least_rings();
+        let wanted = if chosen > 0 { wanted / 2 } else { wanted };
+        let more = |least: u64, spare: u64, unit: u64| wanted.saturating_sub(least).min(spare) / unit * unit;
+        let scheduled = scheduled + more(scheduled, spare, FRAME as u64);
+        let spare = least + spare - self.row_slots() - scheduled;
+        let chosen = if chosen > 0 { chosen + more(chosen, spare - chosen, Layout::PAGE as u64) } else { 0 };
+        let (ring, pages) = (scheduled / FRAME as u64, chosen / Layout::PAGE as u64);
+        Ok(Split { ring: ring as u32, chosen: pages as u32, fixed: spare - chosen })
     }
 }
 
@@ -220,7 +257,7 @@ pub mod tests {
     use super::*;
     use crate::config::{Coding, Cut, Encoding, Ffn, Form, Selector, Sparse};
     use crate::engine::Needs;
-    use crate::types::{Kind, LEVELS, Levels, Plane};
+    use crate::types::{LEVELS, Levels, Plane};
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -80,6 +80,13 @@ impl Walk {
         chunk * CHUNK..self.records.min((chunk + 1) * CHUNK)
     }
 
+    /// Its matrices' planes, and where they lie.
+    pub fn parts(&self) -> impl Iterator<Item = (Matrix, Plane, &PlaneAt)> {
+        self.matrices
+            .iter()
+            .flat_map(|(matrix, at)| Plane::ALL.into_iter().zip(at).map(|(plane, at)| (*matrix, plane, at)))
+    }
+
     /// Where the planes of one of its matrices lie, coarsest first.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use super::Options;
 use super::parts;
 use super::schedule::{RING_BYTES, Schedule};
+use super::verified::Verified;
 use super::walk::{Part, Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
@@ -10,9 +11,8 @@ use crate::io::{Opened, Source, open};
 use crate::prefetch::{Fetcher, Held, Home, Layout, Pick, Steps, Want};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
-use crate::tier::{BlockId, Dram};
+use crate::tier::Dram;
 use crate::types::{CHUNK, Kind, Level, Matrix};
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,8 +30,7 @@ pub enum Verify {
 /// The model's records.
 pub struct Weights {
     store: Arc<Store>,
-    verify: Verify,
-    verified: HashSet<BlockId>,
+    verified: Verified,
     schedule: Arc<Schedule>,
     /// What prompt and decode tokens take of every layer.
     taken: [Vec<Part>; 2],
@@ -45,8 +44,8 @@ pub struct Leased {
     coding: Coding,
     width: usize,
     records: Range<usize>,
-    /// By section of the walk.
-    held: Vec<Held>,
+    /// By section of the walk; none of what was not asked for.
+    held: Vec<Option<Held>>,
 }
 
 /// The schedule of an open store: where its blocks lie.
@@ -84,7 +83,8 @@ impl Steps for Located {
     }
 }
 
-fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: usize) -> Want {
+/// Records of a section, which lie in one block.
+pub(super) fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: usize) -> Want {
     let section = store.section(id);
     let stride = section.layout.stride;
     let begin = first / CHUNK * CHUNK;
@@ -101,7 +101,7 @@ impl Weights {
         let budget = options.cache.unwrap_or_else(|| schedule.all());
         let split = schedule.split(budget, options.lookahead)?;
         let dram = Dram::place(&schedule.blocks, split.fixed);
-        let layout = Layout { ring: split.ring, chosen: 0, singles: schedule.embeddings.clone() };
+        let layout = Layout { ring: split.ring, chosen: split.chosen, singles: schedule.embeddings.clone() };
         let arena = layout.arena(&dram)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
         let Opened { reader, notes } = open(options.io, sources, &arena)?;
@@ -111,8 +111,8 @@ impl Weights {
         let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);
         let taken = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(&options.recipe, kind));
         let layers = 0..store.manifest.architecture.layers;
-        let mut weights =
-            Weights { store, verify: options.verify, verified: HashSet::new(), schedule, taken, fetcher, notes };
+        let verified = Verified::new(&store, options.verify);
+        let mut weights = Weights { store, verified, schedule, taken, fetcher, notes };
         weights.follow(layers, true, Kind::Decode)?;
         Ok(weights)
     }
@@ -137,10 +137,22 @@ impl Weights {
     pub fn lease(&mut self, walk: WalkId, chunk: usize) -> Result<Leased> {
         let walk = self.schedule.walk(walk)?.clone();
         let step = walk.steps().nth(chunk).ok_or(Error::Internal("a lease that is no chunk"))?;
-        let Weights { store, verify, verified, fetcher, .. } = self;
-        let held = fetcher.fetch(step, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
+        let Weights { store, verified, fetcher, .. } = self;
+        let held = fetcher.fetch(step, &mut |want, bytes| verified.check(store, want, bytes))?;
         let records = walk.chunk(chunk);
-        Ok(self.leased(walk, records, held))
+        Ok(self.leased(walk, records, held.into_iter().map(Some).collect()))
+    }
+
+    /// Begins to read what chosen chunks need.
+    pub(super) fn choose(&mut self, steps: Vec<Vec<Pick>>) -> Result<()> {
+        let Weights { store, verified, fetcher, .. } = self;
+        fetcher.choose(steps, &mut |want, bytes| verified.check(store, want, bytes))
+    }
+
+    /// What one of them needs, in the order it was chosen in.
+    pub(super) fn fetch_chosen(&mut self, step: usize) -> Result<Vec<Held>> {
+        let Weights { store, verified, fetcher, .. } = self;
+        fetcher.fetch_chosen(step, &mut |want, bytes| verified.check(store, want, bytes))
     }
 
     /// Leases chunks of a walk in order and gives them to `each`: the first of those that are left, with those behind it
@@ -182,7 +194,7 @@ impl Weights {
     /// # Errors
     /// As [`Weights::lease`].
     pub fn lease_embeddings(&mut self, tokens: &[u32]) -> Result<Vec<Leased>> {
-        let Weights { store, verify, verified, schedule, fetcher, .. } = self;
+        let Weights { store, verified, schedule, fetcher, .. } = self;
         let walk = schedule.embedding.clone();
         let of_row = |row: &u32| walk.sections.iter().map(|id| (*id, *row as usize)).collect::<Vec<_>>();
         let planes: Vec<(SectionId, usize)> = tokens.iter().flat_map(of_row).collect();
@@ -190,16 +202,16 @@ impl Weights {
             return Err(Error::Internal("a row that has no checksum of its own"));
         }
         let wants: Vec<Want> = planes.iter().map(|(id, row)| want(store, schedule, *id, *row, 1)).collect();
-        let held = fetcher.fetch_singles(&wants, &mut |want, bytes| check(store, *verify, verified, want, bytes))?;
+        let held = fetcher.fetch_singles(&wants, &mut |want, bytes| verified.check(store, want, bytes))?;
         let mut held = held.into_iter();
         let mut leased = |row: usize| {
-            let held = held.by_ref().take(walk.sections.len()).collect();
+            let held = held.by_ref().take(walk.sections.len()).map(Some).collect();
             self.leased(walk.clone(), row..row + 1, held)
         };
         Ok(tokens.iter().map(|token| leased(*token as usize)).collect())
     }
 
-    fn leased(&self, walk: Arc<Walk>, records: Range<usize>, held: Vec<Held>) -> Leased {
+    pub(super) fn leased(&self, walk: Arc<Walk>, records: Range<usize>, held: Vec<Option<Held>>) -> Leased {
         let manifest = &self.store.manifest;
         Leased { walk, coding: manifest.encoding.coding, width: manifest.architecture.hidden, records, held }
     }
@@ -235,21 +247,6 @@ fn is_single(layout: &SectionLayout, record: usize) -> bool {
     layout.check == 1 && record < layout.records
 }
 
-/// Checks what was just read, as the mode asks; single records are always checked unless the mode is `Never`.
-fn check(store: &Store, verify: Verify, verified: &mut HashSet<BlockId>, want: &Want, bytes: &[u8]) -> Result<()> {
-    let whole = want.whole();
-    let known = whole.is_some_and(|id| verified.contains(&id));
-    if verify == Verify::Never || (verify == Verify::First && known) {
-        return Ok(());
-    }
-    let id = SectionId(want.section as u32);
-    let section = store.section(id);
-    let first = (want.offset - section.begin) as usize / section.layout.stride;
-    store.check_records(id, first, bytes, verify == Verify::Always)?;
-    verified.extend(whole);
-    Ok(())
-}
-
 impl Leased {
     /// Its records, counted in the walk.
     pub fn records(&self) -> Range<usize> {
@@ -259,27 +256,25 @@ impl Leased {
     /// One matrix's records, at its level in the walk.
     ///
     /// # Errors
-    /// `Error::Internal` for a matrix that is not of the walk.
+    /// As [`Leased::rows_at`].
     pub fn rows(&self, matrix: Matrix) -> Result<Rows<'_>> {
-        let found = self.walk.planes(matrix)?;
-        let mut planes = [PlaneView::EMPTY; 3];
-        for (view, at) in planes.iter_mut().zip(found) {
-            *view = PlaneView::of(&self.held[at.section], at.stride, at.offset);
-        }
-        let level = Level::of_planes(found.len()).ok_or(Error::Internal("a matrix without planes"))?;
-        let Leased { coding, width, .. } = *self;
-        Ok(Rows { coding, level, width, records: self.records.len(), planes })
+        let level = Level::of_planes(self.walk.planes(matrix)?.len());
+        self.rows_at(matrix, level.ok_or(Error::Internal("a matrix without planes"))?)
     }
 
-    /// One matrix's records, at a level whose planes the walk reads.
+    /// One matrix's records, at a level whose planes the walk reads; of chosen chunks those that were asked for.
     ///
     /// # Errors
-    /// `Error::Internal` for a matrix that is not of the walk, and for a level above its own.
+    /// `Error::Internal` for a matrix that is not of the walk, for a level above its own, and for planes of which nothing
+    /// was asked for.
     pub fn rows_at(&self, matrix: Matrix, level: Level) -> Result<Rows<'_>> {
-        let rows = self.rows(matrix)?;
-        match level <= rows.level {
-            true => Ok(rows.to_level(level)),
-            false => Err(Error::Internal("planes that were not leased")),
+        let have = self.walk.planes(matrix)?.get(..level.plane_count());
+        let mut planes = [PlaneView::EMPTY; 3];
+        for (view, at) in planes.iter_mut().zip(have.ok_or(Error::Internal("planes that were not leased"))?) {
+            let held = self.held[at.section].as_ref().ok_or(Error::Internal("records that were not asked for"))?;
+            *view = PlaneView::of(held, at.stride, at.offset);
         }
+        let Leased { coding, width, .. } = *self;
+        Ok(Rows { coding, level, width, records: self.records.len(), planes })
     }
 }

@@ -81,6 +81,12 @@ impl Ahead {
         self.cursor = step.map_or(self.cursor, |step| self.order.after(step));
     }
 
+    /// What is read for a step, if that was begun.
+    pub fn readings(&self, step: usize) -> Option<&[Reading]> {
+        let begun = self.queue.iter().find(|begun| begun.step == step)?;
+        Some(&begun.readings)
+    }
+
     /// Whether nothing was begun that is not asked for.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

@@ -198,7 +198,7 @@ fn a_block_with_a_slot_is_read_whole_and_stays() {
     let choice = every(SCHEDULED..BLOCKS, &[7]);
     fetcher.choose(picks(&choice, 0), &mut no_check).unwrap();
     (0..choice.len()).for_each(|step| drop(fetcher.fetch_chosen(step, &mut no_check).unwrap()));
-    assert!(matches!(fetcher.dram().find(BlockId(SCHEDULED as u32)), Place::Loaded(_)) && fetcher.holds_chosen(0));
+    assert!(matches!(fetcher.dram().find(BlockId(SCHEDULED as u32)), Place::Loaded(_)) && fetcher.is_ready(0));
     fetcher.choose(picks(&choice, 0), &mut no_check).unwrap();
     drop(fetcher.fetch_chosen(0, &mut no_check).unwrap());
     let counters = fetcher.stats().sections[1];

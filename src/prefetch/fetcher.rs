@@ -97,7 +97,7 @@ impl Fetcher {
 
     /// Serves all that chosen step `step` picks, as [`Fetcher::fetch`] does: a block with only its picked records there,
     /// each in its place. Steps come in order; what the ring of chosen steps holds of earlier ones must have been dropped,
-    /// unless [`Fetcher::holds_chosen`].
+    /// unless this one [`Fetcher::is_ready`].
     ///
     /// # Errors
     /// As `fetch`, and `Error::Internal` for a step that was not chosen.
@@ -200,9 +200,12 @@ impl Fetcher {
         self.is_settled() || self.has_all(&self.scheduled.steps.picks(step))
     }
 
-    /// Whether all that a chosen step picks is.
-    pub fn holds_chosen(&self, step: usize) -> bool {
-        self.is_settled() || (step < self.chosen.steps.count() && self.has_all(&self.chosen.steps.picks(step)))
+    /// Whether all that a chosen step picks is there, in the tier or in the ring: it takes no frames from others.
+    pub fn is_ready(&self, step: usize) -> bool {
+        match self.chosen.ahead.readings(step) {
+            Some(readings) => readings.iter().flat_map(|one| &one.reads).all(|read| self.flights.is_here(*read)),
+            None => step < self.chosen.steps.count() && self.has_all(&self.chosen.steps.picks(step)),
+        }
     }
 
     /// Whether all is in the tier and nothing under way: then there is nothing to look ahead for.

@@ -76,6 +76,11 @@ impl Flights {
         self.landed.remove(&token).map(|(_, outcome)| outcome)
     }
 
+    /// Whether a read has brought its bytes, and they wait to be asked for.
+    pub fn is_here(&self, read: ReadId) -> bool {
+        self.landed.get(&read).is_some_and(|(_, outcome)| outcome.is_ok())
+    }
+
     /// Section and bytes of what has come, waits to be asked for and is lost if nobody does: a block's own slot keeps it.
     pub fn waiting(&self) -> impl Iterator<Item = (Way, usize, usize)> {
         let lost = self.landed.values().filter(|(flight, outcome)| !flight.own && outcome.is_ok());

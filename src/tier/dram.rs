@@ -16,7 +16,8 @@ pub struct BlockId(pub u32);
 pub struct Block {
     /// Size.
     pub bytes: usize,
-    /// Where in its section it lies, from 0 to 1: (index + 1/2) / blocks of the section.
+    /// Where in its section it lies, from 0 to 1: (index + 1/2) / blocks of the section; and a whole number more for what
+    /// is read more rarely. The lowest get slots first.
     pub position: f32,
 }
 

@@ -1,0 +1,84 @@
+//! Leases of chosen chunks, of which only some records are read where the cache does not hold them.
+
+use super::walk::{Walk, WalkId};
+use super::weights::{Leased, Weights, want};
+use crate::error::Result;
+use crate::prefetch::{Held, Pick, runs};
+use crate::store::SectionId;
+use crate::types::{CHUNK, Matrix, Plane};
+use std::sync::Arc;
+
+/// A chunk of a walk and what is wanted of it.
+struct Chosen {
+    chunk: usize,
+    /// By section of the walk: places in the chunk, rising; none is read of a section without any.
+    records: Vec<Vec<u32>>,
+}
+
+impl Chosen {
+    fn new(walk: &Walk, chunk: usize, wanted: &impl Fn(usize, Matrix, Plane) -> Vec<u32>) -> Chosen {
+        let mut marked = vec![[false; CHUNK]; walk.sections.len()];
+        for (matrix, plane, at) in walk.parts() {
+            wanted(chunk, matrix, plane).iter().for_each(|record| marked[at.section][*record as usize] = true);
+        }
+        let listed = |marks: [bool; CHUNK]| (0..CHUNK as u32).filter(|record| marks[*record as usize]).collect();
+        Chosen { chunk, records: marked.into_iter().map(listed).collect() }
+    }
+
+    /// What is to be read of it, section by section.
+    fn picks(&self, weights: &Weights, walk: &Walk) -> Vec<Pick> {
+        let range = walk.chunk(self.chunk);
+        let pick = |(id, records): (&SectionId, &Vec<u32>)| {
+            let block = want(weights.store(), weights.schedule(), *id, range.start, range.len());
+            Pick { block, spans: runs::spans(records, block.len / range.len(), runs::REQUEST) }
+        };
+        walk.sections.iter().zip(&self.records).filter(|(_, records)| !records.is_empty()).map(pick).collect()
+    }
+
+    /// What was leased, by section of the walk.
+    fn by_section(&self, held: Vec<Held>) -> Vec<Option<Held>> {
+        let mut held = held.into_iter();
+        self.records.iter().map(|records| if records.is_empty() { None } else { held.next() }).collect()
+    }
+}
+
+impl Weights {
+    /// Leases some chunks of a walk in order, those that are there already together, `most` at most, and gives them to
+    /// `each`. Of a chunk only the records are sure to be there that `wanted(chunk, matrix, plane)` lists: rising places
+    /// in it.
+    ///
+    /// # Errors
+    /// As [`Weights::lease`], and `each`'s.
+    pub fn visit_chosen(
+        &mut self,
+        walk: WalkId,
+        chunks: &[usize],
+        most: usize,
+        wanted: impl Fn(usize, Matrix, Plane) -> Vec<u32>,
+        mut each: impl FnMut(&[Leased]) -> Result<()>,
+    ) -> Result<()> {
+        let walk = self.schedule().walk(walk)?.clone();
+        let chosen: Vec<Chosen> = chunks.iter().map(|chunk| Chosen::new(&walk, *chunk, &wanted)).collect();
+        self.choose(chosen.iter().map(|one| one.picks(self, &walk)).collect())?;
+        let mut step = 0;
+        while step < chosen.len() {
+            let run = self.lease_chosen(&walk, &chosen, step, most)?;
+            step += run.len();
+            each(&run)?;
+        }
+        Ok(())
+    }
+
+    /// The chosen chunk whose turn it is, with those behind it that need not be waited for.
+    fn lease_chosen(&mut self, walk: &Arc<Walk>, chosen: &[Chosen], first: usize, most: usize) -> Result<Vec<Leased>> {
+        let mut run = Vec::new();
+        for (step, one) in chosen.iter().enumerate().skip(first).take(most) {
+            if !run.is_empty() && !self.fetcher().is_ready(step) {
+                break;
+            }
+            let held = one.by_section(self.fetch_chosen(step)?);
+            run.push(self.leased(walk.clone(), walk.chunk(one.chunk), held));
+        }
+        Ok(run)
+    }
+}
