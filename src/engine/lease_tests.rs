@@ -13,12 +13,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-const LAYERS: usize = 2;
-const FFN: usize = 700;
+pub(super) const LAYERS: usize = 2;
+pub(super) const FFN: usize = 700;
 const VOCAB: usize = 520;
 
 /// A store of random weights.
-fn stored(directory: &Path) -> Arc<Store> {
+pub(super) fn stored(directory: &Path) -> Arc<Store> {
     let arch = architecture(LAYERS, 128, FFN, VOCAB, false);
     let mut writer = StoreWriter::new(vec![directory.to_path_buf()], arch, encoding()).unwrap();
     for (name, _) in writer.sizes() {

@@ -6,6 +6,8 @@
 
 mod attention;
 mod chosen;
+#[cfg(test)]
+mod chosen_tests;
 mod ends;
 mod ffn;
 #[cfg(test)]

@@ -373,15 +373,16 @@ pub mod tests {
         }
 
         #[test]
-        fn a_split_spends_no_more_than_it_was_given(ffn in 1usize..2000, extra in 0u64..4_000_000, ring in prop::option::of(0u64..8_000_000)) {
+        fn a_split_spends_no_more_than_it_was_given(ffn in 20usize..2000, extra in 0u64..4_000_000, ring in prop::option::of(0u64..8_000_000), recipe in recipes()) {
             let (arch, encoding) = (architecture(2, 128, ffn, 300, false), encoding());
             let catalog = Catalog::new(&arch, &encoding);
-            let schedule = Schedule::new(&arch, &catalog, &dense(16)).unwrap();
+            let schedule = Schedule::new(&arch, &catalog, &recipe).unwrap();
             let least = schedule.least();
             let split = schedule.split(least + extra, ring).unwrap();
-            let spent = u64::from(split.ring) * FRAME as u64 + split.fixed + schedule.row_slots();
-            prop_assert!(spent <= least + extra);
-            prop_assert!(split.ring >= schedule.widest, "the largest step fits");
+            let rings = u64::from(split.ring) * FRAME as u64 + u64::from(split.chosen) * Layout::PAGE as u64;
+            prop_assert_eq!(rings + split.fixed + schedule.row_slots(), least + extra);
+            prop_assert!(split.ring >= schedule.widest && split.chosen >= schedule.widest_chosen, "the largest steps fit");
+            prop_assert_eq!(split.chosen == 0, matches!(recipe.ffn, Ffn::Dense(_)));
             let refused = schedule.split(least - 1, ring).unwrap_err();
             let named = matches!(refused, Error::CacheTooSmall { given, least: n } if given == least - 1 && n == least);
             prop_assert!(named);
