@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from m2cache_rs import Model
+from m2cache_rs import Model, UsageError
 from m2cache_rs.cli.program import main
 from m2cache_rs.cli.words import chosen_words, recipe_words
 from m2cache_rs.runtime import tuned
@@ -95,6 +95,44 @@ def test_recipes_in_words(recipe: Recipe, words: str) -> None:
     )
 
 
+def test_generate_tells_the_recipe_and_what_it_touched(shown: Shown, tale: Path) -> None:
+    options = ["--select", "plane", "--active", 0.25, "--bands", "25/25/50", "--prompt-bits", 8]
+    code, out, err = shown("generate", tale, *GENERATE, *options)
+    assert code == 0, err
+    assert out
+    before, after = err.splitlines()
+    assert "25 % (25 % at 16, 25 % at 8, 50 % at 4) of neurons by plane, all at 8 bits in prompts" in before
+    assert "a new token touched" in after
+    assert "25.0% of neurons" in after
+    report = json.loads(shown("generate", tale, *GENERATE, *options, "--json")[1])
+    found = report["recipe"]
+    assert found == report["stats"]["recipe"]
+    assert found["recipe"]["prompt"] == 8
+    assert (found["name"], found["measured"]) == (None, None)
+    spec = Opened(tale).architecture
+    counts = Shares(0.25, (0.25, 0.25, 0.5)).counts(spec.ffn)
+    assert found["cost"]["active"] == [count / spec.ffn for count in counts]
+    assert 2 < found["cost"]["bits_per_weight"] < 8
+
+
+def test_a_tuned_recipe_by_its_name(shown: Shown, tuned_tale: Path) -> None:
+    code, _, err = shown("generate", tuned_tale, *GENERATE, "--quality", "balanced")
+    assert code == 0, err
+    assert "m2cache: balanced: attn 8, head 8" in err
+    assert "measured KL 1.23e-02 nats" in err
+    with Model.open(tuned_tale, quality="balanced") as model:
+        assert model.recipe == PLANE
+        assert model.stats()["recipe"] == {
+            "name": "balanced",
+            "recipe": PLANE.to_dict(),
+            "measured": MEASURED.to_dict(),
+            "cost": None,
+        }
+        assert (model.precision.ffn, model.precision.attn) == (16, 8)
+    with pytest.raises(UsageError, match="none of the tuned recipes"):
+        Model.open(tuned_tale, quality="fast")
+
+
 def test_exact_is_the_default(tale: Path) -> None:
     ids = [1, 2, 3]
     with Model.open(tale) as plain, Model.open(tale, quality="exact") as exact:
@@ -137,6 +175,7 @@ def test_a_plane_that_is_not_stored(shown: Shown, tale_mid: Path) -> None:
     code, _, err = shown("generate", tale_mid, *GENERATE, "--select", "plane", "--bands", "25/25/50")
     assert code == 2
     assert "ffn at 16 bits, which needs the plane 'low'" in err
+    assert shown("generate", tale_mid, *GENERATE, "--select", "plane")[0] == 0
 
 
 def test_plan_of_a_recipe(shown: Shown, tale: Path) -> None:

@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.recipe import Recipe
-from m2cache_rs.runtime.shape import Shape
-from m2cache_rs.runtime.work import Work
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,3 @@ def ffn_cost(
 def ffn_weights(spec: Architecture) -> int:
     """Weights of all layers' FFNs."""
     return spec.layers * len(spec.ffn_matrices) * spec.ffn * spec.hidden
-
-
-def dense_counts(shape: Shape, recipe: Recipe, tokens: Mapping[str, int]) -> dict[str, Any]:
-    """What the core counts of a dense recipe."""
-    spec, count = shape.architecture, tokens["decode"] + tokens["draft"]
-    work = Work.of(spec, shape.encoding, recipe)
-    neurons = [count * spec.layers * spec.ffn * (recipe.ffn.bits == bits) for bits in (16, 8, 4)]
-    touched = count * (sum(work.dots.values()) + sum(work.sums.values()))
-    return {"tokens": count, "touched_bytes": touched, "neurons": neurons, "selector_bytes": 0}

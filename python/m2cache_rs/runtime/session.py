@@ -21,7 +21,7 @@ from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
 from m2cache_rs.runtime.budget import Budget, Weights
-from m2cache_rs.runtime.cost import dense_counts, ffn_cost
+from m2cache_rs.runtime.cost import ffn_cost
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import (
     DECODE_BATCH,
@@ -338,7 +338,6 @@ class Model:
                 "peak_rss_bytes": peak_rss(),
             }
             found = {**backend.stats(), **counted}
-        found.setdefault("ffn", dense_counts(self._opened, self.recipe, self._tokens))
         cost = ffn_cost(found["ffn"], self.architecture)
         return {**found, "recipe": {**self.chosen.to_dict(), "cost": cost.to_dict() if cost else None}}
 
