@@ -16,7 +16,7 @@ use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::neurons::values;
 use crate::kernels::project::Inputs;
 use crate::select::{Band, COLUMNS, choose};
-use crate::types::{CHUNK, Matrix};
+use crate::types::{CHUNK, Matrix, Plane};
 use std::ops::Range;
 
 impl Engine {
@@ -46,7 +46,10 @@ impl Engine {
         let mut sum = BranchSum::new(partial, inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
         let (chunk, mut next) = (Chunk { arch, cpu, inputs, scores, vectors }, range.start);
         let busy: Vec<usize> = range.clone().filter(|chunk| !active.is_idle(*chunk)).collect();
-        weights.visit(WalkId::Layer(layer, Part::Rest), busy.iter().copied(), together(inputs.columns), |run| {
+        // Gate and up of what the scan computed are not read again.
+        let known = |matrix: Matrix| scores.level.filter(|_| matrix != Matrix::Down);
+        let wanted = |chunk: usize, matrix: Matrix, plane: Plane| active.reading(chunk, plane, known(matrix));
+        weights.visit_chosen(WalkId::Layer(layer, Part::Rest), &busy, together(inputs.columns), wanted, |run| {
             let sums = each(cpu, run.iter().collect(), |leased, threads| {
                 chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], threads)
             })?;

@@ -81,13 +81,15 @@ impl ActiveSet {
         total
     }
 
-    /// Neurons of a chunk of which some token reads `plane`: places, rising.
+    /// Neurons of a chunk of which some token reads `plane`, those of the level `known` left out, which are not computed
+    /// again: places, rising.
     ///
     /// # Panics
     /// If there is no such chunk.
-    pub fn reading(&self, chunk: usize, plane: Plane) -> Vec<u32> {
+    pub fn reading(&self, chunk: usize, plane: Plane, known: Option<Level>) -> Vec<u32> {
         let mut read = [false; CHUNK];
         let bands = self.chunks[chunk].iter().filter(|band| band.level.planes().contains(&plane));
+        let bands = bands.filter(|band| Some(band.level) != known);
         bands.flat_map(|band| &band.ids).for_each(|id| read[*id as usize] = true);
         (0..CHUNK as u32).filter(|id| read[*id as usize]).collect()
     }

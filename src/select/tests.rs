@@ -120,7 +120,7 @@ proptest! {
         prop_assert_eq!(set.counts(), counts);
         for (plane, coarsest) in [(Plane::Base, 2), (Plane::Mid, 1), (Plane::Low, 0)] {
             let reads = |id: &usize| all.iter().any(|levels| levels[*id].is_some_and(|level| level <= coarsest));
-            let reading = |chunk| set.reading(chunk, plane).into_iter().map(move |id| chunk * CHUNK + id as usize);
+            let reading = |chunk| set.reading(chunk, plane, None).into_iter().map(move |id| chunk * CHUNK + id as usize);
             let have: Vec<usize> = (0..set.chunks.len()).flat_map(reading).collect();
             prop_assert_eq!(have, (0..neurons).filter(reads).collect::<Vec<_>>());
         }
@@ -145,7 +145,7 @@ fn all_is_every_neuron_for_every_token() {
         let set = ActiveSet::all(columns, 300, Level::L8);
         assert_eq!(set.counts(), vec![[0, 300, 0]; columns]);
         assert_eq!(
-            (set.reading(1, Plane::Mid).len(), set.reading(1, Plane::Low).len()),
+            (set.reading(1, Plane::Mid, None).len(), set.reading(1, Plane::Low, None).len()),
             if columns == 0 { (0, 0) } else { (44, 0) }
         );
     }
