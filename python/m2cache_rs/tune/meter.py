@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from m2cache_rs.config import format_size
+from m2cache_rs.errors import StoreIOError
 from m2cache_rs.eval import metrics
 from m2cache_rs.runtime.cut import Shares as Cut
 from m2cache_rs.runtime.decoder import Floats
@@ -119,9 +122,15 @@ class Meter:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """Where the reference's predictions lie while recipes are measured."""
+def scratch(size: int) -> Iterator[Path]:
+    """Where `size` bytes of the reference's predictions lie while recipes are measured."""
     with tempfile.TemporaryDirectory(prefix="m2cache-tune-") as folder:
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise StoreIOError(
+                f"the predictions at 16 bits take {format_size(size)} in {tempfile.gettempdir()}, where "
+                f"{format_size(free)} are free: fewer --tokens, or another TMPDIR"
+            )
         yield Path(folder) / "reference.f32"
 
 

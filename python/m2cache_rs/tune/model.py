@@ -1,0 +1,156 @@
+"""The tuner on a store: what is opened, measured, found and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from m2cache_rs.config import LEVELS, PrecisionLike
+from m2cache_rs.errors import UsageError
+from m2cache_rs.eval.windows import windows
+from m2cache_rs.runtime import tuned
+from m2cache_rs.runtime.dial import Dial
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.session import Model
+from m2cache_rs.runtime.tuned import Measured, Tuned
+from m2cache_rs.tune.frontier import Point
+from m2cache_rs.tune.goal import Goal
+from m2cache_rs.tune.layers import Shares
+from m2cache_rs.tune.meter import Meter, Text, scratch
+from m2cache_rs.tune.run import OBJECTIVES, Tuner
+
+SELECTORS = ("plane", "lowrank", "cascade")
+WINDOW = 256
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `m2cache tune` is asked; see the command."""
+
+    objective: str = "kl"
+    select: str = "plane"
+    precision: PrecisionLike = None
+    prompt_bits: int | None = None
+    tokens: int = 2048
+    dram: int | str | None = None
+    cache: int | str | None = None
+    threads: int | None = None
+    io: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("objective", self.objective, OBJECTIVES),
+            ("select", self.select, SELECTORS),
+        ):
+            if given not in known:
+                raise UsageError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A recipe that answers a question, and what it was measured to cost."""
+
+    recipe: Recipe
+    point: Point
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"recipe": self.recipe.to_dict(), "measured": asdict(self.point) | {"shares": None}}
+
+
+class Tuning:
+    """A store under the tuner: made by `tuning`, used inside it."""
+
+    def __init__(self, opened: Opened, tuner: Tuner, meter: Meter, settings: Settings, digest: str) -> None:
+        self.opened, self.tuner, self.meter, self.settings = opened, tuner, meter, settings
+        self.digest = digest
+        self.uniform = tuner.uniform()
+
+    @property
+    def tokens(self) -> int:
+        """Rows that every recipe was measured on."""
+        return self.meter.text.rows
+
+    def frontier(self) -> list[Point]:
+        """What no other recipe that was measured beats."""
+        return self.tuner.frontier()
+
+    def asked(self, goal: Goal) -> Found:
+        """The recipe for a goal."""
+        if goal.kl is not None:
+            return self._found(self.tuner.at_most(goal.kl))
+        if goal.bytes is not None:
+            return self._found(self.tuner.within(goal.bytes))
+        return self._found(self.tuner.within(self._bytes_of(float(goal.bits or 0))))
+
+    def dial(self) -> dict[str, Found]:
+        """The named recipes: what uniform 8 bits touch, what uniform 4 touch, and half way between."""
+        coarse = self.uniform[-1].bytes
+        fine = next((point.bytes for point in self.uniform if point.how == "uniform 8"), coarse)
+        budgets = {"high": fine, "balanced": (fine + coarse) / 2, "fast": coarse}
+        return {name: self._found(self.tuner.within(size)) for name, size in budgets.items()}
+
+    def save(self, found: dict[str, Found]) -> Path:
+        """Keeps named recipes in the store's profiles."""
+        named = {name: Tuned(one.recipe, self._measured(one.point)) for name, one in found.items()}
+        return tuned.save(self.opened.path, self.opened.manifest["id"], named)
+
+    def _found(self, point: Point) -> Found:
+        return Found(self.meter.recipe(point.shares), point)
+
+    def _measured(self, point: Point) -> Measured:
+        return Measured(
+            point.kl, point.interval, point.perplexity, point.bytes, point.bits, self.tokens, self.digest
+        )
+
+    def _bytes_of(self, bits: float) -> float:
+        """Bytes a token whose FFN touches so many bits of each of its weights."""
+        spec, least = self.opened.architecture, self.uniform[-1]
+        weights = spec.layers * spec.ffn * spec.hidden * len(spec.ffn_matrices())
+        return least.bytes + (bits - least.bits) * weights / 8
+
+
+@contextmanager
+def tuning(store: str | Path, text: str, settings: Settings, progress: Progress) -> Iterator[Tuning]:
+    """Opens the store, runs it at its best over the text, and measures the uniform levels.
+
+    `progress` is told how many recipes were measured, and how many will be at most. UsageError where the
+    store is not stored to 16 bits, or the text is too short; StoreIOError where the reference's predictions
+    (4 bytes a token and entry of the vocabulary) find no room in the temporary directory.
+    """
+    opened = Opened(store)
+    if opened.planes < len(LEVELS):
+        raise UsageError(
+            f"{opened.path} has up to {LEVELS[opened.planes - 1]} bits: recipes are measured against 16 bits, "
+            "convert with --planes all"
+        )
+    base = Dial(precision=settings.precision, prompt_bits=settings.prompt_bits).choose(opened.planes, None).recipe
+
+    def open_with(recipe: Recipe) -> Model:
+        given = {"dram": settings.dram, "cache": settings.cache, "threads": settings.threads, "io": settings.io}
+        return Model.open(opened, recipe=recipe, ctx=min(WINDOW, opened.context), **given)
+
+    with scratch(_reference_bytes(opened, settings)) as kept:
+        with open_with(Recipe.dense(LEVELS[-1])) as model:
+            found = Text(tuple(part.ids for part in windows(model, text, settings.tokens, WINDOW)))
+        meter = Meter(found, base, settings.select, open_with, kept)
+        size = _size(opened, meter)
+        tuner = Tuner(meter, size, opened.planes, settings.objective)
+        counted = iter(range(1, 1 << 62))
+        meter.progress = lambda: progress(next(counted), tuner.steps(3))
+        yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _size(opened: Opened, meter: Meter) -> Callable[[Sequence[Shares]], float]:
+    return lambda shares: float(opened.weights(meter.recipe(shares)).token_bytes)
+
+
+def _reference_bytes(opened: Opened, settings: Settings) -> int:
+    return settings.tokens * opened.architecture.vocab * 4
