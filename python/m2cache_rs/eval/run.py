@@ -70,7 +70,7 @@ def evaluate_all(
     if not rows:
         raise UsageError("the text has no token to predict: two tokens are the least")
     return [
-        {**scores.to_dict(), **_costs(model, first, rows)}
+        {**scores.to_dict(), **costs(model, first, rows)}
         for scores, model, first in zip(all_scores, models, before, strict=True)
     ]
 
@@ -120,7 +120,8 @@ def _place(models: Sequence[Model], reference: Model) -> int:
     return models.index(reference) if reference in models else -1
 
 
-def _costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
+def costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
+    """What `model` touched and read since its statistics `before`, in `rows` decode tokens (see `evaluate`)."""
     after = model.stats()
     cost = ffn_cost(after["ffn"], model.architecture, before["ffn"])
     if cost is None:

@@ -6,15 +6,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from m2cache_rs.config import format_size
 from m2cache_rs.errors import StoreIOError
 from m2cache_rs.eval import metrics
+from m2cache_rs.eval.run import costs
+from m2cache_rs.eval.scores import Scores
+from m2cache_rs.eval.windows import Window
 from m2cache_rs.runtime.cut import Shares as Cut
 from m2cache_rs.runtime.decoder import Floats
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
@@ -25,55 +28,58 @@ from m2cache_rs.tune.layers import UNIFORM, Shares
 # Rows whose probabilities exist at a time in float64.
 _ROWS = 8
 
-Open = Callable[[Recipe], Model]
+Open = Callable[[Recipe, str], Model]
+"""Opens the store with a recipe and its keys and values as "f16" or "f32"."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Windows of ids, each run from position 0; rows count all of them."""
+    """Windows of ids, each run from position 0."""
 
-    windows: tuple[NDArray[np.uint32], ...]
+    windows: tuple[Window, ...]
 
     @property
     def rows(self) -> int:
         """Ids of all windows."""
-        return sum(map(len, self.windows))
+        return sum(len(window.ids) for window in self.windows)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each window, and what would be the next one's."""
+        lengths = [len(window.ids) for window in self.windows]
+        return [sum(lengths[:i]) for i in range(len(lengths) + 1)]
 
 
 class Meter:
-    """Runs recipes on a text and compares each with the reference, whose predictions lie in a file.
+    """Runs recipes on a text and compares each with the store dense at 16 bits, keys and values in f32.
 
-    Memory is a few rows of logits; the file takes 4 bytes a row and entry of the vocabulary.
+    What that predicts lies in a file, 4 bytes a row and entry of the vocabulary; memory is a few rows of it.
+    `base` gives the levels of all but the decode tokens' FFN.
     """
 
     def __init__(self, text: Text, base: Recipe, selector: str, open_with: Open, kept: Path) -> None:
         self.text, self.base, self.selector, self._open = text, base, selector, open_with
         self._known: dict[tuple[Shares, ...], Point] = {}
         self.progress: Callable[[], None] = lambda: None
-        with self._open(Recipe.dense(16)) as model:
+        with self._open(Recipe.dense(16), "f32") as model:
+            self.layers = model.architecture.layers
             shape = (text.rows, model.architecture.vocab)
             self._reference = np.memmap(kept, np.float32, "w+", shape=shape)
-            self._layers = model.architecture.layers
-            for rows, logits in self._batches(model):
-                self._reference[rows] = metrics.log_softmax(logits)
-
-    @property
-    def layers(self) -> int:
-        """Of the model."""
-        return self._layers
+            for window, first in zip(text.windows, text.starts, strict=False):
+                for rows, logits in _batches(model, window):
+                    self._reference[first + rows.start : first + rows.stop] = metrics.log_softmax(logits)
 
     def recipe(self, shares: Sequence[Shares]) -> Recipe:
         """The recipe whose layers have these shares: dense where all have all neurons at one level."""
-        base, first = self.base, shares[0]
+        same = len(set(shares)) == 1
         for bits, uniform in UNIFORM.items():
-            if first == uniform and len(set(shares)) == 1:
-                return Recipe(base.attn, base.head, base.embed, base.prompt, Dense(bits))
-        layers = tuple(shares[:1] if len(set(shares)) == 1 else shares)
-        ffn = Sparse(self.selector, tuple(map(_cut, layers)))
-        return Recipe(base.attn, base.head, base.embed, base.prompt, ffn)
+            if same and shares[0] == uniform:
+                return replace(self.base, ffn=Dense(bits))
+        layers = shares[:1] if same else shares
+        return replace(self.base, ffn=Sparse(self.selector, tuple(map(_cut, layers))))
 
     def point(self, how: str, shares: Sequence[Shares]) -> Point:
-        """What layers with these shares cost; measured once for each."""
+        """What layers with these shares cost; measured once for each, whatever it is called."""
         key = tuple(shares)
         if key not in self._known:
             self._known[key] = self._measured(how, key)
@@ -81,44 +87,44 @@ class Meter:
         return self._known[key]
 
     def _measured(self, how: str, shares: tuple[Shares, ...]) -> Point:
-        kl: list[NDArray[np.float64]] = []
-        entropy = nats = 0.0
-        targets = self._targets()
-        with self._open(self.recipe(shares)) as model:
-            for rows, logits in self._batches(model):
-                predicted = metrics.log_softmax(logits)
-                kl.append(metrics.kl_divergence(self._reference[rows].astype(np.float64), predicted))
-                entropy -= float((np.exp(predicted) * predicted).sum())
-                nats += _nats(predicted, targets[rows])
-            touched = model.touched_bytes_per_token
-            bits = model.ffn_bits_per_weight
-        every = np.concatenate(kl)
-        predicted_tokens = self.text.rows - len(self.text.windows)
+        scores, entropy = Scores(compared=True), 0.0
+        with self._open(self.recipe(shares), "f16") as model:
+            before = model.stats()
+            for window, first in zip(self.text.windows, self.text.starts, strict=False):
+                for rows, logits in _batches(model, window):
+                    scores.begin_block()
+                    entropy += self._add(scores, window, first, rows, logits)
+            cost = costs(model, before, self.text.rows)
         return Point(
             how,
             shares,
-            float(every.mean()),
-            metrics.interval(every),
-            entropy / self.text.rows,
-            float(np.exp(nats / predicted_tokens)),
-            touched,
-            bits,
+            scores.kl,
+            scores.kl_interval,
+            entropy / scores.tokens,
+            scores.perplexity,
+            cost["needed_bytes_per_token"],
+            cost["bits_per_weight"],
         )
 
-    def _targets(self) -> NDArray[np.int64]:
-        """The id behind each row, -1 behind the last of a window."""
-        behind = [np.append(ids[1:].astype(np.int64), -1) for ids in self.text.windows]
-        return np.concatenate(behind)
+    def _add(self, scores: Scores, window: Window, first: int, rows: slice, logits: Floats) -> float:
+        """Scores the rows that predict; the sum of the entropies of what they predict."""
+        start = max(rows.start, window.given - 1)
+        stop = min(rows.stop, len(window.ids) - 1)
+        entropy = 0.0
+        for low, high in pairwise([*range(start, stop, _ROWS), stop]):
+            predicted = metrics.log_softmax(logits[low - rows.start : high - rows.start])
+            reference = self._reference[first + low : first + high].astype(np.float64)
+            scores.add_rows(predicted, reference, window.ids[low + 1 : high + 1])
+            entropy -= float((np.exp(predicted) * predicted).sum())
+        return entropy
 
-    def _batches(self, model: Model) -> Iterator[tuple[slice, Floats]]:
-        """Rows of the text and their logits, a few at a time."""
-        at = 0
-        for ids in self.text.windows:
-            for logits in model.logits_by_batch(ids):
-                for start in range(0, len(logits), _ROWS):
-                    some = logits[start : start + _ROWS]
-                    yield slice(at, at + len(some)), some
-                    at += len(some)
+
+def _batches(model: Model, window: Window) -> Iterator[tuple[slice, Floats]]:
+    """Rows of a window and their logits."""
+    at = 0
+    for logits in model.logits_by_batch(window.ids):
+        yield slice(at, at + len(logits)), logits
+        at += len(logits)
 
 
 @contextmanager
@@ -138,8 +144,3 @@ def _cut(shares: Shares) -> Cut:
     active = sum(shares)
     first, second, third = (share / active for share in shares)
     return Cut(min(active, 1.0), (first, second, third))
-
-
-def _nats(predicted: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    there = np.flatnonzero(targets >= 0)
-    return float(-predicted[there, targets[there]].sum())

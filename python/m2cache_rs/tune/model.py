@@ -13,6 +13,7 @@ from m2cache_rs.config import LEVELS, PrecisionLike
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.windows import windows
 from m2cache_rs.runtime import tuned
+from m2cache_rs.runtime.cost import ffn_weights
 from m2cache_rs.runtime.dial import Dial
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.recipe import Recipe
@@ -112,9 +113,8 @@ class Tuning:
 
     def _bytes_of(self, bits: float) -> float:
         """Bytes a token whose FFN touches so many bits of each of its weights."""
-        spec, least = self.opened.architecture, self.uniform[-1]
-        weights = spec.layers * spec.ffn * spec.hidden * len(spec.ffn_matrices())
-        return least.bytes + (bits - least.bits) * weights / 8
+        least = self.uniform[-1]
+        return least.bytes + (bits - least.bits) * ffn_weights(self.opened.architecture) / 8
 
 
 @contextmanager
@@ -133,13 +133,23 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
         )
     base = Dial(precision=settings.precision, prompt_bits=settings.prompt_bits).choose(opened.planes, None).recipe
 
-    def open_with(recipe: Recipe) -> Model:
-        given = {"dram": settings.dram, "cache": settings.cache, "threads": settings.threads, "io": settings.io}
-        return Model.open(opened, recipe=recipe, ctx=min(WINDOW, opened.context), **given)
+    def open_with(recipe: Recipe, kv: str) -> Model:
+        return Model.open(
+            opened,
+            settings.dram,
+            settings.cache,
+            ctx=min(WINDOW, opened.context),
+            threads=settings.threads,
+            io=settings.io,
+            kv=kv,
+            recipe=recipe,
+        )
 
     with scratch(_reference_bytes(opened, settings)) as kept:
-        with open_with(Recipe.dense(LEVELS[-1])) as model:
-            found = Text(tuple(part.ids for part in windows(model, text, settings.tokens, WINDOW)))
+        with open_with(base, "f16") as model:
+            found = Text(tuple(windows(model, text, settings.tokens, WINDOW)))
+        if not found.windows:
+            raise UsageError("the text has no token to predict: two tokens are the least")
         meter = Meter(found, base, settings.select, open_with, kept)
         size = _size(opened, meter)
         tuner = Tuner(meter, size, opened.planes, settings.objective)
