@@ -14,6 +14,7 @@ from m2cache_rs.cli.eval import evaluate
 from m2cache_rs.cli.generate import generate
 from m2cache_rs.cli.inspect import inspect
 from m2cache_rs.cli.plan import plan
+from m2cache_rs.cli.tune import tune
 from m2cache_rs.cli.verify import verify
 
 # Plain help and errors: rich's boxes cost start-up time, and its markup must never read a model's text or a
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "generate": generate,
     "eval": evaluate,
+    "tune": tune,
     "doctor": doctor,
 }
 for _name, _command in _COMMANDS.items():

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs.cli import output
+from m2cache_rs.cli.texts import read_text
 from m2cache_rs.convert import Calibration, convert
 from m2cache_rs.convert.calibrate import check_plain, measure
 from m2cache_rs.convert.open import open_checkpoint
 from m2cache_rs.convert.partial import Partial
 from m2cache_rs.convert.target import MANIFEST
-from m2cache_rs.errors import M2CacheError, UsageError
+from m2cache_rs.errors import M2CacheError
 
 
 def calibration_of(
     src: str, target: Path, text_file: Path, store: Path | None, tokenizer: Path | None
 ) -> Calibration:
     """Runs a plain store of `src` over a text. Raises `UsageError`, and what converting and running raise."""
-    text = _read(text_file)
+    text = read_text(text_file, "calibration text")
     with closing(open_checkpoint(src, tokenizer)) as checkpoint:
         source = checkpoint.fingerprint()
     if store is not None:
@@ -75,12 +76,3 @@ def _measure(store: Path, text: str) -> Calibration:
 
     with Model.open(store, kv="f32") as model:
         return measure(model, text)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as err:
-        raise UsageError(f"the calibration text {path} cannot be read: {err.strerror}") from err
-    except UnicodeDecodeError as err:
-        raise UsageError(f"the calibration text {path} is not UTF-8 (byte {err.start})") from err

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import options, output
+from m2cache_rs.cli.texts import read_text
 from m2cache_rs.cli.words import chosen_words
 from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
@@ -67,7 +68,7 @@ def evaluate(
         from m2cache_rs.eval.plot import check
 
         check(plot)
-    content = _read(text)
+    content = read_text(text)
     from m2cache_rs.eval.models import Asked, open_all
     from m2cache_rs.eval.run import evaluate_all
     from m2cache_rs.eval.windows import WINDOW
@@ -107,15 +108,6 @@ def evaluate(
 
         draw(plot, f"{store.name}, {reports[0]['tokens']} tokens of {text.name}", reports)
     _show(reports, [chosen for _, _, chosen in rows], peak_rss(), json)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise UsageError(f"the text cannot be read from {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the text {path} is not UTF-8 (byte {error.start})") from error
 
 
 def _dials(parts: Dial, recipes: Sequence[Path], qualities: Sequence[str]) -> list[tuple[str, Dial]]:

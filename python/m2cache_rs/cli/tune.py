@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import options, output
+from m2cache_rs.cli.texts import read_text
 from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
@@ -26,7 +27,9 @@ def tune(
     ],
     text: Annotated[
         Path,
-        typer.Option("--text", parser=user_path, metavar="FILE", help="What recipes are measured on, in UTF-8."),
+        typer.Option(
+            "--text", parser=user_path, metavar="FILE", help="What recipes are measured on (UTF-8)."
+        ),
     ],
     tokens: Annotated[int, typer.Option(help="Only the first N tokens of the text.")] = _DEFAULT_TOKENS,
     bytes_per_token: Annotated[
@@ -41,7 +44,7 @@ def tune(
     ] = None,
     objective: Annotated[
         str,
-        typer.Option(help="What is made small: kl (to the store at its best), or entropy (M2Cache's search)."),
+        typer.Option(help="What is made small: kl (to 16 bits dense), or entropy (M2Cache's search)."),
     ] = "kl",
     select: Annotated[str, typer.Option(help="What ranks neurons: plane, lowrank or cascade.")] = "plane",
     precision: options.Precision = None,
@@ -58,7 +61,7 @@ def tune(
     io: options.Io = "auto",
     json: options.Json = False,
 ) -> None:
-    """Find recipes: which neurons get 16, 8 or 4 bits in which layer, for the least loss at a number of bytes.
+    """Find which neurons should get 16, 8 or 4 bits in which layer, for the least loss at a number of bytes.
 
     Without a goal the recipes of the dial are made, and kept in the store: `high` has the bytes of uniform 8
     bits, `fast` those of uniform 4, `balanced` lies between. --bytes-per-token, --bits or --max-kl asks for
@@ -70,11 +73,11 @@ def tune(
 
     goal = Goal.parse(bytes_per_token, bits, max_kl)
     if out is not None and goal is None:
-        raise UsageError("--out takes the recipe of --bytes-per-token, --bits or --max-kl; without one of them "
-                         "recipes go into the store")
-    settings = Settings(
-        objective, select, precision, prompt_bits, tokens, dram, cache, threads, io
-    )
+        raise UsageError(
+            "--out takes the recipe of --bytes-per-token, --bits or --max-kl; without one of them recipes go "
+            "into the store"
+        )
+    settings = Settings(objective, select, precision, prompt_bits, tokens, dram, cache, threads, io)
     with (
         output.progress("measuring recipes", None, unit="recipes") as done,
         tuning(store, content, settings, lambda count, total: done(count, total=total)) as run,
@@ -116,5 +119,5 @@ def _print(run: Tuning, found: dict[str, Found]) -> None:
 
 def _line(point: Point) -> str:
     low, high = point.interval
-    size = format_size(point.bytes)
-    return f"{point.kl:.2e} ({low:.1e} to {high:.1e})  {point.perplexity:10.3f}  {size:>15}  {point.bits:19.2f}"
+    loss = f"{point.kl:.2e} ({low:.1e} to {high:.1e})"
+    return f"{loss}  {point.perplexity:10.3f}  {format_size(point.bytes):>15}  {point.bits:19.2f}"

@@ -25,7 +25,7 @@ class Goal:
         given = [name for name, one in _named(bytes_per_token, bits, max_kl) if one is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are {len(given)} goals: one recipe has one")
-        for name, one in _named(None, bits, max_kl):
+        for name, one in (("--bits", bits), ("--max-kl", max_kl)):
             if one is not None and not (math.isfinite(one) and one > 0):
                 raise UsageError(f"{name} is {one}; a number above 0 is needed")
         if not given:

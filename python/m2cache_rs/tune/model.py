@@ -11,6 +11,7 @@ from typing import Any
 
 from m2cache_rs.config import LEVELS, PrecisionLike
 from m2cache_rs.errors import UsageError
+from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.eval.windows import windows
 from m2cache_rs.runtime import tuned
 from m2cache_rs.runtime.cost import ffn_weights
@@ -128,10 +129,12 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
     opened = Opened(store)
     if opened.planes < len(LEVELS):
         raise UsageError(
-            f"{opened.path} has up to {LEVELS[opened.planes - 1]} bits: recipes are measured against 16 bits, "
-            "convert with --planes all"
+            f"{opened.path} has up to {LEVELS[opened.planes - 1]} bits: recipes are measured against "
+            "16 bits, convert with --planes all"
         )
-    base = Dial(precision=settings.precision, prompt_bits=settings.prompt_bits).choose(opened.planes, None).recipe
+    dial = Dial(precision=settings.precision, prompt_bits=settings.prompt_bits)
+    base = dial.choose(opened.planes, None).recipe
+    reserve = scoring_bytes(opened.architecture.vocab, len(text))
 
     def open_with(recipe: Recipe, kv: str) -> Model:
         return Model.open(
@@ -142,6 +145,7 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
             threads=settings.threads,
             io=settings.io,
             kv=kv,
+            reserve=reserve,
             recipe=recipe,
         )
 
