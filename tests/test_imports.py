@@ -35,7 +35,8 @@ KERNELS = (
 # Rooms whose files all lie in one folder.
 FLAT = ("store", "quant", "kernels/x86", "mem", "prefetch", "kv", "probe", "engine")
 PYTHON = {
-    "cli": {"convert", "eval", "predict", "runtime", "models", "_core", "config", "errors", ""},
+    "cli": {"convert", "eval", "predict", "tune", "runtime", "models", "_core", "config", "errors", ""},
+    "tune": {"eval", "runtime", "models", "_core", "config", "errors"},
     "predict": {"eval", "runtime", "models", "_core", "config", "errors"},
     "eval": {"runtime", "models", "_core", "config", "errors"},
     "runtime": {"models", "_core", "config", "errors"},

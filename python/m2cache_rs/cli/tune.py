@@ -28,7 +28,7 @@ def tune(
     text: Annotated[
         Path,
         typer.Option(
-            "--text", parser=user_path, metavar="FILE", help="What recipes are measured on (UTF-8)."
+            "--text", parser=user_path, metavar="FILE", help="What to measure recipes on, in UTF-8."
         ),
     ],
     tokens: Annotated[int, typer.Option(help="Only the first N tokens of the text.")] = _DEFAULT_TOKENS,
