@@ -121,7 +121,7 @@ def _place(models: Sequence[Model], reference: Model) -> int:
 
 
 def costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
-    """What `model` touched and read in `rows` decode tokens since its statistics `before` (see `evaluate`)."""
+    """What `model` touched and read in `rows` decode tokens since `before` (see `evaluate`)."""
     after = model.stats()
     cost = ffn_cost(after["ffn"], model.architecture, before["ffn"])
     if cost is None:
