@@ -11,7 +11,6 @@ from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import PIECE, WINDOW, Window, windows
 from m2cache_rs.runtime.cost import FfnCost, ffn_cost
 from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats
-from m2cache_rs.runtime.recipe import Dense
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.session import Model
@@ -136,7 +135,6 @@ def costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def _needed(model: Model, cost: FfnCost) -> float:
-    """Of a dense FFN by the layout of the store, padding included; else as counted."""
+    """The FFN as counted, for every recipe alike: what rounds its records up to 64 bytes is left out."""
     parts = model.weights.parts
-    ffn = parts["ffn"] if isinstance(model.recipe.ffn, Dense) else cost.bytes_per_token
-    return parts["attn"] + parts["head"] + parts["embed"] + ffn
+    return parts["attn"] + parts["head"] + parts["embed"] + cost.bytes_per_token

@@ -76,7 +76,7 @@ class Meter:
             if same and shares[0] == uniform:
                 return replace(self.base, ffn=Dense(bits))
         layers = shares[:1] if same else shares
-        return replace(self.base, ffn=Sparse(self.selector, tuple(map(_cut, layers))))
+        return replace(self.base, ffn=Sparse(self.selector, tuple(map(cut, layers))))
 
     def point(self, how: str, shares: Sequence[Shares]) -> Point:
         """What layers with these shares cost; measured once for each, whatever it is called."""
@@ -140,7 +140,8 @@ def scratch(size: int) -> Iterator[Path]:
         yield Path(folder) / "reference.f32"
 
 
-def _cut(shares: Shares) -> Cut:
+def cut(shares: Shares) -> Cut:
+    """Shares of all neurons as a recipe has them."""
     active = sum(shares)
     first, second, third = (share / active for share in shares)
     return Cut(min(active, 1.0), (first, second, third))

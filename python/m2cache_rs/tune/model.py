@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from m2cache_rs.runtime import tuned
 from m2cache_rs.runtime.cost import ffn_weights
 from m2cache_rs.runtime.dial import Dial
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime.session import Model
 from m2cache_rs.runtime.tuned import Measured, Tuned
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import Shares
-from m2cache_rs.tune.meter import Meter, Text, scratch
+from m2cache_rs.tune.meter import Meter, Text, cut, scratch
 from m2cache_rs.tune.run import OBJECTIVES, Tuner
 
 SELECTORS = ("plane", "lowrank", "cascade")
@@ -163,7 +163,15 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
 
 
 def _size(opened: Opened, meter: Meter) -> Callable[[Sequence[Shares]], float]:
-    return lambda shares: float(opened.weights(meter.recipe(shares)).token_bytes)
+    """Bytes a token by shares, as they are counted when they run: records without what pads them."""
+
+    def size(shares: Sequence[Shares]) -> float:
+        recipe = meter.recipe(shares)
+        if isinstance(recipe.ffn, Dense):  # by the layout of the store that would be whole blocks
+            recipe = replace(recipe, ffn=Sparse("plane", (cut(shares[0]),)))
+        return float(opened.weights(recipe).token_bytes)
+
+    return size
 
 
 def _reference_bytes(opened: Opened, settings: Settings) -> int:

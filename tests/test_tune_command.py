@@ -1,0 +1,145 @@
+"""`m2cache tune` on a real store: what it keeps, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from m2cache_rs import Model
+from m2cache_rs.errors import StoreIOError, UsageError
+from m2cache_rs.eval.run import evaluate
+from m2cache_rs.runtime import tuned
+from m2cache_rs.runtime.recipe import Dense, Recipe
+from m2cache_rs.tune import run
+from m2cache_rs.tune.goal import Goal
+from m2cache_rs.tune.layers import UNIFORM, of_active
+from m2cache_rs.tune.model import Settings, tuning
+
+from tests.test_eval_recipes import Shown, shown
+
+__all__ = ["shown"]
+
+TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n" * 8
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of choices a layer instead of thirty: the rest is for quality."""
+    chosen = [*UNIFORM.values(), (0.0, 0.25, 0.75), of_active(0.5, (0.0, 0.5, 0.5))]
+    monkeypatch.setattr(run, "options", lambda planes: chosen)
+
+
+@pytest.fixture
+def store(tale: Path, tmp_path: Path) -> Path:
+    """A copy whose profiles are this test's own."""
+    copy = tmp_path / "tale.m2c"
+    shutil.copytree(tale, copy, copy_function=os.link)
+    return copy
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.mark.usefixtures("few")
+def test_the_dial_is_kept_and_used(store: Path, text: Path, shown: Shown) -> None:
+    command = ["tune", store, "--text", text, "--tokens", 64]
+    code, out, err = shown(*command)
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()[-3:]] == ["high", "balanced", "fast"]
+    assert f"wrote {store}/profiles/recipes.json" in err
+    with Model.open(store) as model:
+        kept = tuned.load(store, model._opened.manifest["id"])
+    assert kept is not None
+    sizes = [kept[name].measured.bytes_per_token for name in ("fast", "balanced", "high")]
+    assert sizes == sorted(sizes)
+    with Model.open(store, quality="balanced") as model, Model.open(store, precision=16, kv="f32") as best:
+        measured = kept["balanced"].measured
+        found = evaluate(model, TEXT, 64, best, window=256)
+        assert found["mean_kl"] == pytest.approx(measured.kl, rel=1e-3)
+        assert found["needed_bytes_per_token"] == measured.bytes_per_token
+        assert found["perplexity"] == pytest.approx(measured.perplexity)
+    code, out, _ = shown("generate", store, "-p", "In the", "--max-new-tokens", 3, "--quality", "balanced")
+    assert code == 0
+
+
+@pytest.mark.usefixtures("few")
+def test_a_goal_gives_one_recipe(store: Path, text: Path, tmp_path: Path, shown: Shown) -> None:
+    command = ["tune", store, "--text", text, "--tokens", 64, "--json"]
+    out = tmp_path / "recipe.json"
+    code, shown_out, err = shown(*command, "--bits", 5.5, "--out", out)
+    assert code == 0, err
+    report = json.loads(shown_out)
+    asked = report["found"]["asked"]
+    assert asked["measured"]["bits"] <= 5.5
+    assert Recipe.from_dict(json.loads(out.read_text())).to_dict() == asked["recipe"]
+    assert not (store / "profiles").exists(), "only the dial is kept"
+    beaten = [one for one in report["uniform"] if one["bytes"] <= asked["measured"]["bytes"]]
+    assert all(asked["measured"]["kl"] <= one["kl"] for one in beaten)
+    code, shown_out, _ = shown(*command, "--max-kl", 0.05)
+    assert json.loads(shown_out)["found"]["asked"]["measured"]["kl"] <= 0.05
+    code, shown_out, _ = shown(*command, "--objective", "entropy", "--bytes-per-token", "7.5MB")
+    found = json.loads(shown_out)["found"]["asked"]
+    assert found["measured"]["bytes"] <= 7.5e6
+
+
+def test_the_best_recipe_is_itself(store: Path) -> None:
+    """Keys and values in f16 are all that lies between them."""
+    with tuning(store, TEXT, Settings(tokens=48), lambda done, total: None) as run:
+        assert run.uniform[0].kl < 1e-6
+        assert isinstance(run.meter.recipe([UNIFORM[8]] * run.meter.layers).ffn, Dense)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bits", 5, "--max-kl", 1], "--bits and --max-kl are 2 goals"),
+        (["--bits", "nan"], "--bits is nan; a number above 0"),
+        (["--bits", 1], "no recipe touches as few"),
+        (["--bytes-per-token", "much"], "bytes-per-token 'much' is no size"),
+        (["--objective", "beauty"], "objective is 'beauty'; it must be one of kl, entropy"),
+        (["--select", "oracle"], "select is 'oracle'; it must be one of plane"),
+        (["--out", "r.json"], "--out takes the recipe of"),
+        (["--tokens", 1], "at least 2 are needed"),
+        (["--select", "lowrank"], "m2cache profile"),
+    ],
+)
+@pytest.mark.usefixtures("few")
+def test_what_makes_no_sense_is_refused(
+    options: list[object], message: str, store: Path, text: Path, shown: Shown
+) -> None:
+    code, _, err = shown("tune", store, "--text", text, "--tokens", 32, *options)
+    assert code != 0
+    assert message in err
+    assert not (store / "profiles").exists()
+
+
+def test_a_store_without_16_bits_is_refused(tale_mid: Path) -> None:
+    with (
+        pytest.raises(UsageError, match="up to 8 bits: recipes are measured against"),
+        tuning(tale_mid, TEXT, Settings(), lambda done, total: None),
+    ):
+        pass
+
+
+def test_no_room_for_the_reference_is_said_first(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with (
+        pytest.raises(StoreIOError, match=r"predictions at 16 bits take .* fewer --tokens"),
+        tuning(store, TEXT, Settings(tokens=48), lambda done, total: None),
+    ):
+        pass
+
+
+def test_a_goal_is_one_number() -> None:
+    assert Goal.parse(None, None, None) is None
+    assert Goal.parse("1GB", None, None) == Goal(bytes=1e9)
+    assert Goal.parse(None, 5.5, None) == Goal(bits=5.5)
+    assert Goal.parse(None, None, 0.01) == Goal(kl=0.01)
