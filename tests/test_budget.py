@@ -145,9 +145,10 @@ import numpy as np
 from m2cache_rs import Model, BudgetError
 from m2cache_rs.runtime.memory import peak_rss
 
-path, dram, precision, threads = sys.argv[1:]
+path, dram, precision, threads, select = sys.argv[1:]
+sparse = {"select": select, "bands": "25/25/50"} if select else {}
 try:
-    model = Model.open(path, dram=dram, ctx=1024, precision=int(precision), threads=int(threads))
+    model = Model.open(path, dram=dram, ctx=1024, precision=int(precision), threads=int(threads), **sparse)
 except BudgetError as error:
     print("refused", error)
     sys.exit()
@@ -161,26 +162,29 @@ with model:
 """
 
 
-def run(store: Path, dram: object, precision: int = 16, threads: int = 2) -> list[str]:
-    command = [sys.executable, "-c", RUN, str(store), str(dram), str(precision), str(threads)]
+def run(store: Path, dram: object, precision: int = 16, threads: int = 2, select: str = "") -> list[str]:
+    command = [sys.executable, "-c", RUN, str(store), str(dram), str(precision), str(threads), select]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
-def least_of(store: Path, precision: int, threads: int) -> int:
-    words = run(store, 1 << 20, precision, threads)
+def least_of(store: Path, precision: int, threads: int, select: str = "") -> int:
+    words = run(store, 1 << 20, precision, threads, select)
     assert words[0] == "refused"
-    words = run(store, 42 << 20, precision, threads)
+    words = run(store, 42 << 20, precision, threads, select)
     assert words[0] == "refused"
     return int(words[words.index("works") + 2])
 
 
-@pytest.mark.parametrize(("precision", "threads"), [(4, 1), (8, 2), (16, 6)])
-def test_a_process_keeps_to_its_cap(tale: Path, precision: int, threads: int) -> None:
-    least = least_of(tale, precision, threads)
+@pytest.mark.parametrize(
+    ("precision", "threads", "select"),
+    [(4, 1, ""), (8, 2, ""), (16, 6, ""), (8, 2, "plane"), (8, 2, "oracle")],
+)
+def test_a_process_keeps_to_its_cap(tale: Path, precision: int, threads: int, select: str) -> None:
+    least = least_of(tale, precision, threads, select)
     for dram in (least, least + 3 * MIB, 512 * MIB):
-        kind, count, total, peak = run(tale, dram, precision, threads)
+        kind, count, total, peak = run(tale, dram, precision, threads, select)
         assert (kind, int(count)) == ("ran", 516)
         assert int(total) <= dram
         assert int(peak) <= int(total)
@@ -244,7 +248,7 @@ def inside(group: Path, code: str, *arguments: object) -> str:
 def test_a_cgroup_of_the_cap_never_kills(tale: Path, capped: Path) -> None:
     least = least_of(tale, 16, 2)
     (capped / "memory.limit_in_bytes").write_text(str(least))
-    assert inside(capped, RUN, tale, least, 16, 2).startswith("ran 516")
+    assert inside(capped, RUN, tale, least, 16, 2, "").startswith("ran 516")
 
 
 def test_the_default_budget_fits_a_cgroup(tale: Path, capped: Path) -> None:

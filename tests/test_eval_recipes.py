@@ -224,11 +224,19 @@ def test_a_picture_shows_recipes_levels_and_exact_top_k(
     report = json.loads(out)["recipes"]
     assert [one["group"] for one in report] == ["ours", "uniform", "uniform", "uniform", "oracle"]
     assert report[3]["mean_kl"] == 0
+    oracle, plane = report[4], report[0]
+    assert oracle["free_bytes_per_token"] < plane["needed_bytes_per_token"] < oracle["needed_bytes_per_token"]
     content = path.read_bytes()
     if suffix == "png":
         assert content.startswith(b"\x89PNG")
     else:
-        for words in (b"exact top-k", b"uniform levels", b"recipes", b"ours", b"(KL 0)"):
+        for words in (
+            b"exact top-k, if ranking were free",
+            b"uniform levels",
+            b"recipes",
+            b"ours",
+            b"(KL 0)",
+        ):
             assert b"<!-- " + words in content or words in content
 
 

@@ -108,3 +108,20 @@ def test_a_recipe_bears_the_name_of_its_predictor(tmp_path: Path) -> None:
     recipe = Dial(select="lowrank", predictor="trained").choose(3, home).recipe
     assert Dial(recipe=recipe).choose(3, home).recipe.predictor == "trained"
     assert Dial(recipe=recipe, predictor="svd").choose(3, home).recipe.predictor == "svd"
+
+
+def test_bytes_are_those_of_the_core_s_records(tmp_path: Path) -> None:
+    """Codes and one f16 scale in 64, at 8 bits; in memory planes begin at multiples of 64 bytes."""
+    write(tmp_path)
+    predictor = Predictor(tmp_path, "svd", "id", SPEC)
+
+    def blocks(width: int) -> int:
+        return -(-width // 64)
+
+    record = [blocks(width) * (64 + 2) for width in (SPEC.hidden, *RANKS)]
+    touched = sum(rank * record[0] for rank in RANKS)
+    touched += sum(SPEC.ffn * (one + 8) for one in record[1:])
+    assert predictor.bytes() == touched
+    assert SPEC.hidden == 72
+    kept = sum(rank * (128 + 64) + SPEC.ffn * (64 + 64 + 8) + 2 * 4096 for rank in RANKS)
+    assert predictor.memory() == kept + 4 * RANKS[1] * (SPEC.hidden + SPEC.ffn)

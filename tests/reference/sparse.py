@@ -38,7 +38,7 @@ class Factors:
         return np.abs(act(self._dot(self.up, narrow, int8) + self.bias)) * self.weight
 
     def _dot(self, matrix: Array, x: Array, int8: bool) -> Array:
-        coded = numbers.encode(matrix)
+        coded = numbers.encode(matrix, "symmetric", 64)
         if int8:
             return numbers.dot(coded, self.bits, x)
         return Ordered().products(x, numbers.decode(coded, self.bits))

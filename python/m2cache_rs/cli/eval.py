@@ -69,7 +69,7 @@ def evaluate(
 
         check(plot)
     content = read_text(text)
-    from m2cache_rs.eval.models import Asked, open_all
+    from m2cache_rs.eval.models import Asked, free_bytes, open_all
     from m2cache_rs.eval.run import evaluate_all
     from m2cache_rs.eval.windows import WINDOW
     from m2cache_rs.runtime.dial import Dial
@@ -100,6 +100,7 @@ def evaluate(
             "kv": kv,
             "reference": words,
             **score,
+            **({"free_bytes_per_token": free_bytes(opened, chosen.recipe)} if group == "oracle" else {}),
         }
         for (label, group, chosen), score in zip(rows, scores, strict=True)
     ]

@@ -7,12 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from m2cache_rs.config import LEVELS
+from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime.session import Model
+from m2cache_rs.runtime.work import Work
 
 _BEST = Recipe.dense(16)
 
@@ -94,6 +96,16 @@ def beside(opened: Opened, recipes: Sequence[Recipe]) -> list[tuple[str, str, Ch
         if all(exact != one.recipe for _, _, one in found):
             found.append((label_of(exact), "oracle", Chosen(exact)))
     return found
+
+
+def free_bytes(opened: Opened, recipe: Recipe) -> float:
+    """What a token would touch if ranking its neurons cost nothing. UsageError where none are ranked."""
+    if not isinstance(recipe.ffn, Sparse):
+        raise UsageError("all neurons are computed: there is no ranking")
+    parts, chosen = opened.weights(recipe).parts, replace(recipe, ffn=Sparse("lowrank", recipe.ffn.layers))
+    work = Work.of(opened.architecture, opened.encoding, chosen)
+    ffn = sum(work.dots.values()) + sum(work.sums.values())
+    return parts["attn"] + parts["head"] + parts["embed"] + ffn
 
 
 def _has_shares(ffn: Sparse) -> bool:

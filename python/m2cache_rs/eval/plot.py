@@ -14,7 +14,7 @@ _MIB = 1 << 20
 _BELOW = 3.0
 _STYLES = {
     "uniform": ("uniform levels", "o", "tab:gray"),
-    "oracle": ("exact top-k", "^", "tab:green"),
+    "oracle": ("exact top-k, if ranking were free", "^", "tab:green"),
     "ours": ("recipes", "s", "tab:blue"),
 }
 
@@ -36,7 +36,8 @@ def check(path: Path) -> None:
 def draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
     """Writes the picture of reports, each of a `group` (uniform, oracle, ours) and with a `label`.
 
-    StoreIOError where it cannot be written.
+    Exact top-k stands where its neurons' bytes alone put it (`free_bytes_per_token`): as far as any selector
+    can get. StoreIOError where it cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -44,12 +45,11 @@ def draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
     axes = figure.add_subplot()
     floor = min((one["mean_kl"] for one in reports if one["mean_kl"] > 0), default=1e-9) / _BELOW
     for group, style in _STYLES.items():
-        members = sorted(
-            (one for one in reports if one["group"] == group), key=lambda one: one["needed_bytes_per_token"]
-        )
+        members = sorted((one for one in reports if one["group"] == group), key=_bytes)
         if members:
             _points(axes, members, style, floor)
     axes.set_yscale("log")
+    axes.margins(x=0.1)
     axes.set_xlabel("weights that a new token touches, MiB")
     axes.set_ylabel("KL to dense 16 bits, nats a token (95 % interval)")
     axes.set_title(title)
@@ -63,12 +63,18 @@ def draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
 
 def _points(axes: Any, members: Sequence[dict[str, Any]], style: tuple[str, str, str], floor: float) -> None:
     name, marker, colour = style
-    x = [one["needed_bytes_per_token"] / _MIB for one in members]
+    x = [_bytes(one) / _MIB for one in members]
     y = [max(one["mean_kl"], floor) for one in members]
     low = [max(0.0, at - max(one["kl_interval"][0], floor)) for at, one in zip(y, members, strict=True)]
     high = [max(0.0, one["kl_interval"][1] - at) for at, one in zip(y, members, strict=True)]
     line = "-" if name == _STYLES["uniform"][0] else ""
     axes.errorbar(x, y, yerr=[low, high], fmt=marker + line, color=colour, label=name, capsize=2)
-    for one, here, at in zip(members, x, y, strict=True):
+    for i, (one, here, at) in enumerate(zip(members, x, y, strict=True)):
         exact = "" if one["mean_kl"] > 0 else " (KL 0)"
-        axes.annotate(one["label"] + exact, (here, at), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        # Neighbours of one kind are labelled above and below.
+        place = (5, 4 - 11 * (i % 2))
+        axes.annotate(one["label"] + exact, (here, at), xytext=place, textcoords="offset points", fontsize=7)
+
+
+def _bytes(report: dict[str, Any]) -> float:
+    return float(report.get("free_bytes_per_token", report["needed_bytes_per_token"]))

@@ -15,7 +15,7 @@ from m2cache_rs.config import format_size
 from m2cache_rs.errors import BudgetError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.recipe import Recipe, Sparse
 
 _MIB = 1 << 20
 # Records of one lease: the FFN's hidden rows exist for so many neurons at a time.
@@ -167,13 +167,13 @@ def scratch_bytes(
 ) -> int:
     """What activations take at most while a sequence of `positions` runs, beside weights and KV.
 
-    Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, or the logits
-    of `logit_rows`, plus what the core says its threads keep for this recipe computed in `act`; a quarter
-    more for the allocator, and the pages of libraries that only running touches. What logits a caller keeps
-    is the caller's. UsageError: a recipe, act or threads that are none.
+    Rows of a chunk (256 in a prompt, 32 else) times what one row takes in the larger branch, or decode rows
+    whose neurons are ranked, or the logits of `logit_rows`, plus what the core says its threads keep for this
+    recipe computed in `act`; a quarter more for the allocator, and the pages of libraries that only running
+    touches. What logits a caller keeps is the caller's. UsageError: a recipe, act or threads that are none.
     """
     rows = min(max(positions, DECODE_BATCH), PROMPT_CHUNK)
-    activations = rows * _row_bytes(spec)
+    activations = max(rows * _row_bytes(spec), DECODE_BATCH * _row_bytes(spec) + _ranking_bytes(spec, recipe))
     logits = logit_rows * spec.vocab * 4 * _LOGIT_COPIES
     small = _vector_bytes(spec) + spec.layers * spec.kv_heads * (positions // 64 + 1) * 128
     kept = _core.scratch_bytes(spec.to_json(), recipe.core(spec), act, rows, logit_rows, positions, threads)
@@ -187,6 +187,15 @@ def _row_bytes(spec: Architecture) -> int:
     sums = 4 * hidden * 4
     mixing, output = 4 * (3 * q + 2 * kv), 4 * 2 * q + sums
     return shared + max(mixing, output, sums + 4 * 5 * _CHUNK) + spec.kv_heads * 64
+
+
+def _ranking_bytes(spec: Architecture, recipe: Recipe) -> int:
+    """Decode rows whose neurons a recipe ranks: scores and what they are made of, of all neurons of a layer;
+    then each neuron's key, and its place and rows in three bands."""
+    if not isinstance(recipe.ffn, Sparse):
+        return 0
+    arrays = 4 if recipe.ffn.predicts else 2
+    return spec.ffn * (DECODE_BATCH * 4 * arrays + 4 + 3 * 8)
 
 
 def _vector_bytes(spec: Architecture) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.profiles import FOLDER, check_store, io_error
 from m2cache_rs.runtime.work import record_bytes
 
+CODING = {"form": "symmetric", "group": 64}
+"""How the core codes factors (src/select/coded.rs)."""
+_BLOCK, _PAGE = 64, 4096
+# A bias and a weight of each neuron, in f32.
+_VECTORS = 8
 _NAME = re.compile(r"predictor-(.+)\.safetensors")
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 _REMEDY = "`m2cache profile STORE --text FILE` makes it anew"
@@ -80,13 +85,24 @@ class Predictor:
             parts = (self._read(self._tensors[f"layer.{layer}.{part}"]) for part in _PARTS)
             yield Factors(*parts)
 
-    def bytes(self, coding: Mapping[str, Any]) -> int:
-        """What the core keeps of it, and every decode token touches: records, biases and weights."""
+    def bytes(self) -> int:
+        """What every decode token touches of it: records, biases and weights."""
         return sum(
-            rank * record_bytes(coding, self._hidden, self.bits)
-            + self._ffn * (record_bytes(coding, rank, self.bits) + 8)
+            rank * record_bytes(CODING, self._hidden, self.bits)
+            + self._ffn * (record_bytes(CODING, rank, self.bits) + _VECTORS)
             for rank in self.ranks
         )
+
+    def memory(self) -> int:
+        """What the core keeps of it at most, once the factors of the last layer have been handed over."""
+        kept = sum(
+            rank * _stride(self._hidden, self.bits)
+            + self._ffn * (_stride(rank, self.bits) + _VECTORS)
+            + 2 * _PAGE
+            for rank in self.ranks
+        )
+        # Those of one layer exist in f32 while they are handed over.
+        return kept + 4 * max(rank * (self._hidden + self._ffn) for rank in self.ranks)
 
     def _bits(self, metadata: dict[str, Any]) -> int:
         if metadata.get("bits") not in ("4", "8"):
@@ -141,6 +157,12 @@ def find(store: Path, name: str | None) -> str:
         asked = "several predictors are there" if name is None else f"there is no predictor {name!r}"
         raise UsageError(f"{asked} in {store}: name one of {', '.join(there)} (--predictor NAME)")
     return name
+
+
+def _stride(width: int, bits: int) -> int:
+    """A record in the core's memory: each of its planes begins at a multiple of 64 bytes."""
+    base, rest = record_bytes(CODING, width, 4), record_bytes(CODING, width, bits)
+    return -(-base // _BLOCK) * _BLOCK + -(-(rest - base) // _BLOCK) * _BLOCK
 
 
 def _metadata(path: Path) -> dict[str, Any]:

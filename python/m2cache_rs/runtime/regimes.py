@@ -45,7 +45,7 @@ class Regimes:
     def of(cls, shape: Shape, active: float, recipe: Recipe) -> Regimes:
         """Of a shape's stored levels; `recipe` names the predictor, if there is one."""
         found = shape.predictor(recipe)
-        predictor = found.bytes(shape.encoding["coding"]) if found else int(_PREDICTOR * _dense(shape, 4))
+        predictor = found.bytes() if found else int(_PREDICTOR * _dense(shape, 4))
         rows = []
         for bits in LEVELS[: shape.planes]:
             cut = (Shares(active, one_level(bits)),)

@@ -104,7 +104,7 @@ class Shape:
         weights, prompt = self.weights(recipe), self.weights(recipe.of_prompt)
         work, found = self._work(recipe), self.predictor(recipe)
         if found is not None:
-            work = work.with_dots(found.bits, found.bytes(self.encoding["coding"]))
+            work = work.with_dots(found.bits, found.bytes())
         prompt_work = self._work(recipe.of_prompt)
         return Subject(self.architecture, recipe, weights, prompt, work, prompt_work, position)
 
@@ -126,7 +126,7 @@ class Shape:
         workers = threads or usable_cores()
         scratch = budget.scratch_bytes(self.architecture, recipe, act, positions, workers, logit_rows)
         predictor = self.predictor(recipe)
-        factors = predictor.bytes(self.encoding["coding"]) if predictor else 0
+        factors = predictor.memory() if predictor else 0
         kept = budget.kv_bytes(self.architecture, positions, kv)
         return Costs(self.base(), kept, scratch, reserve, factors)
 
