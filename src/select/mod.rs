@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod coded;
+mod lowrank;
 mod normal;
 mod rank;
 mod set;
@@ -11,5 +13,6 @@ mod tests;
 mod trace;
 
 pub use choose::choose;
+pub use lowrank::{Factors, Lowrank};
 pub use set::{ActiveSet, Band, COLUMNS};
 pub use trace::{Generator, fit_memory};
