@@ -37,7 +37,7 @@ FLAT = ("store", "quant", "kernels/x86", "mem", "prefetch", "kv", "probe", "engi
 PYTHON = {
     "cli": {"convert", "eval", "predict", "tune", "runtime", "models", "_core", "config", "errors", ""},
     "tune": {"eval", "runtime", "models", "_core", "config", "errors"},
-    "predict": {"eval", "runtime", "models", "_core", "config", "errors"},
+    "predict": {"convert", "eval", "runtime", "models", "_core", "config", "errors"},
     "eval": {"runtime", "models", "_core", "config", "errors"},
     "runtime": {"models", "_core", "config", "errors"},
     "convert": {"models", "_core", "config", "errors"},

@@ -14,6 +14,7 @@ from m2cache_rs.cli.eval import evaluate
 from m2cache_rs.cli.generate import generate
 from m2cache_rs.cli.inspect import inspect
 from m2cache_rs.cli.plan import plan
+from m2cache_rs.cli.profile import profile
 from m2cache_rs.cli.tune import tune
 from m2cache_rs.cli.verify import verify
 
@@ -33,6 +34,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "generate": generate,
     "eval": evaluate,
+    "profile": profile,
     "tune": tune,
     "doctor": doctor,
 }

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs.predict.ranks import Ranks, active_ranks, places_of, ranks
+from m2cache_rs.predict.recall import Recall, ratio
 from m2cache_rs.predict.tails import Tail
 from m2cache_rs.runtime.cut import Shares, rounded
 from m2cache_rs.runtime.decoder import Floats
@@ -25,7 +26,7 @@ class LayerStatistics:
         self._nonzero = 0
         self._frequency = np.zeros((len(SHARES), neurons), np.int64)
         self._shared = np.zeros((len(SHARES), 1 + len(BANDS), 2))
-        self._found = np.zeros((len(SHARES), 4))
+        self._plane = Recall(neurons)
         self._tails = {"oracle": Tail(neurons), "plane": Tail(neurons)}
         self._last: Ranks | None = None
 
@@ -38,11 +39,10 @@ class LayerStatistics:
         self.tokens += len(h)
         self._mass += h.sum(axis=0, dtype=np.float64)
         self._nonzero += int(np.count_nonzero(h))
-        exact, guessed = active_ranks(h), ranks(plane)
+        exact = active_ranks(h)
         for i, ((_, count), *_) in enumerate(self._places):
-            member = exact < count
-            self._frequency[i] += member.sum(axis=0)
-            self._found[i] += recalled(h, member, guessed < count)
+            self._frequency[i] += (exact < count).sum(axis=0)
+        self._plane.add_ranks(h, exact, ranks(plane))
         self._compare(exact)
         self._tails["oracle"].add(h)
         self._tails["plane"].add(plane)
@@ -59,10 +59,6 @@ class LayerStatistics:
     def profile(self) -> LayerProfile:
         """What was found so far."""
         overlap = ratio(self._shared[:, :, 0], self._shared[:, :, 1])
-        recall, mass = (
-            ratio(self._found[:, 0], self._found[:, 1]),
-            ratio(self._found[:, 2], self._found[:, 3]),
-        )
         return LayerProfile(
             nonzero=self._nonzero / max(1, self.tokens * self._neurons),
             frequency=tuple(tuple(row) for row in self._frequency.tolist()),
@@ -70,24 +66,12 @@ class LayerStatistics:
             band_overlap=tuple(tuple(row) for row in overlap[:, 1:].tolist()),
             skew_mass=_hot_share(self._mass),
             skew_members=tuple(_hot_share(row) for row in self._frequency),
-            plane_recall=tuple(recall.tolist()),
-            plane_mass=tuple(mass.tolist()),
+            plane_recall=self._plane.neurons(),
+            plane_mass=self._plane.mass(),
             thresholds={
                 name: tuple(tail.threshold(share) for share in SHARES) for name, tail in self._tails.items()
             },
         )
-
-
-def recalled(h: Floats, member: NDArray[np.bool_], guess: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Of the sets `member`, what `guess` holds: (neurons, of so many; |h|, of so much)."""
-    both = member & guess
-    masses = float(h[both].sum(dtype=np.float64)), float(h[member].sum(dtype=np.float64))
-    return float(np.count_nonzero(both)), float(np.count_nonzero(member)), *masses
-
-
-def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares; 1 of nothing."""
-    return np.divide(part, whole, out=np.ones_like(part), where=whole > 0)
 
 
 def _hot_share(values: NDArray[np.float64] | NDArray[np.int64]) -> float:

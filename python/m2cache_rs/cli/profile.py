@@ -1,0 +1,169 @@
+"""`m2cache profile`: what a store's neurons do on a text, predictors of them, and a store hot-first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2cache_rs.cli import options, output
+from m2cache_rs.config import format_size, user_path
+from m2cache_rs.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2cache_rs.runtime.opening import Opened
+
+
+def profile(
+    store: Annotated[
+        Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
+    ],
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", parser=user_path, metavar="FILE", help="A text of the kind that will be run, in UTF-8."
+        ),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Only the first N tokens (default: 4096).")] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Rank of the predictors (default: what takes 6 % of the FFN at 4 bits, or 64)."),
+    ] = None,
+    no_predictors: Annotated[
+        bool, typer.Option("--no-predictors", help="Statistics and thresholds alone.")
+    ] = False,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Train a predictor as well (needs the extra `train`).")
+    ] = False,
+    reorder: Annotated[
+        Path | None,
+        typer.Option(
+            parser=user_path,
+            metavar="DST",
+            help="Write a new store with each layer's hottest neurons first; without --text by the profile "
+            "that is there.",
+        ),
+    ] = None,
+    dram: options.Dram = None,
+    cache: options.Cache = None,
+    io: options.Io = "auto",
+    verify: options.Verify = "first",
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Measure which neurons matter on a text, how that changes and what foretells it; keep it with the store.
+
+    Written into STORE/profiles/: statistics and thresholds (neurons.json), and low-rank predictors. The text
+    runs dense at the highest level stored, as new tokens in windows of 512.
+    """
+    kinds = _kinds(no_predictors, trained, rank)
+    if text is None and reorder is None:
+        raise UsageError("there is nothing to do: name a --text (or --reorder, by a profile that is there)")
+    content = None if text is None else _read(text)
+    from m2cache_rs.runtime.memory import peak_rss
+    from m2cache_rs.runtime.opening import Opened
+
+    opened = Opened(store)
+    if reorder is not None:
+        from m2cache_rs.convert.reorder import check_new
+
+        check_new(reorder, opened.path)
+    report: dict[str, Any] = {}
+    with output.progress("profiling", None, unit="steps") as show:
+
+        def told(what: str, done: int, total: int) -> None:
+            show(done, total=total, label=what)
+
+        if content is not None:
+            from m2cache_rs.predict.run import TOKENS, Wish
+
+            wish = Wish(TOKENS if tokens is None else tokens, kinds, rank)
+            report |= _make(opened, content, wish, (dram, cache, io, verify, threads), told)
+        if reorder is not None:
+            report["reordered"] = {"path": str(reorder), "id": _reorder(opened, reorder, told)}
+    report["peak_rss_bytes"] = peak_rss()
+    output.print_json(report) if json else _print(report)
+
+
+def _kinds(no_predictors: bool, trained: bool, rank: int | None) -> tuple[str, ...]:
+    if no_predictors and (trained or rank is not None):
+        raise UsageError("--no-predictors leaves nothing for --trained or --rank to act on: drop one of them")
+    return () if no_predictors else ("svd", "trained") if trained else ("svd",)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise UsageError(f"the text cannot be read from {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the text {path} is not UTF-8 (byte {error.start})") from error
+
+
+def _make(
+    opened: Opened, text: str, wish: Any, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    from m2cache_rs.eval.windows import WINDOW
+    from m2cache_rs.predict.memory import profile_bytes
+    from m2cache_rs.predict.run import make
+    from m2cache_rs.runtime.session import Model
+
+    dram, cache, io, verify, threads = asked
+    wish = wish.checked(opened.architecture)
+    reserve = profile_bytes(opened.architecture, wish.tokens, wish.rank, wish.kinds, len(text))
+    window = opened.positions(min(WINDOW, opened.context))
+    with Model.open(
+        opened, dram, cache, window, verify=verify, threads=threads, kv="f32", io=io, reserve=reserve
+    ) as model:
+        return make(opened, model, text, wish, told)
+
+
+def _reorder(opened: Opened, target: Path, told: Callable[[str, int, int], None]) -> str:
+    from m2cache_rs.predict.hot import hot_first
+    from m2cache_rs.runtime.neurons import NeuronProfile
+
+    arch = opened.architecture
+    found = NeuronProfile.load(opened.path, opened.manifest["id"], arch.layers, arch.ffn)
+    return hot_first(opened, found, target, lambda done, total: told("moving neurons", done, total))
+
+
+def _print(report: dict[str, Any]) -> None:
+    """Rows, then a table by share, means over layers."""
+    output.print_rows([*_facts(report), ("peak memory", format_size(report["peak_rss_bytes"]))])
+    if "tokens" not in report:
+        return
+    titles = ["active", "overlap", "16 bits", "8 bits", "4 bits", "hot tenth", "k_max", "plane"]
+    columns = [report["shares"], report["overlap"], *zip(*report["band_overlap"], strict=True)]
+    columns += [report["skew_members"], report["most"]["plane"], report["plane_recall"]]
+    for kind in ("plane_held_out", "svd", "trained"):
+        if kind in report:
+            titles.append({"plane_held_out": "plane, new"}.get(kind, f"{kind}, new"))
+            columns.append(report[kind] if kind == "plane_held_out" else report[kind]["recall"])
+    print("\nshares, means over layers; overlap with the token before (the set, then its bands); recall:")
+    print("  ".join(f"{title:>11}" for title in titles))
+    for row in zip(*columns, strict=True):
+        print("  ".join(f"{_cell(value):>11}" for value in row))
+
+
+def _cell(value: float) -> str:
+    return f"{value:.3f}" if value <= 1 else f"{value:.0f}"
+
+
+def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = []
+    if "tokens" in report:
+        facts += [
+            ("profile", report["profile"]),
+            ("text", f"{report['tokens']} tokens, dense at {report['bits']} bits"),
+            ("above 0", f"{report['nonzero']:.1%} of all |h|"),
+            ("hottest tenth", f"{report['skew_mass']:.1%} of the sum of |h|"),
+        ]
+    if "rank" in report:
+        share = f"{report['predictor_share']:.1%} of the FFN's bytes at 4 bits"
+        learned = f"{report['learned']} tokens learned from, the others are new"
+        facts.append(("predictors", f"rank {report['rank']}, {share}; {learned}"))
+    if "reordered" in report:
+        facts.append(("hot-first", f"{report['reordered']['path']}, id {report['reordered']['id']}"))
+    return facts

@@ -1,0 +1,34 @@
+"""A store with each layer's neurons hot-first, and its profile beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from m2cache_rs.convert.reorder import reorder
+from m2cache_rs.runtime.neurons import NeuronProfile
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.profiles import FOLDER, write
+
+
+def hot_first(opened: Opened, profile: NeuronProfile, dst: Path, progress: Callable[[int, int], None]) -> str:
+    """Writes the store to `dst`, those neurons first that are in most sets of the profile; the new id.
+
+    The profile moves along: neurons give what they gave. `profiles/order.json` says which neuron of the
+    source each one is: there, since nothing that computes needs it. Predictors do not move (`m2cache profile
+    DST` makes them). Raises as `reorder`.
+    """
+    orders = [layer.hottest() for layer in profile.layers]
+    moved = [layer.reordered(order) for layer, order in zip(profile.layers, orders, strict=True)]
+
+    def beside(directory: Path, identity: str) -> None:
+        replace(profile, store=identity, layers=tuple(moved)).save(directory)
+        origin = {"version": 1, "store": identity, "source": profile.store, "layers": orders}
+        write(directory / FOLDER / "order.json", lambda file: file.write(json.dumps(origin).encode()))
+
+    arrays = [np.array(order, np.uint32) for order in orders]
+    return reorder(opened.path, dst, arrays, beside, progress)
