@@ -3,7 +3,7 @@
 use super::walk::{Walk, WalkId};
 use super::weights::{Leased, Weights, want};
 use crate::error::Result;
-use crate::prefetch::{Held, Pick, runs};
+use crate::prefetch::{Held, Pick};
 use crate::store::SectionId;
 use crate::types::{CHUNK, Matrix, Plane};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Chosen {
         let range = walk.chunk(self.chunk);
         let pick = |(id, records): (&SectionId, &Vec<u32>)| {
             let block = want(weights.store(), weights.schedule(), *id, range.start, range.len());
-            Pick { block, spans: runs::spans(records, block.len / range.len(), runs::REQUEST) }
+            weights.pick(block, records)
         };
         walk.sections.iter().zip(&self.records).filter(|(_, records)| !records.is_empty()).map(pick).collect()
     }

@@ -19,7 +19,7 @@ fn recipe() -> Recipe {
     Recipe { ffn: Ffn::Sparse(sparse), ..dense(4) }
 }
 
-fn weights(store: &Arc<Store>, share: f64, verify: Verify) -> Weights {
+fn weights(store: &Arc<Store>, share: f64, verify: Verify, request: u64) -> Weights {
     let manifest = &store.manifest;
     let needs = Needs::of(&manifest.architecture, &manifest.encoding, &recipe()).unwrap();
     let options = Options {
@@ -30,6 +30,7 @@ fn weights(store: &Arc<Store>, share: f64, verify: Verify) -> Weights {
         threads: Some(1),
         io: Choice::Psync,
         lookahead: None,
+        request: Some(request),
     };
     Weights::new(store.clone(), &options).unwrap()
 }
@@ -95,12 +96,12 @@ fn visit(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn chosen_records_are_those_of_the_store(layers in prop::collection::vec((bands(), 1usize..4), 1..6), share in 0.0..1.0f64,
+    fn chosen_records_are_those_of_the_store(layers in prop::collection::vec((bands(), 1usize..4), 1..6), share in 0.0..1.0f64, request in prop::sample::select(vec![0, 5000, 1 << 20]),
                                              verify in prop::sample::select(vec![Verify::First, Verify::Always, Verify::Never])) {
         let directory = tempfile::tempdir().unwrap();
         let store = stored(directory.path());
         for share in [0.0, share, 1.0] {
-            let mut weights = weights(&store, share, verify);
+            let mut weights = weights(&store, share, verify, request);
             for (at, (bands, most)) in layers.iter().enumerate() {
                 let layer = at % LAYERS;
                 let scan = WalkId::Layer(layer, Part::Scan(Level::L4));
@@ -123,7 +124,7 @@ fn damage_is_found_by_the_read_that_brings_it_and_no_other() {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&store.files[section.file].path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
-    let mut weights = weights(&store, 0.0, Verify::First);
+    let mut weights = weights(&store, 0.0, Verify::First, 0);
     let of = |record: usize| vec![(Level::L16, vec![record])];
     let mut read = |record: usize| visit(&mut weights, 1, &of(record), 1, &mut |_| ());
     read(301).unwrap();
@@ -140,7 +141,7 @@ fn damage_is_found_by_the_read_that_brings_it_and_no_other() {
 #[test]
 fn what_was_not_asked_for_is_no_lease() {
     let directory = tempfile::tempdir().unwrap();
-    let mut weights = weights(&stored(directory.path()), 0.0, Verify::First);
+    let mut weights = weights(&stored(directory.path()), 0.0, Verify::First, 0);
     visit(&mut weights, 0, &vec![(Level::L4, vec![3])], 1, &mut |leased| {
         assert!(leased.rows_at(Matrix::Down, Level::L4).is_ok());
         assert!(matches!(leased.rows_at(Matrix::Down, Level::L8), Err(Error::Internal(_))));

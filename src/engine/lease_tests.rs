@@ -42,6 +42,7 @@ fn weights(store: &Arc<Store>, bits: u32, all: bool) -> Weights {
         threads: Some(1),
         io: Choice::Psync,
         lookahead: None,
+        request: None,
     };
     Weights::new(store.clone(), &options).unwrap()
 }

@@ -70,6 +70,9 @@ pub struct Options {
     pub io: Choice,
     /// Bytes to read ahead, which is also the size of the ring; none takes the usual, 0 reads on demand.
     pub lookahead: Option<u64>,
+    /// What a read costs beside its bytes, in bytes that come in that time: so large gaps between wanted records are read
+    /// too. None takes the usual.
+    pub request: Option<u64>,
 }
 
 /// A branch's output: folded, or the partial sums of the asked chunks or KV-head groups.

@@ -8,7 +8,7 @@ use super::walk::{Part, Walk, WalkId};
 use crate::config::Coding;
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
-use crate::prefetch::{Fetcher, Held, Home, Layout, Pick, Steps, Want};
+use crate::prefetch::{Fetcher, Held, Home, Layout, Pick, Steps, Want, runs};
 use crate::quant::{PlaneView, Rows};
 use crate::store::{SectionId, SectionLayout, Store};
 use crate::tier::Dram;
@@ -35,6 +35,8 @@ pub struct Weights {
     /// What prompt and decode tokens take of every layer.
     taken: [Vec<Part>; 2],
     fetcher: Fetcher,
+    /// What a read costs beside its bytes.
+    request: usize,
     notes: Vec<String>,
 }
 
@@ -112,7 +114,8 @@ impl Weights {
         let taken = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(&options.recipe, kind));
         let layers = 0..store.manifest.architecture.layers;
         let verified = Verified::new(&store, options.verify);
-        let mut weights = Weights { store, verified, schedule, taken, fetcher, notes };
+        let request = options.request.map_or(runs::REQUEST, |bytes| bytes as usize);
+        let mut weights = Weights { store, verified, schedule, taken, fetcher, request, notes };
         weights.follow(layers, true, Kind::Decode)?;
         Ok(weights)
     }
@@ -141,6 +144,12 @@ impl Weights {
         let held = fetcher.fetch(step, &mut |want, bytes| verified.check(store, want, bytes))?;
         let records = walk.chunk(chunk);
         Ok(self.leased(walk, records, held.into_iter().map(Some).collect()))
+    }
+
+    /// What is to be read of records of a block: rising places, at least one.
+    pub(super) fn pick(&self, block: Want, records: &[u32]) -> Pick {
+        let stride = self.store.section(SectionId(block.section as u32)).layout.stride;
+        Pick { block, spans: runs::spans(records, stride, self.request) }
     }
 
     /// Begins to read what chosen chunks need.

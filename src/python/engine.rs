@@ -20,12 +20,13 @@ pub struct Engine(Mutex<engine::Engine>);
 impl Engine {
     /// recipe is what is computed, as JSON: {"attn", "head", "embed": bits, "prompt": bits of the FFN of prompt tokens, "ffn": that of decode tokens,
     /// {"dense": bits} or another (src/config/recipe.rs)}; act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
-    /// kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
-    /// ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
+    /// kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read
+    /// ahead and the size of the ring, request what a read costs beside its bytes, in bytes (gaps up to that between wanted
+    /// records are read too), None for the usual. cache, verify, threads, io, lookahead and request never change a result.
     ///
     /// Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
     #[new]
-    #[pyo3(signature = (store, recipe, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None))]
+    #[pyo3(signature = (store, recipe, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None, request=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -37,6 +38,7 @@ impl Engine {
         threads: Option<usize>,
         io: &str,
         lookahead: Option<u64>,
+        request: Option<u64>,
     ) -> PyResult<Engine> {
         let options = Options {
             recipe: Recipe::parse(recipe)?,
@@ -46,6 +48,7 @@ impl Engine {
             threads,
             io: Choice::parse(io)?,
             lookahead,
+            request,
         };
         let store = store.0.clone();
         Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
