@@ -97,7 +97,7 @@ def test_the_only_predictor_needs_no_name(tmp_path: Path) -> None:
 
 
 def test_a_recipe_bears_the_name_of_its_predictor(tmp_path: Path) -> None:
-    home = Home(tmp_path, "id")
+    home = Home(tmp_path, "id", 2, 300)
     with pytest.raises(UsageError, match="needs a predictor"):
         Dial(select="lowrank").choose(3, home)
     write(tmp_path)

@@ -298,20 +298,20 @@ def test_tuned_recipes_are_kept_with_their_measure(tmp_path: Path) -> None:
     recipe = Recipe.from_dict(wrong())
     path = tuned.save(tmp_path, "id", {"balanced": Tuned(recipe, MEASURED)})
     assert [one.name for one in path.parent.iterdir()] == ["recipes.json"]
-    chosen = Dial(quality="balanced").choose(3, Home(tmp_path, "id"))
+    chosen = Dial(quality="balanced").choose(3, Home(tmp_path, "id", 2, 300))
     assert (chosen.recipe, chosen.name, chosen.measured) == (recipe, "balanced", MEASURED)
-    assert Dial(quality="exact").choose(3, Home(tmp_path, "id")).recipe == Recipe.dense(16)
+    assert Dial(quality="exact").choose(3, Home(tmp_path, "id", 2, 300)).recipe == Recipe.dense(16)
     with pytest.raises(UsageError, match=r"none of the tuned recipes .*\(balanced\)"):
-        Dial(quality="fast").choose(3, Home(tmp_path, "id"))
+        Dial(quality="fast").choose(3, Home(tmp_path, "id", 2, 300))
     with pytest.raises(StoreError, match="made for another store"):
-        Dial(quality="balanced").choose(3, Home(tmp_path, "other"))
+        Dial(quality="balanced").choose(3, Home(tmp_path, "other", 2, 300))
     with pytest.raises(UsageError, match="the names are high, balanced, fast"):
         tuned.save(tmp_path, "id", {"exact": Tuned(recipe, MEASURED)})
 
 
 def test_a_store_that_was_never_tuned_says_how(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"never tuned: `m2cache tune {tmp_path} --text FILE`"):
-        Dial(quality="high").choose(3, Home(tmp_path, "id"))
+        Dial(quality="high").choose(3, Home(tmp_path, "id", 2, 300))
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_broken_files_of_recipes_are_named(content: str, message: str, tmp_path:
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(StoreError, match=f"{path}.*{message}.*m2cache tune"):
-        Dial(quality="high").choose(3, Home(tmp_path, "id"))
+        Dial(quality="high").choose(3, Home(tmp_path, "id", 2, 300))
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def evaluate(
     bands: options.Bands = None,
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
+    cut: options.Cut = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipes = None,
     dram: options.Dram = None,
@@ -77,7 +78,7 @@ def evaluate(
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)
-    parts = Dial(precision, select, active, bands, prompt_bits, candidates, predictor)
+    parts = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, cut)
     rows = _rows_of(opened, _dials(parts, recipe or [], quality or []), plot is not None)
     window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)
     asked = Asked(dram, cache, window, verify, threads, kv, io)

@@ -85,6 +85,7 @@ def generate(
     bands: options.Bands = None,
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
+    cut: options.Cut = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipe = None,
     dram: options.Dram = None,
@@ -125,7 +126,7 @@ def generate(
             opened, dram, cache, ctx or len(ids) + count, precision,
             verify=verify, threads=threads, kv=kv, io=io, trace=trace, logit_rows=1,
             select=select, active=active, bands=bands, prompt_bits=prompt_bits, candidates=candidates,
-            predictor=predictor, recipe=recipe, quality=quality,
+            predictor=predictor, cut=cut, recipe=recipe, quality=quality,
         ) as model,
         output.ticker("prompt") as progress,
     ):  # fmt: skip

@@ -85,3 +85,10 @@ PromptBits = Annotated[
     int | None,
     typer.Option(help="Bits of the FFN in prompts (default: the finest of its bands)."),
 ]
+Cut = Annotated[
+    str | None,
+    typer.Option(
+        help="top: as many of the highest as --active and --bands say; threshold: what reaches the scores "
+        "that so many reached in `m2cache profile` (default: top)."
+    ),
+]

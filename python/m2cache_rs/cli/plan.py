@@ -36,6 +36,7 @@ def plan(
     bands: options.Bands = None,
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
+    cut: options.Cut = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipe = None,
     prompt: Annotated[
@@ -63,7 +64,7 @@ def plan(
     from m2cache_rs.runtime.regimes import Regimes, compared_share
 
     shape, request = shape_of(model), Request(dram, ctx, prompt, threads, kv)
-    dial = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, recipe, quality)
+    dial = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality)
     chosen = shape.choose(dial)
     regimes = Regimes.of(shape, compared_share(chosen.recipe), chosen.recipe)
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)

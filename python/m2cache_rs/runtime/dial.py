@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from m2cache_rs.config import LEVELS, Precision, PrecisionLike, user_path
 from m2cache_rs.errors import UsageError
 from m2cache_rs.runtime import predictors, tuned
 from m2cache_rs.runtime.cut import Shares, one_level, parse_bands, share
+from m2cache_rs.runtime.neurons import NeuronProfile
 from m2cache_rs.runtime.recipe import PREDICTED, SELECTORS, Certified, Dense, Ffn, Recipe, Sparse
+from m2cache_rs.runtime.thresholds import above
 from m2cache_rs.runtime.tuned import EXACT, QUALITIES, Measured
 
+CUTS = ("top", "threshold")
 SELECTS = (*SELECTORS[:3], "certified", SELECTORS[3])
 # What is active where nothing is said.
 _ACTIVE = 0.5
@@ -27,10 +30,12 @@ RecipeLike = str | Path | Mapping[str, Any] | Recipe
 
 @dataclass(frozen=True)
 class Home:
-    """A store that lies somewhere: what its `profiles/` hold can be asked for."""
+    """A store that lies somewhere: what its `profiles/` hold can be asked for. Its layers, their neurons."""
 
     path: Path
     id: str
+    layers: int
+    neurons: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,10 @@ class Dial:
     `precision`: levels of the parts. `select`: what ranks the neurons of the FFN (plane, lowrank, cascade,
     oracle), or certified; `active`: the share of them that a token has (0.5), at the FFN's level or in
     `bands`, shares at 16, 8 and 4 bits; `candidates`: the share that a cascade's first step leaves (twice
-    `active`); `predictor`: the name of one of the store's. `prompt_bits`: the FFN's level in prompts (that of
-    the finest of its bands). `recipe`: a file, or what one holds. `quality`: exact, high, balanced or fast.
+    `active`); `predictor`: the name of one of the store's. `cut`: top, as many of the highest as the shares
+    say, or threshold, what reaches the scores that so many neurons reached on the text of the store's
+    profile. `prompt_bits`: the FFN's level in prompts (that of the finest of its bands). `recipe`: a file, or
+    what one holds. `quality`: exact, high, balanced or fast.
     """
 
     precision: PrecisionLike = None
@@ -65,6 +72,7 @@ class Dial:
     prompt_bits: int | None = None
     candidates: float | str | None = None
     predictor: str | None = None
+    cut: str | None = None
     recipe: RecipeLike | None = None
     quality: str | None = None
 
@@ -84,7 +92,7 @@ class Dial:
 
     def _check_parts(self) -> None:
         ranks = self.select in SELECTORS
-        of_ranking = {"active": ranks, "bands": ranks, "candidates": self.select == "cascade"}
+        of_ranking = {"active": ranks, "bands": ranks, "cut": ranks, "candidates": self.select == "cascade"}
         for name, fits in {**of_ranking, "predictor": self.select in PREDICTED}.items():
             if getattr(self, name) is not None and not fits:
                 needed = {"candidates": "cascade", "predictor": " or ".join(PREDICTED)}
@@ -93,6 +101,8 @@ class Dial:
                 raise UsageError(f"{name} goes with select {wanted}, not with {shown}")
         if self.bands is not None and _names_ffn(self.precision):
             raise UsageError("bands say the levels of the FFN: drop them, or ffn in precision")
+        if self.cut is not None and self.cut not in CUTS:
+            raise UsageError(f"cut is {self.cut!r}; it must be one of {', '.join(CUTS)}")
         if self.prompt_bits is not None and self.prompt_bits not in LEVELS:
             raise UsageError(f"prompt_bits is {self.prompt_bits!r}; the levels are 4, 8 and 16 bits")
 
@@ -117,12 +127,24 @@ class Dial:
         if self.recipe is not None:
             return Chosen(read_recipe(self.recipe))
         recipe = self._parts(planes)
+        if self.cut == "threshold":
+            return Chosen(self._by_threshold(recipe, home))
         return Chosen(recipe, EXACT if recipe == Recipe.dense(LEVELS[planes - 1]) else "")
 
     def _parts(self, planes: int) -> Recipe:
         attn, bits, head, embed = Precision.parse(self.precision).levels(planes)
         ffn = self._ffn(bits)
         return Recipe(attn, head, embed, self.prompt_bits or ffn.bits, ffn)
+
+    def _by_threshold(self, recipe: Recipe, home: Home | None) -> Recipe:
+        """The same with thresholds in place of shares."""
+        if home is None:
+            raise UsageError("cut 'threshold' needs a store: only that has a profile of its neurons")
+        ffn = recipe.ffn
+        if not isinstance(ffn, Sparse) or not isinstance(shares := ffn.layers[0], Shares):
+            raise UsageError("cut 'threshold' goes with a ranking of neurons")
+        profile = NeuronProfile.load(home.path, home.id, home.layers, home.neurons)
+        return replace(recipe, ffn=replace(ffn, layers=above(profile, ffn.paid, shares, home.neurons)))
 
     def _ffn(self, bits: int) -> Ffn:
         if self.select is None or self.select == "certified":

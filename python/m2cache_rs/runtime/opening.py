@@ -34,7 +34,8 @@ class Opened(Shape):
     @property
     def home(self) -> Home:
         """Where it lies."""
-        return Home(self.path, self.manifest["id"])
+        spec = self.architecture
+        return Home(self.path, self.manifest["id"], spec.layers, spec.ffn)
 
     def base(self) -> int:
         """Bytes of this process, its tokenizer loaded: a large vocabulary takes more than the rest."""

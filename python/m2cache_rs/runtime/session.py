@@ -115,6 +115,7 @@ class Model:
         prompt_bits: int | None = None,
         candidates: float | str | None = None,
         predictor: str | None = None,
+        cut: str | None = None,
         recipe: RecipeLike | None = None,
         quality: str | None = None,
     ) -> Model:
@@ -136,21 +137,24 @@ class Model:
         system allows; what it could not have is logged. `trace`: every access to the weights is written to
         this file, and what it held is lost (docs/trace.md).
 
-        What decode tokens compute of the FFN (runtime/dial.py): `select` ranks its neurons ("plane",
+        What decode tokens compute of the FFN (docs/recipes.md): `select` ranks its neurons ("plane",
         "lowrank", "cascade", "oracle") and the share `active` (0.5) is computed, at the FFN's precision or in
         `bands`, shares at 16, 8 and 4 bits such as "25/25/50"; "certified" skips what is proven to be off.
         `prompt_bits`: the FFN's level in prompts, which are always dense (the finest of its bands).
         `candidates`: the share that a cascade's first step leaves (twice `active`). `predictor`: which of the
-        store's (`m2cache profile`), where there are several. Instead of all these: `recipe`, a file or what
-        one holds (runtime/recipe.py), or `quality`: "exact", which is the default, or a recipe that `m2cache
-        tune` found for this store: "high", "balanced", "fast". Only the recipe, `act` and `kv` change
-        results; nothing else does, not by a bit.
+        store's (`m2cache profile`), where there are several. `cut`: "top", or "threshold" for what reaches
+        the scores that such shares reached in `m2cache profile`. Instead of all these: `recipe`, a file or
+        what one holds, or `quality`: "exact", which is the default, or a recipe that `m2cache tune` found for
+        this store: "high", "balanced", "fast". Only the recipe, `act` and `kv` change results; nothing else
+        does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
         """
         options = Options(verify, act, threads, kv, io, logit_rows)
-        dial = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, recipe, quality)
+        dial = Dial(
+            precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality
+        )
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
