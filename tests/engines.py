@@ -10,8 +10,10 @@ import numpy as np
 from m2cache_rs._core import Engine, KvCache, Store, needs
 from m2cache_rs.runtime.decoder import Floats, Span
 
+from tests.reference.sparse import Factors
 from tests.stores import SMALL
 
+WIDTH, FFN = SMALL["hidden_size"], SMALL["intermediate_size"]
 LAYERS: Span = (0, SMALL["num_hidden_layers"])
 Json = dict[str, Any]
 
@@ -36,6 +38,23 @@ def opened(store: Path, what: Json, act: str = "auto", **options: Any) -> Engine
     return Engine(Store(str(store)), json.dumps(what), act, **options)
 
 
+def factors(layer: int, bits: int = 4, rank: int = 9) -> Factors:
+    """A predictor of the small model that predicts nothing."""
+    rng = np.random.default_rng(100 + layer)
+    down, up = (rng.standard_normal(shape).astype(np.float32) for shape in ((rank, WIDTH), (FFN, rank)))
+    return Factors(
+        down / 8, up / 3, rng.normal(0, 0.1, FFN).astype(np.float32), rng.random(FFN, np.float32), bits
+    )
+
+
+def predicting(engine: Engine, bits: int = 4) -> Engine:
+    """The engine with a predictor in each layer."""
+    for layer in range(*LAYERS):
+        of = factors(layer, bits)
+        engine.set_predictor(layer, of.down, of.up, of.bias, of.weight, bits)
+    return engine
+
+
 def needed(store: Path, what: Json) -> Json:
     """What a store needs under a recipe."""
     manifest = json.loads(Store(str(store)).manifest())
@@ -46,7 +65,7 @@ def needed(store: Path, what: Json) -> Json:
 
 def noise(count: int, seed: int) -> Floats:
     """Rows of the small model."""
-    return np.random.default_rng(seed).standard_normal((count, SMALL["hidden_size"])).astype(np.float32)
+    return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
 
 
 class Sequence:

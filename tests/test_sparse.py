@@ -18,16 +18,15 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import Floats
 from m2cache_rs.runtime.opening import Opened
 
-from tests.engines import Json, Sequence, dense, needed, noise, opened, sparse
+from tests.engines import FFN, Json, Sequence, dense, factors, needed, noise, opened, predicting, sparse
 from tests.reference import decoder
 from tests.reference import sparse as reference
 from tests.reference import store as stored
 from tests.reference.sums import Ordered
 from tests.reference.weights import Quantised, uniform
-from tests.stores import SMALL
 
-FFN, CHUNKS = SMALL["intermediate_size"], 2
-SELECTORS = ["plane", "oracle"]
+CHUNKS = 2
+SELECTORS: list[Any] = ["plane", "oracle", "lowrank", {"cascade": [200]}]
 CUTS = [{"top": [9, 40, 60]}, {"top": [0, 70, 30]}, {"top": [0, 0, 120]}, {"top": [FFN // 2, 0, 1]}]
 
 many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -39,10 +38,21 @@ def model(store: Path, act: str) -> tuple[Architecture, Quantised]:
     return Opened(store).architecture, weights
 
 
-def expected(store: Path, layer: int, x: Floats, selector: Any, cut: Json, act: str = "auto") -> Floats:
+def ranked(
+    store: Path, selector: Any, *cuts: Json, act: str = "auto", bits: int = 4, **options: Any
+) -> Engine:
+    """An engine, with predictors where its selector reads them."""
+    engine = opened(store, sparse(selector, *cuts), act, **options)
+    return engine if selector in ("plane", "oracle") else predicting(engine, bits)
+
+
+def expected(
+    store: Path, layer: int, x: Floats, selector: Any, cut: Json, act: str = "auto", bits: int = 4
+) -> Floats:
     spec, weights = model(store, act)
     normed = decoder.norm(spec, weights, x, f"{layer}.norm.ffn")
-    recipe = reference.Recipe(selector, [cut], int8=act == "auto")
+    known = {one: factors(one, bits) for one in (0, 1)}
+    recipe = reference.Recipe(selector, [cut], known, int8=act == "auto")
     return decoder.sparse_ffn(recipe, spec, weights, layer, normed)
 
 
@@ -59,26 +69,20 @@ def tops(draw: st.DrawFn) -> Json:
 
 @many
 @given(
-    selector=st.sampled_from(SELECTORS), cut=tops(), rows=st.sampled_from([1, 2, 7, 32]),
-    layer=st.integers(0, 1), act=st.sampled_from(["auto", "f32"]), threads=st.integers(1, 3),
-    share=st.sampled_from([0.0, 0.6, 1.0]), seed=st.integers(0, 99),
+    selector=st.sampled_from(SELECTORS), cut=tops(), bits=st.sampled_from([4, 8]),
+    rows=st.sampled_from([1, 2, 7, 32]), layer=st.integers(0, 1), act=st.sampled_from(["auto", "f32"]),
+    threads=st.integers(1, 3), share=st.sampled_from([0.0, 0.6, 1.0]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_counted_neurons_are_the_reference(
-    small: Path,
-    selector: str,
-    cut: Json,
-    rows: int,
-    layer: int,
-    act: str,
-    threads: int,
-    share: float,
-    seed: int,
-) -> None:
-    x, recipe = noise(rows, seed), sparse(selector, cut)
-    need = needed(small, recipe)
+    small: Path, selector: Any, cut: Json, bits: int, rows: int, layer: int, act: str, threads: int,
+    share: float, seed: int,
+) -> None:  # fmt: skip
+    if isinstance(selector, dict):
+        selector = {"cascade": [max(200, sum(cut["top"]))]}
+    x, need = noise(rows, seed), needed(small, sparse(selector, cut))
     room = int(need["least"] + share * (need["all"] - need["least"]))
-    engine = opened(small, recipe, act, cache=room, threads=threads)
-    wanted = expected(small, layer, x, selector, cut, act)
+    engine = ranked(small, selector, cut, act=act, bits=bits, cache=room, threads=threads)
+    wanted = expected(small, layer, x, selector, cut, act, bits)
     for _ in range(2):
         same(engine.ffn(layer, x), wanted)
 
@@ -90,15 +94,16 @@ def test_counted_neurons_are_the_reference(
     most=st.integers(1, FFN),
 )  # fmt: skip
 def test_neurons_above_thresholds_are_the_reference(
-    small: Path, selector: str, rows: int, seed: int, shares: tuple[float | None, ...], most: int
+    small: Path, selector: Any, rows: int, seed: int, shares: tuple[float | None, ...], most: int
 ) -> None:
     """Thresholds that scores reach exactly, and more neurons above them than a token may have."""
     x = noise(rows, seed)
-    scores = np.sort(opened(small, sparse(selector, CUTS[0])).scores(0, x).ravel())[::-1]
+    scores = np.sort(ranked(small, selector, CUTS[1]).scores(0, x).ravel())[::-1]
+    scores = scores[np.isfinite(scores)]
     finer = sorted(one for one in shares if one is not None)
     levels = [None if one is None else float(scores[int(finer.pop(0) * (scores.size - 1))]) for one in shares]
     cut = {"above": {"scores": levels, "most": most}}
-    found = opened(small, sparse(selector, cut)).ffn(0, x)
+    found = ranked(small, selector, cut).ffn(0, x)
     same(found, expected(small, 0, x, selector, cut))
 
 
@@ -106,18 +111,19 @@ def test_neurons_above_thresholds_are_the_reference(
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("act", ["auto", "f32"])
 def test_all_neurons_at_one_level_are_the_dense_layer(
-    small: Path, selector: str, bits: int, act: str
+    small: Path, selector: Any, bits: int, act: str
 ) -> None:
     cut = {"top": [FFN if level == bits else 0 for level in (16, 8, 4)]}
     for rows in (1, 3, 32):
         x = noise(rows, rows)
-        same(opened(small, sparse(selector, cut), act).ffn(1, x), opened(small, dense(bits), act).ffn(1, x))
+        chosen = {"cascade": [FFN]} if isinstance(selector, dict) else selector
+        same(ranked(small, chosen, cut, act=act).ffn(1, x), opened(small, dense(bits), act).ffn(1, x))
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("cut", [*CUTS, {"top": [1, 0, 0]}])
-def test_partial_sums_add_up_to_the_whole(small: Path, selector: str, cut: Json) -> None:
-    engine, x = opened(small, sparse(selector, cut)), noise(4, 3)
+def test_partial_sums_add_up_to_the_whole(small: Path, selector: Any, cut: Json) -> None:
+    engine, x = ranked(small, selector, cut), noise(4, 3)
     for spans in ([(0, 1), (1, CHUNKS)], [(0, CHUNKS)]):
         total = np.zeros_like(x)
         for span in spans:
@@ -165,9 +171,9 @@ def decoded(engine: Engine, cuts: list[int]) -> Floats:
 
 
 @cache
-def alone(store: Path, selector: str, index: int) -> Floats:
+def truth(store: Path, selector: str, index: int) -> Floats:
     """With everything resident, on one thread, token by token."""
-    return decoded(opened(store, sparse(selector, CUTS[index]), threads=1), list(range(10, 34)))
+    return decoded(ranked(store, json.loads(selector), CUTS[index], threads=1), list(range(10, 34)))
 
 
 @many
@@ -178,16 +184,16 @@ def alone(store: Path, selector: str, index: int) -> Floats:
     lookahead=st.none() | st.integers(0, 1 << 20),
 )  # fmt: skip
 def test_budgets_readers_threads_and_batches_change_no_bit(
-    small: Path, selector: str, index: int, share: float, cuts: list[int], threads: int, io: str, verify: str,
+    small: Path, selector: Any, index: int, share: float, cuts: list[int], threads: int, io: str, verify: str,
     lookahead: int | None,
 ) -> None:  # fmt: skip
     recipe = sparse(selector, CUTS[index])
     need = needed(small, recipe)
     room = int(need["least"] + share * (need["all"] - need["least"]))
     options = {"cache": room, "threads": threads, "io": io, "verify": verify, "lookahead": lookahead}
-    engine = opened(small, recipe, **options)
+    engine = ranked(small, selector, CUTS[index], **options)
     for _ in range(2):
-        same(decoded(engine, cuts), alone(small, selector, index))
+        same(decoded(engine, cuts), truth(small, json.dumps(selector), index))
 
 
 def counted(engine: Engine) -> Json:
@@ -217,6 +223,61 @@ def test_touched_bytes_are_counted_by_hand(small: Path, rows: int) -> None:
                 "selector_bytes": 2 * rows * scan,
             }
             assert needed(small, sparse(selector, cut))["parts"]["ffn"] == 2 * (scan + per_token)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_predictors_are_counted_by_hand(small: Path, bits: int) -> None:
+    """Ranks of 9: down has 9 rows of 72, up 300 rows of 9; symmetric groups, and two vectors in f32."""
+    down, up = (9, 2, 2 * 2), (FFN, 1, 2)
+    rows = [count * (blocks * 32 * (bits // 4) + scales) for count, blocks, scales in (down, up)]
+    predictor = sum(rows) + 2 * 4 * FFN
+    active = 60 * 3 * record(8)
+    for selector, scan in (("lowrank", 0), ({"cascade": [200]}, 200 * 2 * record(4))):
+        engine, beside = (
+            ranked(small, selector, {"top": [0, 60, 0]}, bits=bits),
+            60 * 2 * record(4) if scan else 0,
+        )
+        engine.ffn(0, noise(3, 0))
+        selecting = 3 * (predictor + scan)
+        touched = selecting + 3 * (active - beside)
+        expected = {
+            "tokens": 3,
+            "touched_bytes": touched,
+            "neurons": [0, 180, 0],
+            "selector_bytes": selecting,
+        }
+        assert counted(engine) == expected
+
+
+@pytest.mark.parametrize("selector", ["lowrank", {"cascade": [40]}])
+def test_a_predictor_that_is_missing_is_asked_for(small: Path, selector: Any) -> None:
+    engine = opened(small, sparse(selector, {"top": [0, 0, 20]}))
+    with pytest.raises(UsageError, match="layer 0 has none: m2cache profile makes them"):
+        engine.ffn(0, noise(1, 0))
+    with pytest.raises(UsageError, match=r"layers 2\.\.3 of a model with 2"):
+        engine.set_predictor(2, *vars(factors(0)).values())
+    with pytest.raises(UsageError, match="a predictor of 16 bits"):
+        engine.set_predictor(0, *list(vars(factors(0)).values())[:4], 16)
+    assert np.isfinite(predicting(engine).ffn(0, noise(1, 0))).all()
+
+
+@pytest.mark.parametrize("paid", SELECTORS)
+def test_a_trace_ranks_by_position_and_pays_for_its_selector(small: Path, paid: Any) -> None:
+    trace = {"trace": {"paid": paid, "memory": 0.5, "skew": 1.0, "seed": 3}}
+    cut = {"top": [0, 50, 40]}
+
+    def engine(**options: Any) -> Engine:
+        return predicting(opened(small, sparse(trace, cut), **options))
+
+    one, other, real = engine(threads=1), engine(threads=2), ranked(small, paid, cut)
+    found = decoded(one, list(range(11, 34)))
+    same(decoded(other, [20]), found)
+    assert (decoded(real, []) != found).any()
+    mine, theirs = (counted(of) for of in (one, real))
+    assert mine["selector_bytes"] == theirs["selector_bytes"] > 0
+    assert mine["neurons"] == theirs["neurons"]
+    with pytest.raises(UsageError, match="by the position of a token"):
+        one.ffn(0, noise(1, 1))
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

@@ -137,6 +137,13 @@ class Engine:
 
         Raises UsageError for a recipe without selector.
         """
+    def set_predictor(self, /, layer: SupportsIndex, down: NDArray[float32], up: NDArray[float32], bias: NDArray[float32], weight: NDArray[float32], bits: SupportsIndex) -> None:
+        """
+        Sets the low-rank factors that rank a layer's neurons, float32: down [r, hidden], up [ffn, r], bias and weight
+        [ffn]; coded at 4 or 8 bits. A score is |activation(up . (down . x) + bias)| * weight of the normed row x.
+
+        Raises UsageError for shapes that do not fit and numbers that are not finite.
+        """
     def stats(self, /) -> str:
         """
         What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",

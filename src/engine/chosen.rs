@@ -45,7 +45,7 @@ impl Chosen {
 impl Weights {
     /// Leases some chunks of a walk in order, those that are there already together, `most` at most, and gives them to
     /// `each`. Of a chunk only the records are sure to be there that `wanted(chunk, matrix, plane)` lists: rising places
-    /// in it.
+    /// in it. Where the cache holds all chunks nobody is asked for records, which would take longer than the leases.
     ///
     /// # Errors
     /// As [`Weights::lease`], and `each`'s.
@@ -58,6 +58,9 @@ impl Weights {
         mut each: impl FnMut(&[Leased]) -> Result<()>,
     ) -> Result<()> {
         let walk = self.schedule().walk(walk)?.clone();
+        if chunks.iter().all(|chunk| self.fetcher().holds(walk.first + chunk)) {
+            return chunks.chunks(most).try_for_each(|chunks| each(&self.lease_held(&walk, chunks)?));
+        }
         let chosen: Vec<Chosen> = chunks.iter().map(|chunk| Chosen::new(&walk, *chunk, &wanted)).collect();
         self.choose(chosen.iter().map(|one| one.picks(self, &walk)).collect())?;
         let mut step = 0;
@@ -67,6 +70,15 @@ impl Weights {
             each(&run)?;
         }
         Ok(())
+    }
+
+    /// Chunks that the cache holds.
+    fn lease_held(&mut self, walk: &Arc<Walk>, chunks: &[usize]) -> Result<Vec<Leased>> {
+        let lease = |chunk: &usize| {
+            let held = self.fetcher_mut().fetch_held(walk.first + chunk)?;
+            Ok(self.leased(walk.clone(), walk.chunk(*chunk), held.into_iter().map(Some).collect()))
+        };
+        chunks.iter().map(lease).collect()
     }
 
     /// The chosen chunk whose turn it is, with those behind it that need not be waited for.

@@ -21,15 +21,17 @@ impl Engine {
     pub fn ffn(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>, kind: Kind) -> Result<Branch> {
         let count = self.check_rows(x)?;
         let cpu = self.cpu.clone();
-        self.timed(layer, |engine| pooled(&cpu, count, || engine.ffn_branch(layer, x, chunks, kind)))
+        self.timed(layer, |engine| pooled(&cpu, count, || engine.ffn_branch(layer, x, chunks, kind, &[])))
     }
 
+    /// `positions` are those of the rows, where they are known: a trace ranks by them.
     pub(super) fn ffn_branch(
         &mut self,
         layer: usize,
         x: &[f32],
         chunks: Option<Range<usize>>,
         kind: Kind,
+        positions: &[u32],
     ) -> Result<Branch> {
         match (kind, &self.recipe.ffn) {
             (Kind::Prompt, _) => self.dense(layer, x, chunks, self.recipe.prompt),
@@ -39,7 +41,7 @@ impl Engine {
                 self.counted.dense(&self.touched, &self.arch, level, layer, tokens, &chunks);
                 Ok(branch)
             }
-            (Kind::Decode, Ffn::Sparse(_)) => self.ranked(layer, x, chunks),
+            (Kind::Decode, Ffn::Sparse(_)) => self.ranked(layer, x, chunks, positions),
             (Kind::Decode, Ffn::Certified(_)) => Err(Error::usage("certified is not of this build")),
         }
     }

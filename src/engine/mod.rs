@@ -30,19 +30,20 @@ mod weights;
 
 pub use crate::io::Choice;
 pub use crate::kernels::Arithmetic;
+pub use crate::select::Factors;
 pub use needs::Needs;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use schedule::{RING_BYTES, usual_ring};
 pub use scratch::Run;
 pub use weights::Verify;
 
-use crate::config::{Architecture, Recipe};
+use crate::config::{Architecture, Recipe, Selector};
 use crate::error::{Error, Result};
 use crate::kernels::norm::rms_norm;
 use crate::kernels::project::Inputs;
 use crate::kernels::{Cpu, Isa};
 use crate::kv::KvCache;
-use crate::select::ActiveSet;
+use crate::select::{ActiveSet, Generator, Lowrank};
 use crate::store::Store;
 use crate::types::{Kind, Level, Tokens};
 use std::ops::Range;
@@ -87,12 +88,16 @@ pub enum Branch {
 /// An open model.
 pub struct Engine {
     arch: Architecture,
-    recipe: Recipe,
+    recipe: Arc<Recipe>,
     cpu: Cpu,
     weights: Weights,
     vectors: Vectors,
     /// The active set of the call, in memory that is used again.
     active: ActiveSet,
+    /// By layer, where the recipe needs them.
+    predictors: Vec<Option<Lowrank>>,
+    /// Of a trace.
+    generator: Option<Generator>,
     touched: Touched,
     counted: Counted,
     /// Time spent in each layer's parts, and (last) in embedding and head.
@@ -115,7 +120,9 @@ impl Engine {
         let cpu = Cpu::new(Isa::chosen()?, options.arithmetic, pool);
         let touched = Touched::new(&arch, &weights.store().manifest.encoding.coding);
         let (active, counted) = (ActiveSet::empty(0, 0), Counted::default());
-        Ok(Engine { arch, recipe: options.recipe, cpu, weights, vectors, active, touched, counted, spent })
+        let (recipe, predictors) = (Arc::new(options.recipe), (0..arch.layers).map(|_| None).collect());
+        let generator = generator(&recipe, &arch);
+        Ok(Engine { arch, recipe, cpu, weights, vectors, active, predictors, generator, touched, counted, spent })
     }
 
     /// Says what the next calls are: layers in order with tokens of a kind, then the head or not, and the same again.
@@ -149,7 +156,7 @@ impl Engine {
                 self.timed(layer, |engine| {
                     let branch = engine.attention_branch(layer, x, kv, tokens, None)?;
                     add(x, &branch)?;
-                    let branch = engine.ffn_branch(layer, x, None, tokens.kind)?;
+                    let branch = engine.ffn_branch(layer, x, None, tokens.kind, tokens.positions)?;
                     add(x, &branch)
                 })?;
             }
@@ -204,6 +211,19 @@ fn add(x: &mut [f32], branch: &Branch) -> Result<()> {
     };
     x.iter_mut().zip(branch).for_each(|(x, branch)| *x += branch);
     Ok(())
+}
+
+/// What makes the ranking of a trace.
+fn generator(recipe: &Recipe, arch: &Architecture) -> Option<Generator> {
+    match &recipe.sparse()?.selector {
+        Selector::Trace(trace) => Some(Generator::new(trace.clone(), arch.layers, arch.ffn)),
+        _ => None,
+    }
+}
+
+/// The chunks of a range that have active neurons.
+fn busy(active: &ActiveSet, range: Range<usize>) -> Vec<usize> {
+    range.filter(|chunk| !active.is_idle(*chunk)).collect()
 }
 
 /// A range of chunks that lies within `count` and is not empty.

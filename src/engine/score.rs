@@ -1,14 +1,15 @@
 //! Scores of a layer's neurons, by the recipe's selector.
 
-use super::Engine;
 use super::ffn::neurons;
 use super::threads::{each, pooled, together};
 use super::walk::{Part, WalkId};
-use crate::config::Selector;
+use super::{Engine, busy};
+use crate::config::Cut;
 use crate::error::{Error, Result};
 use crate::kernels::neurons::values;
 use crate::kernels::panel::Panel;
 use crate::kernels::project::Inputs;
+use crate::select::{ActiveSet, Band, Factors, Lowrank, choose};
 use crate::types::{CHUNK, Level};
 
 /// Scores, and the values that they were made from.
@@ -17,16 +18,25 @@ pub struct Scores {
     pub rows: Vec<f32>,
     /// Level of the values, if there are any.
     pub level: Option<Level>,
-    /// Bytes that a token's scores touched beside the values' records.
+    /// How many neurons of all tokens the values are of.
+    pub scanned: u64,
+    /// Bytes that a predictor touched for all tokens.
     pub predictor_bytes: u64,
-    /// Of every chunk.
+    /// Values of every chunk.
     panels: Vec<Panel>,
+    /// Of which neurons, where not of all.
+    candidates: Option<ActiveSet>,
 }
 
 impl Scores {
-    /// What the neurons of a chunk give at a level, if that is known already.
-    pub fn scanned(&self, level: Level, chunk: usize) -> Option<&Panel> {
-        self.panels.get(chunk).filter(|_| self.level == Some(level))
+    /// What neurons of a chunk give at a level, if that is known already.
+    pub fn taken(&self, level: Level, chunk: usize, ids: &[u32]) -> Option<Panel> {
+        let panel = self.panels.get(chunk).filter(|_| self.level == Some(level))?;
+        let Some(candidates) = &self.candidates else { return Some(panel.pick(ids)) };
+        let known = &band(candidates, chunk).ids;
+        // Only candidates are chosen: the others rank behind them.
+        let places: Vec<u32> = ids.iter().map(|id| known.partition_point(|known| known < id) as u32).collect();
+        Some(panel.pick(&places))
     }
 }
 
@@ -34,24 +44,72 @@ impl Engine {
     /// Scores of every neuron of a layer for rows `x [N, hidden]` before the norm, `[N, ffn]`: larger is more important.
     ///
     /// # Errors
-    /// `Error::Usage` for shapes, and for a recipe that has no selector; those of reading the store.
+    /// `Error::Usage` for shapes, for a recipe that has no selector, a predictor that is not there, and a trace, which
+    /// ranks by position; those of reading the store.
     pub fn scores(&mut self, layer: usize, x: &[f32]) -> Result<Vec<f32>> {
         let count = self.check_rows(x)?;
         let cpu = self.cpu.clone();
-        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_ffn, &self.recipe.ffn_levels());
-        self.timed(layer, |engine| pooled(&cpu, count, || Ok(engine.score(layer, &inputs)?.rows)))
+        let inputs = self.ranked_inputs(layer, x)?;
+        self.timed(layer, |engine| pooled(&cpu, count, || Ok(engine.score(layer, &inputs, &[])?.rows)))
     }
 
-    /// Scores by the recipe's selector, for inputs at [`crate::config::Recipe::ffn_levels`].
-    pub(super) fn score(&mut self, layer: usize, inputs: &Inputs) -> Result<Scores> {
-        let sparse = self.recipe.sparse().ok_or_else(no_selector)?;
-        match &sparse.selector {
-            Selector::Plane => self.scan(layer, inputs, Level::L4),
-            Selector::Oracle => self.scan(layer, inputs, Level::L16),
-            Selector::Lowrank | Selector::Cascade(_) | Selector::Trace(_) => {
-                Err(Error::usage("of the selectors, this build knows plane and oracle"))
-            }
+    /// Sets the low-rank factors by which a layer's neurons are ranked, coded at 4 or 8 bits.
+    ///
+    /// # Errors
+    /// `Error::Usage` for a layer that there is not, and those of [`Lowrank::new`].
+    pub fn set_predictor(&mut self, layer: usize, factors: &Factors, level: Level) -> Result<()> {
+        self.check_layers(&(layer..layer + 1))?;
+        self.predictors[layer] = Some(Lowrank::new(factors, self.arch.hidden, self.arch.ffn, level)?);
+        Ok(())
+    }
+
+    /// Inputs for all that a ranked layer computes.
+    pub(super) fn ranked_inputs(&self, layer: usize, x: &[f32]) -> Result<Inputs> {
+        let mut levels = self.recipe.ffn_levels();
+        if self.recipe.needs_predictor() {
+            levels.push(Level::L4);
         }
+        Ok(self.normed(x, &self.vectors.layer(layer)?.norm_ffn, &levels))
+    }
+
+    /// Scores by the recipe's selector.
+    pub(super) fn score(&mut self, layer: usize, inputs: &Inputs, positions: &[u32]) -> Result<Scores> {
+        let recipe = self.recipe.clone();
+        let selector = &recipe.sparse().ok_or_else(no_selector)?.selector;
+        let generated = self.generated(layer, inputs.columns, positions)?;
+        let predicted = if selector.needs_predictor() { self.predict(layer, inputs)? } else { Scores::none() };
+        let mut scores = match (selector.scans(), selector.candidates(layer)) {
+            (None, _) => predicted,
+            (Some(level), None) => self.scan(layer, inputs, level)?,
+            (Some(level), Some(count)) => {
+                let ranking = generated.as_ref().unwrap_or(&predicted.rows);
+                let found = self.scan_some(layer, inputs, level, ranking, count)?;
+                Scores { predictor_bytes: predicted.predictor_bytes, ..found }
+            }
+        };
+        scores.rows = generated.unwrap_or(scores.rows);
+        Ok(scores)
+    }
+
+    /// What a trace puts in place of scores.
+    fn generated(&mut self, layer: usize, columns: usize, positions: &[u32]) -> Result<Option<Vec<f32>>> {
+        let Some(generator) = &mut self.generator else { return Ok(None) };
+        if positions.len() != columns {
+            return Err(Error::usage("a trace ranks neurons by the position of a token: take it through layers"));
+        }
+        let mut rows = vec![0.0; columns * self.arch.ffn];
+        for (row, position) in rows.chunks_exact_mut(self.arch.ffn).zip(positions) {
+            generator.scores(layer, u64::from(*position), row);
+        }
+        Ok(Some(rows))
+    }
+
+    /// Scores by the layer's predictor.
+    fn predict(&self, layer: usize, inputs: &Inputs) -> Result<Scores> {
+        let predictor = self.predictors[layer].as_ref().ok_or_else(|| no_predictor(layer))?;
+        let rows = predictor.scores(&self.cpu, inputs, self.arch.activation);
+        let predictor_bytes = predictor.read_bytes() * inputs.columns as u64;
+        Ok(Scores { rows, predictor_bytes, ..Scores::none() })
     }
 
     /// What all neurons give at a level, and its size as their scores.
@@ -70,10 +128,73 @@ impl Engine {
             Ok(())
         })?;
         rows.iter_mut().for_each(|value| *value = value.abs());
-        Ok(Scores { rows, level: Some(level), predictor_bytes: 0, panels })
+        Ok(Scores { scanned: rows.len() as u64, rows, level: Some(level), panels, ..Scores::none() })
+    }
+
+    /// The same of as many neurons of every token as `ranking` has highest; the others rank behind them.
+    fn scan_some(
+        &mut self,
+        layer: usize,
+        inputs: &Inputs,
+        level: Level,
+        ranking: &[f32],
+        count: usize,
+    ) -> Result<Scores> {
+        let Engine { arch, cpu, weights, vectors, .. } = self;
+        let vectors = vectors.layer(layer)?;
+        let mut set = ActiveSet::empty(0, 0);
+        choose(ranking, arch.ffn, &Cut::Top([0, 0, count]), &mut set);
+        let mut rows = vec![f32::NEG_INFINITY; ranking.len()];
+        let mut panels = vec![Panel::new(0, inputs.columns); set.chunks.len()];
+        let walk = WalkId::Layer(layer, Part::Scan(level));
+        let wanted = |chunk: usize, _, _| band(&set, chunk).ids.clone();
+        weights.visit_chosen(walk, &busy(&set, 0..set.chunks.len()), together(inputs.columns), wanted, |run| {
+            let found = each(cpu, run.iter().collect(), |leased, _| {
+                let ids = &band(&set, leased.records().start / CHUNK).ids;
+                Ok(values(cpu, inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?.at(ids)))
+            })?;
+            for (leased, panel) in run.iter().zip(found) {
+                let first = leased.records().start;
+                scatter(&panel, band(&set, first / CHUNK), first, arch.ffn, &mut rows);
+                panels[first / CHUNK] = panel;
+            }
+            Ok(())
+        })?;
+        let scanned = (count.min(arch.ffn) * inputs.columns) as u64;
+        Ok(Scores { rows, level: Some(level), scanned, panels, candidates: Some(set), ..Scores::none() })
+    }
+}
+
+impl Scores {
+    fn none() -> Scores {
+        Scores { rows: vec![], level: None, scanned: 0, predictor_bytes: 0, panels: vec![], candidates: None }
+    }
+}
+
+/// Candidates of a chunk: what [`Cut::Top`] puts at 4 bits.
+fn band(set: &ActiveSet, chunk: usize) -> &Band {
+    let [_, _, band] = &set.chunks[chunk];
+    band
+}
+
+/// Writes the sizes of the band's values to its neurons, for the tokens that have them as candidates.
+fn scatter(panel: &Panel, band: &Band, first: usize, neurons: usize, rows: &mut [f32]) {
+    for (n, row) in rows.chunks_exact_mut(neurons).enumerate() {
+        for ((id, used), value) in band.ids.iter().zip(&band.used).zip(panel.column(n)) {
+            if used >> n & 1 == 1 {
+                row[first + *id as usize] = value.abs();
+            }
+        }
     }
 }
 
 fn no_selector() -> Error {
     Error::usage("the recipe has no selector: all neurons are computed")
+}
+
+fn no_predictor(layer: usize) -> Error {
+    Error::usage(format!(
+        "the recipe ranks neurons by low-rank factors, and layer {layer} has none: m2cache profile makes them, or take the \
+         selector plane"
+    ))
 }

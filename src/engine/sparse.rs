@@ -8,7 +8,7 @@ use super::threads::{each, together};
 use super::vectors::LayerVectors;
 use super::walk::{Part, WalkId};
 use super::weights::Leased;
-use super::{Branch, Engine, check_chunks};
+use super::{Branch, Engine, busy, check_chunks};
 use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
@@ -21,11 +21,17 @@ use std::ops::Range;
 
 impl Engine {
     /// What a ranking leaves of every token's neurons. The set of a token rests on all chunks, whichever are asked for.
-    pub(super) fn ranked(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>) -> Result<Branch> {
+    pub(super) fn ranked(
+        &mut self,
+        layer: usize,
+        x: &[f32],
+        chunks: Option<Range<usize>>,
+        positions: &[u32],
+    ) -> Result<Branch> {
         check_columns(x.len() / self.arch.hidden)?;
         let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
-        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_ffn, &self.recipe.ffn_levels());
-        let scores = self.score(layer, &inputs)?;
+        let inputs = self.ranked_inputs(layer, x)?;
+        let scores = self.score(layer, &inputs, positions)?;
         let cut = self.recipe.cut(layer).ok_or(Error::Internal("a layer whose ranking is not cut"))?;
         choose(&scores.rows, self.arch.ffn, cut, &mut self.active);
         self.counted.ranked(&self.touched, &self.active, &range, layer, &scores);
@@ -45,7 +51,7 @@ impl Engine {
         let vectors = vectors.layer(layer)?;
         let mut sum = BranchSum::new(partial, inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
         let (chunk, mut next) = (Chunk { arch, cpu, inputs, scores, vectors }, range.start);
-        let busy: Vec<usize> = range.clone().filter(|chunk| !active.is_idle(*chunk)).collect();
+        let busy = busy(active, range.clone());
         // Gate and up of what the scan computed are not read again.
         let known = |matrix: Matrix| scores.level.filter(|_| matrix != Matrix::Down);
         let wanted = |chunk: usize, matrix: Matrix, plane: Plane| active.reading(chunk, plane, known(matrix));
@@ -88,8 +94,8 @@ impl Chunk<'_> {
     fn add(&self, leased: &Leased, band: &Band, sum: &mut ChunkSum, threads: usize) -> Result<()> {
         let Chunk { arch, cpu, inputs, scores, vectors } = self;
         let down = leased.rows_at(Matrix::Down, band.level)?.at(&band.ids);
-        let mut h = match scores.scanned(band.level, leased.records().start / CHUNK) {
-            Some(panel) => panel.pick(&band.ids),
+        let mut h = match scores.taken(band.level, leased.records().start / CHUNK, &band.ids) {
+            Some(known) => known,
             None => {
                 let neurons = neurons(leased, vectors, arch.gated, band.level)?.at(&band.ids);
                 values(cpu, inputs, arch.activation, &neurons)

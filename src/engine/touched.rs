@@ -111,13 +111,11 @@ impl Counted {
 
     /// Adds the active sets of tokens, in some chunks: their scores with the first.
     pub fn ranked(&mut self, of: &Touched, active: &ActiveSet, chunks: &Range<usize>, layer: usize, scores: &Scores) {
-        let tokens = active.columns as u64;
         if chunks.start == 0 {
-            let scored = (scores.rows.len() / active.columns) as u64;
-            let bytes = scores.level.map_or(0, |level| scored * of.scan(level)) + scores.predictor_bytes;
-            self.tokens(layer, tokens);
-            self.selector_bytes += tokens * bytes;
-            self.touched_bytes += tokens * bytes;
+            let bytes = scores.level.map_or(0, |level| scores.scanned * of.scan(level)) + scores.predictor_bytes;
+            self.tokens(layer, active.columns as u64);
+            self.selector_bytes += bytes;
+            self.touched_bytes += bytes;
         }
         let uses = |used: &Vec<u32>| used.iter().map(|used| u64::from(used.count_ones())).sum::<u64>();
         let mut used = [0; 3];

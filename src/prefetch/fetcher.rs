@@ -108,6 +108,16 @@ impl Fetcher {
         }
     }
 
+    /// Serves all that a scheduled step picks out of its turn, which the tier [`Fetcher::holds`]: nothing is begun.
+    ///
+    /// # Errors
+    /// `Error::Internal` where the tier does not hold it.
+    pub fn fetch_held(&mut self, step: usize) -> Result<Vec<Held>> {
+        let picks = self.scheduled.steps.picks(step);
+        self.note(&picks, &picks.iter().map(|_| None).collect::<Vec<_>>());
+        picks.iter().map(|pick| self.served(&pick.block, pick.useful(), None)).collect()
+    }
+
     fn fetch_by(&mut self, way: Way, step: usize, check: Check) -> Result<Vec<Held>> {
         let held = self.step(way, step, check);
         if held.is_err() {

@@ -5,7 +5,7 @@ use super::cache::KvCache;
 use super::errors::{json, lock};
 use super::store::Store;
 use crate::config::{Architecture, Encoding, Recipe};
-use crate::engine::{self, Arithmetic, Branch, Choice, Needs, Options, Run, Verify};
+use crate::engine::{self, Arithmetic, Branch, Choice, Factors, Needs, Options, Run, Verify};
 use crate::error::{Error, Result};
 use crate::types::{Kind, Level, Tokens};
 use pyo3::prelude::*;
@@ -137,6 +137,26 @@ impl Engine {
         let values = py.detach(|| lock(&self.0).neurons(layer, rows, level))?;
         let neurons = values.len() / x.shape()[0];
         Out::new(py, values, &[x.shape()[0], neurons])
+    }
+
+    /// Sets the low-rank factors that rank a layer's neurons, float32: down [r, hidden], up [ffn, r], bias and weight
+    /// [ffn]; coded at 4 or 8 bits. A score is |activation(up . (down . x) + bias)| * weight of the normed row x.
+    ///
+    /// Raises UsageError for shapes that do not fit and numbers that are not finite.
+    #[allow(clippy::too_many_arguments)]
+    fn set_predictor<'py>(
+        &self,
+        py: Python<'py>,
+        layer: usize,
+        down: In2<'py, f32>,
+        up: In2<'py, f32>,
+        bias: In1<'py, f32>,
+        weight: In1<'py, f32>,
+        bits: u32,
+    ) -> PyResult<()> {
+        let factors = Factors { down: down.slice()?, up: up.slice()?, bias: bias.slice()?, weight: weight.slice()? };
+        let level = parse_level(bits)?;
+        Ok(py.detach(|| lock(&self.0).set_predictor(layer, &factors, level))?)
     }
 
     /// Scores of every neuron of a layer by the recipe's selector for x, float32 [N, hidden] before the norm: float32
