@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORDS = {"types", "error", "config"}
 RUST = {
-    "python": {"engine", "store", "kv", "probe", "tier"},
+    "python": {"engine", "select", "store", "kv", "probe", "tier"},
     "engine": {"prefetch", "tier", "io", "kernels", "kv", "select", "store", "quant"},
     "probe": {"io", "mem", "kernels", "quant"},
     "prefetch": {"tier", "io", "mem"},

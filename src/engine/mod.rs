@@ -35,7 +35,7 @@ pub use needs::Needs;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use schedule::{RING_BYTES, usual_ring};
 pub use scratch::Run;
-pub use weights::Verify;
+pub use verified::Verify;
 
 use crate::config::{Architecture, Recipe, Selector};
 use crate::error::{Error, Result};

@@ -1,10 +1,20 @@
 //! Which records were checked against their checksums.
 
-use super::weights::Verify;
 use crate::error::Result;
 use crate::prefetch::Want;
 use crate::store::{SectionId, Store};
 use std::ops::Range;
+
+/// When records are checked against their checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// On a block's first read (the default).
+    First,
+    /// On every read.
+    Always,
+    /// Never.
+    Never,
+}
 
 /// Checks what was read, as the mode asks: `First` remembers a bit for every checksum of the store. A 7B model has 2.2
 /// million (270 KiB), one of 70B 14 million (1.7 MiB).

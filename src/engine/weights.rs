@@ -16,17 +16,6 @@ use crate::types::{CHUNK, Kind, Level, Matrix};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// When records are checked against their checksums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verify {
-    /// On a block's first read (the default).
-    First,
-    /// On every read.
-    Always,
-    /// Never.
-    Never,
-}
-
 /// The model's records.
 pub struct Weights {
     store: Arc<Store>,
