@@ -43,4 +43,6 @@ pub use cpu::testing;
 pub use cpu::{Arithmetic, Cpu};
 pub use dispatch::kept;
 pub use isa::Isa;
+#[cfg(test)]
+pub(crate) use tests::records;
 pub use work::Extent;

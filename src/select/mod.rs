@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod certified;
 mod choose;
 mod coded;
+mod interval;
 mod lowrank;
 mod normal;
 mod rank;
@@ -12,6 +14,7 @@ mod set;
 mod tests;
 mod trace;
 
+pub use certified::{Activated, Prover};
 pub use choose::choose;
 pub use lowrank::{Factors, Lowrank};
 pub use set::{ActiveSet, Band, COLUMNS};

@@ -43,10 +43,8 @@ impl ActiveSet {
     pub fn all(columns: usize, neurons: usize, level: Level) -> ActiveSet {
         let mut set = ActiveSet::empty(columns, neurons);
         let used = u32::MAX.checked_shr((COLUMNS - columns) as u32).unwrap_or(0);
-        for (chunk, bands) in set.chunks.iter_mut().enumerate() {
-            let count = CHUNK.min(neurons - chunk * CHUNK);
-            let of = |id| if id < count { used } else { 0 };
-            bands[LEVELS.len() - level.plane_count()].fill(&std::array::from_fn(of));
+        for chunk in 0..set.chunks.len() {
+            set.put(chunk, level, &vec![used; CHUNK.min(neurons - chunk * CHUNK)]);
         }
         set
     }
@@ -60,6 +58,16 @@ impl ActiveSet {
         self.columns = columns;
         self.chunks.resize_with(neurons.div_ceil(CHUNK), || LEVELS.map(Band::empty));
         self.chunks.iter_mut().flatten().for_each(Band::clear);
+    }
+
+    /// Replaces a chunk's neurons at a level: `used` has a bit of every token for each, 0 where none uses it.
+    ///
+    /// # Panics
+    /// If there is no such chunk, or `used` is of more neurons than a chunk has.
+    pub fn put(&mut self, chunk: usize, level: Level, used: &[u32]) {
+        let mut all = [0; CHUNK];
+        all[..used.len()].copy_from_slice(used);
+        self.chunks[chunk][LEVELS.len() - level.plane_count()].fill(&all);
     }
 
     /// How many neurons each token uses, by [`LEVELS`].

@@ -5,6 +5,6 @@ mod bands;
 mod exact;
 mod neurons;
 mod places;
-mod records;
+pub(crate) mod records;
 mod sets;
 mod weights;
