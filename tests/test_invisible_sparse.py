@@ -101,7 +101,9 @@ def test_only_what_is_wanted_is_read(small: Path) -> None:
         after = json.loads(engine.stats())
         read.append({name: after[name] - before[name] for name in ("read_bytes", "gap_bytes")})
     assert read[0]["read_bytes"] == read[1]["read_bytes"]
-    assert read[0]["gap_bytes"] <= min(read[1]["gap_bytes"], 3 * 4096), "what lies between them on their pages"
+    assert read[0]["gap_bytes"] <= min(read[1]["gap_bytes"], 3 * 4096), (
+        "what lies between them on their pages"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

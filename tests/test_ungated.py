@@ -16,8 +16,10 @@ from m2cache_rs.models import Architecture, Family, architecture_of
 from m2cache_rs.models.spec import ACTIVATIONS
 from m2cache_rs.runtime.decoder import Kind
 
+from tests.engines import FFN, dense, factors, noise, opened, predicting, recipe, sparse
 from tests.reference import checkpoint, tiny
-from tests.reference.decoder import forward
+from tests.reference import sparse as sparse_reference
+from tests.reference.decoder import forward, norm, sparse_ffn
 from tests.reference.sums import Ordered
 from tests.reference.weights import Plain, Quantised, uniform
 from tests.stores import EXAMPLE, SMALL, Cli, needs
@@ -120,3 +122,26 @@ def test_every_command_takes_it(command: list[str], store: Path, cli: Cli) -> No
 
 def test_inspect_names_no_gate(store: Path, cli: Cli) -> None:
     assert "300 neurons, relu\n" in cli("inspect", store).stdout
+
+
+@pytest.mark.parametrize("selector", ["plane", "oracle", "lowrank", {"cascade": [250]}])
+@pytest.mark.parametrize("act", ["auto", "f32"])
+def test_sparse_layers_are_the_reference(selector: Any, act: str, tmp_path: Path) -> None:
+    config, arch, named = model("quick_gelu")
+    cut, weights = {"top": [20, 90, 70]}, Quantised(named, uniform(16), act == "auto", sums=Ordered())
+    chosen = sparse_reference.Recipe(selector, [cut], {0: factors(0)}, int8=act == "auto")
+    with stored(tmp_path, config, named, equalize=False) as path:
+        engine = predicting(opened(path, sparse(selector, cut), act))
+        for rows in (1, 6):
+            x = noise(rows, rows)
+            normed = norm(arch, weights, x, "0.norm.ffn")
+            same_bits(engine.ffn(0, x), sparse_ffn(chosen, arch, weights, 0, normed))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_neurons_proven_off_are_skipped(bits: int, tmp_path: Path) -> None:
+    config, _, named = model("relu")
+    with stored(tmp_path, config, named) as path:
+        x, proven = noise(5, 1), opened(path, recipe({"certified": bits}))
+        same_bits(proven.ffn(1, x), opened(path, dense(bits)).ffn(1, x))
+        assert sum(json.loads(proven.stats())["ffn"]["neurons"]) < 5 * FFN

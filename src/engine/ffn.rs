@@ -7,7 +7,7 @@ use super::walk::{Part, WalkId};
 use super::weights::Leased;
 use super::{Branch, Engine, check_chunks};
 use crate::config::Ffn;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::neurons::{Bias, Linear, Neurons, values};
 use crate::types::{CHUNK, Kind, Level, Matrix};
@@ -42,7 +42,7 @@ impl Engine {
                 Ok(branch)
             }
             (Kind::Decode, Ffn::Sparse(_)) => self.ranked(layer, x, chunks, positions),
-            (Kind::Decode, Ffn::Certified(_)) => Err(Error::usage("certified is not of this build")),
+            (Kind::Decode, Ffn::Certified(level)) => self.certified(layer, x, chunks, *level),
         }
     }
 

@@ -5,6 +5,7 @@
 //! top of the bias.
 
 mod attention;
+mod certified;
 mod chosen;
 #[cfg(test)]
 mod chosen_tests;
@@ -196,11 +197,16 @@ impl Engine {
 
     /// Rows behind a norm, for dots at some levels.
     fn normed(&self, x: &[f32], gain: &[f32], levels: &[Level]) -> Inputs {
+        Inputs::new(&self.cpu, &self.normed_rows(x, gain), self.arch.hidden, levels)
+    }
+
+    /// Rows behind a norm.
+    fn normed_rows(&self, x: &[f32], gain: &[f32]) -> Vec<f32> {
         let mut rows = vec![0.0; x.len()];
         for (out, row) in rows.chunks_exact_mut(self.arch.hidden).zip(x.chunks_exact(self.arch.hidden)) {
             rms_norm(row, gain, self.arch.norm_eps, out);
         }
-        Inputs::new(&self.cpu, &rows, self.arch.hidden, levels)
+        rows
     }
 }
 

@@ -166,7 +166,8 @@ impl Engine {
 }
 
 impl Scores {
-    fn none() -> Scores {
+    /// No scores.
+    pub fn none() -> Scores {
         Scores { rows: vec![], level: None, scanned: 0, predictor_bytes: 0, panels: vec![], candidates: None }
     }
 }

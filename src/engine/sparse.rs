@@ -34,17 +34,18 @@ impl Engine {
         let scores = self.score(layer, &inputs, positions)?;
         let cut = self.recipe.cut(layer).ok_or(Error::Internal("a layer whose ranking is not cut"))?;
         choose(&scores.rows, self.arch.ffn, cut, &mut self.active);
+        let branch = self.active_sum(layer, &inputs, &scores, &range, chunks.is_some())?;
         self.counted.ranked(&self.touched, &self.active, &range, layer, &scores);
-        self.active_sum(layer, &inputs, &scores, range, chunks.is_some())
+        Ok(branch)
     }
 
     /// The sum of the active neurons of some chunks.
-    fn active_sum(
+    pub(super) fn active_sum(
         &mut self,
         layer: usize,
         inputs: &Inputs,
         scores: &Scores,
-        range: Range<usize>,
+        range: &Range<usize>,
         partial: bool,
     ) -> Result<Branch> {
         let Engine { arch, cpu, weights, vectors, active, .. } = self;
@@ -59,15 +60,14 @@ impl Engine {
             let sums = each(cpu, run.iter().collect(), |leased, threads| {
                 chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], threads)
             })?;
-            for (leased, one) in run.iter().zip(&sums) {
+            let idle = run.iter().map(|leased| {
                 let at = leased.records().start / CHUNK;
-                sum.skip(at - next, inputs.columns * arch.hidden);
-                sum.take(cpu, std::slice::from_ref(one));
-                next = at + 1;
-            }
+                at - std::mem::replace(&mut next, at + 1)
+            });
+            sum.take_some(cpu, &sums, idle, inputs.columns * arch.hidden);
             Ok(())
         })?;
-        sum.skip(range.end - next, inputs.columns * arch.hidden);
+        sum.take_some(cpu, &[], std::iter::once(range.end - next), inputs.columns * arch.hidden);
         Ok(sum.finish())
     }
 }
@@ -108,7 +108,7 @@ impl Chunk<'_> {
 }
 
 /// Refuses more tokens than a set has bits for.
-fn check_columns(columns: usize) -> Result<()> {
+pub(super) fn check_columns(columns: usize) -> Result<()> {
     match columns <= COLUMNS {
         true => Ok(()),
         false => {

@@ -29,10 +29,13 @@ impl BranchSum {
         }
     }
 
-    /// So many chunks come next that have nothing to add, of `numbers` numbers each.
-    pub fn skip(&mut self, chunks: usize, numbers: usize) {
-        if let BranchSum::Partials(partials) = self {
-            partials.resize(partials.len() + chunks * numbers, 0.0);
+    /// The same where others, of `numbers` numbers each, have nothing to add: so many in front of each, and behind the last.
+    pub fn take_some(&mut self, cpu: &Cpu, chunks: &[ChunkSum], idle: impl Iterator<Item = usize>, numbers: usize) {
+        let BranchSum::Partials(partials) = self else { return self.take(cpu, chunks) };
+        let mut chunks = chunks.iter();
+        for idle in idle {
+            partials.resize(partials.len() + idle * numbers, 0.0);
+            partials.extend(chunks.next().map(ChunkSum::rows).unwrap_or_default());
         }
     }
 
@@ -79,5 +82,18 @@ mod tests {
             }
             prop_assert_eq!(whole, folded);
         }
+    }
+
+    #[test]
+    fn idle_chunks_are_zeros_among_partial_sums_and_nothing_in_the_whole() {
+        let cpu = testing::on_two(Isa::PORTABLE, Arithmetic::Float);
+        let (mut whole, mut parts) = (BranchSum::new(false, 1, 2, None), BranchSum::new(true, 1, 2, None));
+        let chunks = [[1.0, 2.0], [3.0, 4.0]].map(|row| ChunkSum::of_rows(&row, 2));
+        for sum in [&mut whole, &mut parts] {
+            sum.take_some(&cpu, &chunks, [1, 0].into_iter(), 2);
+            sum.take_some(&cpu, &[], [2].into_iter(), 2);
+        }
+        assert_eq!(whole.finish(), Branch::Whole(vec![4.0, 6.0]));
+        assert_eq!(parts.finish(), Branch::Partials(vec![0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]));
     }
 }

@@ -125,6 +125,31 @@ impl Counted {
         self.add(of, used, scores.level);
     }
 
+    /// Adds tokens that skip what is proven off: of how many neurons each coarser level was looked at, and how many are
+    /// left at the level of the recipe; `first` where these are the first chunks of the layer.
+    pub fn certified(
+        &mut self,
+        of: &Touched,
+        proofs: &[(Level, u64)],
+        (level, used): (Level, u64),
+        layer: usize,
+        tokens: u64,
+        first: bool,
+    ) {
+        let mut known = 0;
+        for (below, looked_at) in proofs {
+            let more = looked_at * (of.record(*below) - known);
+            known = of.record(*below);
+            self.selector_bytes += more;
+            self.touched_bytes += more;
+        }
+        self.touched_bytes += used * (of.neuron(level, None) - known);
+        self.neurons[LEVELS.len() - level.plane_count()] += used;
+        if first {
+            self.tokens(layer, tokens);
+        }
+    }
+
     fn add(&mut self, of: &Touched, used: [u64; 3], scanned: Option<Level>) {
         for (i, level) in LEVELS.into_iter().enumerate() {
             self.neurons[i] += used[i];

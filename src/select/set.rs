@@ -121,6 +121,15 @@ impl Band {
         self.used.clear();
     }
 
+    /// Leaves out the tokens whose bits `off` has for each of its neurons, and the neurons that nobody is left for.
+    pub fn leave_out(&mut self, off: &[u32]) {
+        let Band { ids, used, .. } = self;
+        used.iter_mut().zip(off).for_each(|(used, off)| *used &= !off);
+        let mut left = used.iter().map(|used| *used != 0);
+        ids.retain(|_| left.next().unwrap_or(false));
+        used.retain(|used| *used != 0);
+    }
+
     /// Becomes the neurons of which `used` has a bit. All are written and those without written over: no branch to
     /// foretell.
     pub(super) fn fill(&mut self, used: &[u32; CHUNK]) {
