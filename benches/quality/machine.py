@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import llama_cpp
 import m2cache_rs
 import numpy as np
 
@@ -17,8 +17,15 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "m2cache-rs": m2cache_rs.__version__,
-        "llama-cpp-python": llama_cpp.__version__,
+        "llama-cpp-python": _version("llama-cpp-python"),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _processor() -> str:

@@ -6,6 +6,7 @@ saw: that one is read from its beginning, the others from their last 5 %.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ UNSEEN_FILES = frozenset({"wikitext2-valid.txt"})
 WINDOW = 512  # half of the models' context
 WINDOWS_PER_FILE = 2
 CALIBRATION_TOKENS = 512  # of each file
+PIECE = 32  # tokens of one file that lie together in a text to train on
 
 
 def held_out(path: Path) -> str:
@@ -53,3 +55,18 @@ def windows(tokenizer: Path, directory: Path, per_file: int = WINDOWS_PER_FILE) 
     if not rows:
         raise ValueError(f"{directory}: no *.txt files")
     return np.concatenate(rows)
+
+
+def training(tokenizer: Path, directory: Path, tokens: int) -> str:
+    """About `tokens` tokens from the beginnings of the files the models were trained on, in turn a piece of
+    each, so that any beginning of the text has something of all."""
+    encode = Tokenizer.from_file(str(tokenizer)).encode
+    paths = [path for path in sorted(directory.glob("*.txt")) if path.name not in UNSEEN_FILES]
+    rounds = -(-tokens // (len(paths) * PIECE))
+    columns = []
+    for path in paths:
+        head = path.read_bytes()[: 16 * rounds * PIECE].decode("utf-8", errors="ignore")
+        ends = [end for _, end in encode(head, add_special_tokens=False).offsets]
+        cuts = [0, *(ends[PIECE * i - 1] for i in range(1, rounds + 1))]
+        columns.append([head[first:last] for first, last in pairwise(cuts)])
+    return "".join(piece for row in zip(*columns, strict=True) for piece in row)
