@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import text
 from m2cache_rs import Model
+from m2cache_rs.config import format_size
 from m2cache_rs.convert import convert
 from m2cache_rs.eval.windows import Window
 from m2cache_rs.eval.windows import windows as cut
+from m2cache_rs.runtime.memory import free_memory
 from m2cache_rs.runtime.opening import Opened
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from subjects import Subject
 
+# What a checkpoint takes in float32, read, turned and written, by its size in 16 bits.
+_FLOATS = 6
 # Tokens that predictors learn from.
 LEARNING = 2048
 
@@ -100,6 +104,12 @@ def own(
 
 
 def _read(checkpoint: Path, windows: Sequence[Window]) -> Subject:
+    needed = _FLOATS * sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    if needed > (free := free_memory()):
+        raise ValueError(
+            f"making llama.cpp's files of this checkpoint takes {format_size(needed)}, {format_size(free)} "
+            "are free: name files of the same model instead (--gguf)"
+        )
     import checkpoints
     from subjects import Subject
 
