@@ -30,7 +30,7 @@ from tests.test_parity import ROUGH, same_bits, stored
 
 Array = np.ndarray[Any, Any]
 CONFIG = tiny.CONFIG | {"intermediate_size": 300, "num_hidden_layers": 2, "max_position_embeddings": 64}
-SELECTORS = ("plane", "oracle")
+SELECTORS = ("plane", "oracle", "lowrank", "cascade")
 CUTS: tuple[Cut, ...] = (
     Shares(0.5, (0.25, 0.25, 0.5)),
     Shares(0.1, (0, 1, 0)),

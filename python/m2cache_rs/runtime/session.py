@@ -437,6 +437,6 @@ def _give_predictor(opened: Opened, recipe: Recipe, engine: Engine) -> None:
     predictor = opened.predictor(recipe)
     if predictor is not None:
         for layer, factors in enumerate(predictor.layers()):
-            engine.set_predictor(  # type: ignore[attr-defined]
+            engine.set_predictor(
                 layer, factors.down, factors.up, factors.bias, factors.weight, predictor.bits
             )
