@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs import Model, UsageError
-from m2cache_rs.convert import huggingface
+from m2cache_rs.convert import convert, huggingface
 from m2cache_rs.models import Architecture, Family, architecture_of
 from m2cache_rs.runtime.cut import Above, Cut, Shares
 from m2cache_rs.runtime.decoder import Batch, Kind
@@ -22,7 +22,7 @@ from m2cache_rs.runtime.predictors import path_of
 from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
 from safetensors.numpy import save_file
 
-from tests.reference import checkpoint, sparse, tiny
+from tests.reference import checkpoint, sparse, store, text, tiny
 from tests.reference.decoder import forward
 from tests.reference.sums import Ordered
 from tests.reference.weights import Quantised
@@ -56,17 +56,17 @@ def factors(arch: Architecture, seed: int, bits: int) -> dict[int, sparse.Factor
     return found
 
 
-def give(store: Path, given: dict[int, sparse.Factors]) -> None:
+def give(path: Path, given: dict[int, sparse.Factors]) -> None:
     """Puts them where a store's predictors lie."""
-    path = path_of(store, "random")
-    path.parent.mkdir(exist_ok=True)
+    file = path_of(path, "random")
+    file.parent.mkdir(exist_ok=True)
     tensors = {
         f"layer.{layer}.{part}": getattr(one, part)
         for layer, one in given.items()
         for part in ("down", "up", "bias", "weight")
     }
-    metadata = {"store": Opened(store).manifest["id"], "kind": "random", "bits": str(given[0].bits)}
-    save_file(tensors, path, metadata)
+    metadata = {"store": Opened(path).manifest["id"], "kind": "random", "bits": str(given[0].bits)}
+    save_file(tensors, file, metadata)
 
 
 def expected(
@@ -185,6 +185,21 @@ def test_a_token_s_bits_are_its_own(selector: str, tmp_path: Path) -> None:
         whole = run(path, ids, wanted)
         for options in ({"step": 1}, {"step": 7, "cache": least}, {"cache": least, "threads": 1}):
             same_bits(run(path, ids, wanted, **options), whole)
+
+
+@pytest.mark.parametrize("name", ["tale-silu", "tale-relu"])
+def test_tales_are_the_reference(name: str, shared: Path, tmp_path: Path) -> None:
+    """Trained models through the default conversion, equalised; the twin reads the store."""
+    source, path = shared / "data/models" / name, tmp_path / "tale.m2c"
+    convert(source, path)
+    arch = checkpoint.load(source)[1]
+    (ids,) = text.windows(shared, source / "tokenizer.json", 60, ("world192",))
+    tokens, given = [int(one) for one in ids], factors(arch, 3, 8)
+    give(path, given)
+    for selector in SELECTORS:
+        wanted = recipe(selector, Shares(0.35, (0.25, 0.25, 0.5)))
+        twin = Quantised(store.contents(path), levels(wanted), sums=Ordered())
+        same_bits(run(path, tokens, wanted), expected(arch, twin, tokens, wanted, given))
 
 
 @pytest.mark.parametrize("prompt", [4, 8, 16])
