@@ -163,6 +163,14 @@ def test_layers_are_one_or_as_many_as_the_model_s() -> None:
         recipe.core(SPEC)
 
 
+def test_a_cascade_keeps_no_more_than_its_candidates() -> None:
+    recipe = Recipe.from_dict(wrong(selector="cascade", candidates=[0.6, 0.4]))
+    with pytest.raises(
+        UsageError, match=r"share of 0.5 of the neurons of layer 1, and its candidates are 0.4"
+    ):
+        recipe.core(SPEC)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -41,7 +41,8 @@ CUTS: tuple[Cut, ...] = (
 
 
 def recipe(selector: str, *cuts: Cut, prompt: int = 8, attn: int = 8) -> Recipe:
-    candidates = (0.6,) if selector == "cascade" else ()
+    kept = max(cut.active if isinstance(cut, Shares) else cut.most for cut in cuts)
+    candidates = (max(0.6, kept),) if selector == "cascade" else ()
     return Recipe(attn, 8, 16, prompt, Sparse(selector, cuts, candidates))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from m2cache_rs.config import LEVELS, PLANES, Precision
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.cut import Cut, parse_cut, rounded, share
+from m2cache_rs.runtime.cut import Cut, Shares, parse_cut, rounded, share
 
 SELECTORS = ("plane", "lowrank", "cascade", "oracle")
 PREDICTED = ("lowrank", "cascade")
@@ -165,8 +165,26 @@ def _core_ffn(ffn: Ffn, spec: Architecture) -> dict[str, Any]:
             raise UsageError(f"the recipe has {name} for {len(given)} layers, the model has {spec.layers}")
     selector: Any = ffn.selector
     if selector == "cascade":
+        _check_candidates(ffn, spec)
         selector = {"cascade": [rounded(share, spec.ffn) for share in ffn.candidates]}
     return {"sparse": {"selector": selector, "cuts": [cut.core(spec.ffn) for cut in ffn.layers]}}
+
+
+def _check_candidates(ffn: Sparse, spec: Architecture) -> None:
+    """A cascade keeps no more neurons than its first step leaves."""
+    for layer in range(spec.layers):
+        cut, left = one_or_each(ffn.layers, layer), one_or_each(ffn.candidates, layer)
+        kept = cut.active if isinstance(cut, Shares) else cut.most
+        if rounded(kept, spec.ffn) > rounded(left, spec.ffn):
+            raise UsageError(
+                f"the recipe keeps a share of {kept:g} of the neurons of layer {layer}, and its candidates "
+                f"are {left:g}: raise candidates, or lower active"
+            )
+
+
+def one_or_each(given: tuple[Any, ...], layer: int) -> Any:
+    """A layer's own; a single one is every layer's."""
+    return given[layer] if len(given) > 1 else given[0]
 
 
 def _ffn_dict(ffn: Ffn) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.cut import LEVELS, Above, Cut, rounded
-from m2cache_rs.runtime.recipe import Recipe, Sparse
+from m2cache_rs.runtime.recipe import Recipe, Sparse, one_or_each
 
 _BLOCK = 64
 _SCANS = {"plane": 4, "cascade": 4, "oracle": 16}
@@ -59,11 +59,13 @@ def _counts(recipe: Recipe, layer: int, spec: Architecture) -> tuple[Counter[int
     ffn = recipe.ffn
     if not isinstance(ffn, Sparse):
         return Counter({ffn.bits: spec.ffn}), Counter({ffn.bits: spec.ffn})
-    added = Counter(dict(zip(LEVELS, _most(_of(ffn.layers, layer), spec.ffn), strict=True)))
+    added = Counter(dict(zip(LEVELS, _most(one_or_each(ffn.layers, layer), spec.ffn), strict=True)))
     scanned = _SCANS.get(ffn.paid)
     computed = Counter({bits: count for bits, count in added.items() if bits != scanned})
     if scanned is not None:
-        computed[scanned] = rounded(_of(ffn.candidates, layer), spec.ffn) if ffn.candidates else spec.ffn
+        computed[scanned] = (
+            rounded(one_or_each(ffn.candidates, layer), spec.ffn) if ffn.candidates else spec.ffn
+        )
     return computed, added
 
 
@@ -73,8 +75,3 @@ def _most(cut: Cut, neurons: int) -> tuple[int, int, int]:
         return cut.counts(neurons)
     most, finest = rounded(cut.most, neurons), cut.bits
     return most * (finest == 16), most * (finest == 8), most * (finest == 4)
-
-
-def _of(given: tuple[Any, ...], layer: int) -> Any:
-    """A single one is every layer's."""
-    return given[layer] if len(given) > 1 else given[0]
