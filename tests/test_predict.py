@@ -14,7 +14,7 @@ from m2cache_rs.models.spec import ACTIVATIONS as NAMES
 from m2cache_rs.predict import file, run
 from m2cache_rs.predict.activation import ACTIVATIONS
 from m2cache_rs.predict.lowrank import FfnMatrices, factorise, scores, svd
-from m2cache_rs.predict.rank import default_rank, predictor_bytes, predictor_share
+from m2cache_rs.predict.rank import default_rank, heads, predictor_bytes, predictor_share
 from m2cache_rs.predict.recall import Recall
 from m2cache_rs.runtime.neurons import SHARES, NeuronProfile, path_of
 from m2cache_rs.runtime.opening import Opened
@@ -67,10 +67,17 @@ def test_at_full_rank_the_product_is_the_matrix(neurons: int, hidden: int) -> No
 def test_scores_are_the_formula(activation: str) -> None:
     gate, up, x = (RNG.standard_normal(shape).astype(np.float32) for shape in ((30, 8), (30, 8), (40, 8)))
     bias = RNG.standard_normal(30).astype(np.float32)
-    gated = svd(FfnMatrices(tiles(gate), tiles(up), bias, activation), x, 8)
-    exact = np.abs(decoder.ACTIVATIONS[activation](x @ gate.T + bias)) * np.abs(x @ up.T).mean(axis=0)
+    matrices = FfnMatrices(tiles(gate), tiles(up), bias, activation)
+    activated = np.abs(decoder.ACTIVATIONS[activation](x @ gate.T + bias))
+    gated = svd(matrices, x, 8, 1)
+    exact = activated * np.abs(x @ up.T).mean(axis=0)
     np.testing.assert_allclose(scores(gated, x, activation), exact, atol=1e-3, rtol=1e-3)
-    plain = svd(FfnMatrices(None, tiles(up), bias, activation), x, 8)
+    both = svd(matrices, x, 8, 2)
+    assert both.up.shape == (60, 8)
+    np.testing.assert_allclose(
+        scores(both, x, activation), activated * np.abs(x @ up.T), atol=1e-3, rtol=1e-3
+    )
+    plain = svd(FfnMatrices(None, tiles(up), bias, activation), x, 8, 1)
     exact = np.abs(decoder.ACTIVATIONS[activation](x @ up.T + bias))
     np.testing.assert_allclose(scores(plain, x, activation), exact, atol=1e-3, rtol=1e-3)
 
@@ -83,18 +90,20 @@ def test_activations_are_the_reference_s(activation: str) -> None:
     )
 
 
-def test_recall_at_full_rank_is_1_without_a_gate_and_the_gate_s_own_with_one() -> None:
-    """What ranks a neuron without a gate is |h| itself; the gate alone misses what up decides."""
+def test_recall_at_full_rank_is_1() -> None:
+    """Without a gate, and with two heads; one has the gate's own ranking, which misses what up decides."""
     gate, up, x = (RNG.standard_normal(shape).astype(np.float32) for shape in ((64, 16), (64, 16), (300, 16)))
     zero = np.zeros(64, np.float32)
-    without = svd(FfnMatrices(None, tiles(up), zero, "silu"), x, 16)
+    without = svd(FfnMatrices(None, tiles(up), zero, "silu"), x, 16, 1)
     h = np.abs(ACTIVATIONS["silu"](x @ up.T))
     assert recall_of(h, scores(without, x, "silu")) == pytest.approx([1] * 5, abs=5e-3)
-    gated = svd(FfnMatrices(tiles(gate), tiles(up), zero, "silu"), x, 16)
+    matrices = FfnMatrices(tiles(gate), tiles(up), zero, "silu")
     h = np.abs(ACTIVATIONS["silu"](x @ gate.T) * (x @ up.T))
+    assert recall_of(h, scores(svd(matrices, x, 16, 2), x, "silu")) == pytest.approx([1] * 5, abs=5e-3)
     own = np.abs(ACTIVATIONS["silu"](x @ gate.T)) * np.abs(x @ up.T).mean(axis=0)
-    assert recall_of(h, scores(gated, x, "silu")) == pytest.approx(recall_of(h, own), abs=5e-3)
-    assert recall_of(h, own)[1] < 0.9
+    one = recall_of(h, scores(svd(matrices, x, 16, 1), x, "silu"))
+    assert one == pytest.approx(recall_of(h, own), abs=5e-3)
+    assert one[1] < 0.9
 
 
 def recall_of(h: Array, guess: Array) -> tuple[float, ...]:
@@ -109,15 +118,21 @@ def shaped(**sizes: int) -> Any:
 
 def test_the_default_rank_costs_what_design_allows() -> None:
     """3 to 6 % of the FFN at 4 bits for 7B, 8B and 70B; 64 is the least that a padded record holds."""
-    for hidden, ffn, rank in ((4096, 11008, 256), (4096, 14336, 256), (8192, 28672, 576)):
-        arch = shaped(hidden_size=hidden, intermediate_size=ffn)
-        assert default_rank(arch) == rank
-        assert 0.03 < predictor_share(arch, rank) <= 0.06 < predictor_share(arch, rank + 64)
+    for hidden, ffn, rank, relu in (
+        (4096, 11008, 320, 512),
+        (4096, 14336, 320, 576),
+        (8192, 28672, 640, 1152),
+    ):
+        for act, found in (("silu", rank), ("relu", relu)):
+            arch = shaped(hidden_size=hidden, intermediate_size=ffn, hidden_act=act)
+            assert heads(arch) == (2 if act == "silu" else 1)
+            assert default_rank(arch) == found
+            assert 0.03 < predictor_share(arch, found) <= 0.06 < predictor_share(arch, found + 64)
     assert default_rank(shaped()) == 64
     assert default_rank(shaped(intermediate_size=40)) == 40
-    # 256 records of 64 groups of 64 codes and two f16 scales; 11008 of four groups, bias and weight beside.
+    # 320 records of 64 groups of 64 codes and an f16; 11008 of two heads of five groups, bias and weight.
     seven = shaped(hidden_size=4096, intermediate_size=11008)
-    assert predictor_bytes(seven, 256) == 256 * 64 * 68 + 11008 * (4 * 68 + 8)
+    assert predictor_bytes(seven, 320) == 320 * 64 * 34 + 11008 * (2 * 5 * 34 + 8)
 
 
 def test_factors_keep_their_product_in_f16() -> None:
@@ -167,7 +182,8 @@ def test_a_profile_and_predictors_are_found_by_who_needs_them(profiled: Path) ->
     with pytest.raises(UsageError, match="no threshold of 'plane' at a share"):
         found.threshold(0, "plane", 0.6)
     predictor = Predictor(profiled, "svd", identity, arch)
-    assert (predictor.kind, predictor.bits, set(predictor.ranks)) == ("svd", 8, {64})
+    assert (predictor.kind, predictor.bits, set(predictor.ranks)) == ("svd", 4, {64})
+    assert (set(predictor.heads), predictor.bytes()) == ({2}, 6 * predictor_bytes(arch, 64))
     assert sorted(one.name for one in (profiled / "profiles").iterdir()) == [
         "neurons.json",
         "predictor-svd.safetensors",

@@ -15,9 +15,9 @@ use crate::types::Level;
 pub struct Factors<'a> {
     /// `[rank][hidden]`.
     pub down: &'a [f32],
-    /// `[neurons][rank]`.
+    /// `[neurons][rank]`; or `[2][neurons][rank]`, one head that foretells the gate and one that foretells up.
     pub up: &'a [f32],
-    /// `[neurons]`, added to what the factors give.
+    /// `[neurons]`, added to what the (first) head gives.
     pub bias: &'a [f32],
     /// `[neurons]`, times the size of the activation: what the neuron's other weights are worth.
     pub weight: &'a [f32],
@@ -58,7 +58,7 @@ impl Lowrank {
 
     /// Neurons.
     pub fn neurons(&self) -> usize {
-        self.up.records()
+        self.bias.len()
     }
 
     /// Bytes that scoring a token reads.
@@ -75,17 +75,23 @@ impl Lowrank {
         (size_of_val(&self.bias[..]) + size_of_val(&self.weight[..])) as u64
     }
 
-    /// Scores of N tokens, `[N][neurons]`: |activation(up . (down . x) + bias)| * weight. Each rests on its token alone.
+    /// Scores of N tokens, `[N][neurons]`: |activation(up . (down . x) + bias)| * weight, with a second head
+    /// |activation(gate + bias) * up| * weight. Each rests on its token alone.
     ///
     /// # Panics
     /// If the inputs are not as wide as down, or were not prepared for [`Lowrank::level`].
     pub fn scores(&self, cpu: &Cpu, inputs: &Inputs, activation: Activation) -> Vec<f32> {
         let narrow = rows_of(cpu, &self.down, inputs);
         let inputs = Inputs::new(cpu, &narrow, self.up.width(), &[self.level()]);
-        let mut scores = rows_of(cpu, &self.up, &inputs);
-        for row in scores.chunks_exact_mut(self.neurons()) {
-            row.iter_mut().zip(&self.bias).for_each(|(score, bias)| *score += bias);
+        let heads = rows_of(cpu, &self.up, &inputs);
+        let mut scores = Vec::with_capacity(inputs.columns * self.neurons());
+        for row in heads.chunks_exact(self.up.records()) {
+            let begin = scores.len();
+            let (gate, up) = row.split_at(self.neurons());
+            scores.extend(gate.iter().zip(&self.bias).map(|(gate, bias)| gate + bias));
+            let row = &mut scores[begin..];
             cpu.run(|| apply(cpu.isa, activation, row));
+            row.iter_mut().zip(up).for_each(|(score, up)| *score *= up);
             row.iter_mut().zip(&self.weight).for_each(|(score, weight)| *score = score.abs() * weight);
         }
         scores
@@ -104,9 +110,10 @@ fn rows_of(cpu: &Cpu, coded: &Coded, inputs: &Inputs) -> Vec<f32> {
 /// The rank, if all shapes have it.
 fn check(factors: &Factors, hidden: usize, neurons: usize) -> Result<usize> {
     let rank = factors.down.len() / hidden;
+    let heads = if factors.up.len() == 2 * neurons * rank { 2 } else { 1 };
     let shapes = [
         ("down", factors.down.len(), rank.max(1) * hidden, "[rank, hidden]"),
-        ("up", factors.up.len(), neurons * rank, "[ffn, rank]"),
+        ("up", factors.up.len(), heads * neurons * rank, "[ffn, rank] or [2 ffn, rank]"),
         ("bias", factors.bias.len(), neurons, "[ffn]"),
         ("weight", factors.weight.len(), neurons, "[ffn]"),
     ];
@@ -147,16 +154,19 @@ mod tests {
         hidden: usize,
         rank: usize,
         neurons: usize,
+        heads: usize,
         numbers: Vec<f32>,
     }
 
     fn case() -> impl Strategy<Value = Case> {
-        (1usize..200, 1usize..80, 1usize..40, 1usize..6).prop_flat_map(|(hidden, rank, neurons, columns)| {
-            let all = rank * hidden + neurons * (rank + 2) + columns * hidden;
+        let sizes = (1usize..200, 1usize..80, 1usize..40, 1usize..=2, 1usize..6);
+        sizes.prop_flat_map(|(hidden, rank, neurons, heads, columns)| {
+            let all = rank * hidden + neurons * (heads * rank + 2) + columns * hidden;
             prop::collection::vec(-1f32..1.0, all..=all).prop_map(move |numbers| Case {
                 hidden,
                 rank,
                 neurons,
+                heads,
                 numbers,
             })
         })
@@ -165,7 +175,7 @@ mod tests {
     impl Case {
         fn parts(&self) -> [&[f32]; 4] {
             let (down, rest) = self.numbers.split_at(self.rank * self.hidden);
-            let (up, rest) = rest.split_at(self.neurons * self.rank);
+            let (up, rest) = rest.split_at(self.heads * self.neurons * self.rank);
             let (bias, rest) = rest.split_at(self.neurons);
             [down, up, bias, rest]
         }
@@ -221,10 +231,13 @@ mod tests {
                 let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
                 let narrow = product(&lowrank.down, &x);
                 let of_narrow = off(&lowrank.down, &x, &vec![0.0; x.len()], arithmetic);
-                let gates = product(&lowrank.up, &narrow).into_iter();
+                let heads = product(&lowrank.up, &narrow);
                 let off = off(&lowrank.up, &narrow, &of_narrow, arithmetic);
-                for (j, ((gate, off), have)) in gates.zip(off).zip(have).enumerate() {
-                    let want = (gate + f64::from(lowrank.bias[j])).max(0.0) * f64::from(lowrank.weight[j]);
+                for (j, have) in have.iter().enumerate() {
+                    let gate = (heads[j] + f64::from(lowrank.bias[j])).max(0.0);
+                    let (up, off_up) = heads.get(case.neurons + j).map_or((1.0, 0.0), |up| (*up, off[case.neurons + j]));
+                    let want = (gate * up).abs() * f64::from(lowrank.weight[j]);
+                    let off = off[j] * (up.abs() + off_up) + gate * off_up;
                     prop_assert!((want - f64::from(*have)).abs() <= off + 1e-5 * want.max(1.0), "{want} {have} {off}");
                 }
             }
@@ -261,7 +274,8 @@ mod tests {
         assert!(why(Factors { down: &down[1..], ..good }).starts_with("the predictor's down has 139 numbers, not 70"));
         assert!(why(Factors { down: &[], up: &[], ..good }).starts_with("the predictor's down has 0 numbers, not 70"));
         assert!(
-            why(Factors { up: &up[1..], ..good }).starts_with("the predictor's up has 5 numbers, not 6: [ffn, rank]")
+            why(Factors { up: &up[1..], ..good })
+                .starts_with("the predictor's up has 5 numbers, not 6: [ffn, rank] or [2 ffn, rank]")
         );
         assert!(why(Factors { bias: &of_neurons[1..], ..good }).starts_with("the predictor's bias has 2"));
         assert!(why(Factors { bias: &[1.0, f32::NAN, 0.0], ..good }).contains("bias of neuron 1 is NaN"));

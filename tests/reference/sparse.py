@@ -24,7 +24,8 @@ LEVELS = (16, 8, 4)
 
 @dataclass(frozen=True)
 class Factors:
-    """A layer's predictor: down [r, hidden], up [ffn, r], bias and weight [ffn]; bits it is kept at."""
+    """A layer's predictor: down [r, hidden], up [ffn, r] or [2 ffn, r] (a head for the gate, one for up),
+    bias and weight [ffn]; bits it is kept at."""
 
     down: Array
     up: Array
@@ -33,9 +34,12 @@ class Factors:
     bits: int
 
     def scores(self, x: Array, act: Callable[[Array], Array], int8: bool) -> Array:
-        """|act(up . (down . x) + bias)| * weight of normed rows x."""
-        narrow = self._dot(self.down, x, int8)
-        return np.abs(act(self._dot(self.up, narrow, int8) + self.bias)) * self.weight
+        """|act(up . (down . x) + bias)| * weight of normed rows x; times what a second head gives."""
+        gate, *up = np.split(
+            self._dot(self.up, self._dot(self.down, x, int8), int8), len(self.up) // len(self.bias), axis=1
+        )
+        found = act(gate + self.bias)
+        return np.abs(found * up[0] if up else found) * self.weight
 
     def _dot(self, matrix: Array, x: Array, int8: bool) -> Array:
         coded = numbers.encode(matrix, "symmetric", 64)

@@ -27,9 +27,10 @@ def recall_of(h: Any, guess: Any) -> Any:
     return np.array(recall.neurons())
 
 
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("activation", NAMES)
-def test_training_finds_what_the_gate_alone_does_not_tell(
-    activation: str, monkeypatch: pytest.MonkeyPatch
+def test_training_finds_what_the_factors_do_not_tell(
+    activation: str, heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inputs with a mean of their own, so that up has a side that it mostly takes."""
     rng = np.random.default_rng(1)
@@ -37,7 +38,7 @@ def test_training_finds_what_the_gate_alone_does_not_tell(
     x = (rng.standard_normal((1200, 32)) + rng.standard_normal(32)).astype(np.float32)
     h = np.abs(ACTIVATIONS[activation](x @ gate.T) * (x @ up.T)).astype(np.float32)
     matrices = FfnMatrices(lambda: iter([gate]), lambda: iter([up]), np.zeros(96, np.float32), activation)
-    start = svd(matrices, x[:1000], 12)
+    start = svd(matrices, x[:1000], 12, heads)
     told: list[int] = []
     monkeypatch.setattr(train, "STEPS", 200)
     found = train.train(start, x[:1000], h[:1000], activation, told.append)

@@ -163,7 +163,8 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if "rank" in report:
         share = f"{report['predictor_share']:.1%} of the FFN's bytes at 4 bits"
         learned = f"{report['learned']} tokens learned from, the others are new"
-        facts.append(("predictors", f"rank {report['rank']}, {share}; {learned}"))
+        two = ", of gate and up" if report["heads"] == 2 else ""
+        facts.append(("predictors", f"rank {report['rank']}{two}, {share}; {learned}"))
     if "reordered" in report:
         facts.append(("hot-first", f"{report['reordered']['path']}, id {report['reordered']['id']}"))
     return facts

@@ -65,7 +65,9 @@ class _Fit:
     def step(self, x: Any, h: Any) -> None:
         """One step down the loss of a batch."""
         down, up, bias, weight = self._parts
-        score = self._activated((x @ down.T) @ up.T + bias).abs() * weight.exp()
+        gate, *second = ((x @ down.T) @ up.T).split(len(bias), dim=1)
+        score = self._activated(gate + bias).abs() * weight.exp()
+        score = score * second[0].abs() if second else score
         loss = (self._by_list if self._off else self._by_logarithm)(score, h)
         self.optimiser.zero_grad()
         loss.backward()

@@ -1,7 +1,8 @@
 """Low-rank predictors of a store, kept as `STORE/profiles/predictor-NAME.safetensors` by `m2cache profile`.
 
 Tensors of layer N, f32 or f16: `layer.N.down` [r, hidden], `layer.N.up` [ffn, r], `layer.N.bias` [ffn] and
-`layer.N.weight` [ffn]; r may differ by layer. The metadata hold `store` (its id), `kind` (how they were
+`layer.N.weight` [ffn]; r may differ by layer. Where up is [2 ffn, r] it has two heads, one that foretells the
+gate and, behind it, one that foretells up. The metadata hold `store` (its id), `kind` (how they were
 found) and `bits` (4 or 8: at which the core keeps the factors).
 """
 
@@ -47,7 +48,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """A layer's: down [r, hidden], up [ffn, r], bias [ffn], weight [ffn]."""
+    """A layer's: down [r, hidden], up [ffn, r] or [2 ffn, r], bias [ffn], weight [ffn]."""
 
     down: Floats
     up: Floats
@@ -77,6 +78,8 @@ class Predictor:
             if dtype in _DTYPES
         }
         self.ranks = tuple(self._rank(layer, spec) for layer in range(spec.layers))
+        ups = (self._tensors[f"layer.{layer}.up"] for layer in range(spec.layers))
+        self.heads = tuple(up.shape[0] // spec.ffn for up in ups)
         self._hidden, self._ffn = spec.hidden, spec.ffn
 
     def layers(self) -> Iterator[Factors]:
@@ -89,20 +92,23 @@ class Predictor:
         """What every decode token touches of it: records, biases and weights."""
         return sum(
             rank * record_bytes(CODING, self._hidden, self.bits)
-            + self._ffn * (record_bytes(CODING, rank, self.bits) + _VECTORS)
-            for rank in self.ranks
+            + self._ffn * (heads * record_bytes(CODING, rank, self.bits) + _VECTORS)
+            for rank, heads in zip(self.ranks, self.heads, strict=True)
         )
 
     def memory(self) -> int:
         """What the core keeps of it at most, once the factors of the last layer have been handed over."""
         kept = sum(
             rank * _stride(self._hidden, self.bits)
-            + self._ffn * (_stride(rank, self.bits) + _VECTORS)
+            + self._ffn * (heads * _stride(rank, self.bits) + _VECTORS)
             + 2 * _PAGE
-            for rank in self.ranks
+            for rank, heads in zip(self.ranks, self.heads, strict=True)
         )
         # Those of one layer exist in f32 while they are handed over.
-        return kept + 4 * max(rank * (self._hidden + self._ffn) for rank in self.ranks)
+        return kept + 4 * max(
+            rank * (self._hidden + heads * self._ffn)
+            for rank, heads in zip(self.ranks, self.heads, strict=True)
+        )
 
     def _bits(self, metadata: dict[str, Any]) -> int:
         if metadata.get("bits") not in ("4", "8"):
@@ -114,7 +120,8 @@ class Predictor:
         found = [self._tensors.get(f"layer.{layer}.{part}") for part in _PARTS]
         down = found[0]
         rank = down.shape[0] if down is not None and len(down.shape) == 2 else 0
-        shapes = (rank, spec.hidden), (spec.ffn, rank), (spec.ffn,), (spec.ffn,)
+        heads = 2 if spec.gated and found[1] is not None and found[1].shape == (2 * spec.ffn, rank) else 1
+        shapes = (rank, spec.hidden), (heads * spec.ffn, rank), (spec.ffn,), (spec.ffn,)
         if rank < 1 or any(
             one is None or one.shape != shape for one, shape in zip(found, shapes, strict=True)
         ):
