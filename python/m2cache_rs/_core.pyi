@@ -140,7 +140,8 @@ class Engine:
     def set_predictor(self, /, layer: SupportsIndex, down: NDArray[float32], up: NDArray[float32], bias: NDArray[float32], weight: NDArray[float32], bits: SupportsIndex) -> None:
         """
         Sets the low-rank factors that rank a layer's neurons, float32: down [r, hidden], up [ffn, r], bias and weight
-        [ffn]; coded at 4 or 8 bits. A score is |activation(up . (down . x) + bias)| * weight of the normed row x.
+        [ffn]; coded at 4 or 8 bits. A score is |activation(up . (down . x) + bias)| * weight of the normed row x. With up
+        [2 ffn, r], rows for the gate and then for up, it is |activation(gate + bias) * up| * weight.
 
         Raises UsageError for shapes that do not fit and numbers that are not finite.
         """

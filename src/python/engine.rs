@@ -140,7 +140,8 @@ impl Engine {
     }
 
     /// Sets the low-rank factors that rank a layer's neurons, float32: down [r, hidden], up [ffn, r], bias and weight
-    /// [ffn]; coded at 4 or 8 bits. A score is |activation(up . (down . x) + bias)| * weight of the normed row x.
+    /// [ffn]; coded at 4 or 8 bits. A score is |activation(up . (down . x) + bias)| * weight of the normed row x. With up
+    /// [2 ffn, r], rows for the gate and then for up, it is |activation(gate + bias) * up| * weight.
     ///
     /// Raises UsageError for shapes that do not fit and numbers that are not finite.
     #[allow(clippy::too_many_arguments)]
