@@ -12,12 +12,14 @@ from m2cache_rs import Model, UsageError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import Floats
 
+from tests.engines import Json, needed, opened, recipe
 from tests.reference import decoder
 from tests.reference import store as stored
 from tests.reference.sums import Ordered
 from tests.reference.weights import Quantised, uniform
 from tests.stores import SMALL
 
+SPARSE: Json = {"sparse": {"selector": "plane", "cuts": [{"top": [0, 3, 0]}]}}
 LAYER, FFN = 1, SMALL["intermediate_size"]
 
 
@@ -43,6 +45,16 @@ def test_neurons_are_the_reference_at_every_level_the_model_reads(small: Path, b
             found = model.backend.engine.neurons(LAYER, x, bits)
         assert found.shape == (count, FFN)
         np.testing.assert_array_equal(found.view(np.uint32), expected(small, x, bits).view(np.uint32))
+
+
+@pytest.mark.parametrize("ffn", [SPARSE, {"dense": 4}])
+def test_a_recipe_gives_all_levels_that_it_reads(small: Path, ffn: Json) -> None:
+    x = rows(3)
+    engine = opened(small, recipe(ffn, 8), cache=needed(small, recipe(ffn, 8))["least"])
+    for bits in (4, 8):
+        np.testing.assert_array_equal(engine.neurons(LAYER, x, bits), expected(small, x, bits))
+    with pytest.raises(UsageError, match="whose FFN is open at 8"):
+        engine.neurons(LAYER, x, 16)
 
 
 def test_levels_that_are_not_read_are_refused(small: Path) -> None:

@@ -198,6 +198,7 @@ def test_budgets_readers_threads_and_batches_change_no_bit(
 
 def counted(engine: Engine) -> Json:
     found: Json = json.loads(engine.stats())["ffn"]
+    assert found.pop("trace_seconds") == 0
     return found
 
 
@@ -273,7 +274,8 @@ def test_a_trace_ranks_by_position_and_pays_for_its_selector(small: Path, paid: 
     found = decoded(one, list(range(11, 34)))
     same(decoded(other, [20]), found)
     assert (decoded(real, []) != found).any()
-    mine, theirs = (counted(of) for of in (one, real))
+    mine, theirs = (json.loads(of.stats())["ffn"] for of in (one, real))
+    assert mine["trace_seconds"] > theirs["trace_seconds"] == 0
     assert mine["selector_bytes"] == theirs["selector_bytes"] > 0
     assert mine["neurons"] == theirs["neurons"]
     with pytest.raises(UsageError, match="by the position of a token"):

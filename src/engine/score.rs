@@ -11,6 +11,7 @@ use crate::kernels::panel::Panel;
 use crate::kernels::project::Inputs;
 use crate::select::{ActiveSet, Band, Factors, Lowrank, choose};
 use crate::types::{CHUNK, Level};
+use std::time::Instant;
 
 /// Scores, and the values that they were made from.
 pub struct Scores {
@@ -97,10 +98,12 @@ impl Engine {
         if positions.len() != columns {
             return Err(Error::usage("a trace ranks neurons by the position of a token: take it through layers"));
         }
+        let begin = Instant::now();
         let mut rows = vec![0.0; columns * self.arch.ffn];
         for (row, position) in rows.chunks_exact_mut(self.arch.ffn).zip(positions) {
             generator.scores(layer, u64::from(*position), row);
         }
+        self.counted.trace_seconds += begin.elapsed().as_secs_f64();
         Ok(Some(rows))
     }
 

@@ -82,6 +82,8 @@ pub struct Counted {
     pub neurons: [u64; 3],
     /// Bytes that their scores touched.
     pub selector_bytes: u64,
+    /// Seconds spent generating the rankings of a trace: what a timing has to leave out.
+    pub trace_seconds: f64,
     /// Tokens by layer.
     #[serde(skip)]
     layers: Vec<u64>,
