@@ -194,6 +194,13 @@ def test_rates_between_the_measured_sizes() -> None:
     assert rates.read_gbps(65536, depth=100) == pytest.approx(1.0)
 
 
+def test_what_a_request_costs_follows_from_the_rates() -> None:
+    """64 KiB at 1 GB/s take as long as 256 KiB do at the best rate, 4 GB/s: 192 KiB for the request."""
+    assert made(Path("/")).request_bytes == 3 * 65536
+    flat = replace(made(Path("/")), read=(Rate(65536, 64, 2.0), Rate(1048576, 64, 2.0)))
+    assert flat.request_bytes == 0
+
+
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     assert load(tmp_path / "none")[0] is None
     assert "No such file" in load(tmp_path / "none")[1]

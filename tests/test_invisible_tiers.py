@@ -81,8 +81,8 @@ def opened(store: Path, bits: int, reader: str, setup: Setup) -> Iterator[tuple[
     everything, least = needs(store, bits)
     size = int(least + setup.share * (everything - least))
 
-    def engine(*arguments: Any) -> Engine:
-        return Engine(*arguments, setup.lookahead)
+    def engine(*arguments: Any, **options: Any) -> Engine:
+        return Engine(*arguments, setup.lookahead, **options)
 
     with patch.dict(os.environ, {"M2CACHE_FAULTS": setup.faults}), patch.object(session, "Engine", engine):
         model = Model.open(

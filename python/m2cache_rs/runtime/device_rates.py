@@ -84,6 +84,16 @@ class DeviceRates:
             points.append((bytes_, bytes_ / nearest.gbps))
         return size / _time(points, size)
 
+    @property
+    def request_bytes(self) -> int:
+        """What a read costs beside its bytes, in bytes that come in that time, of reads of the least measured size.
+
+        As many as the reader has in flight. A little less than smaller reads cost (benches/NOTES.md).
+        """
+        sizes = {rate.bytes for rate in self.read}
+        best = max(self.read_gbps(size) for size in sizes)
+        return int(min(sizes) * (best / self.read_gbps(min(sizes)) - 1))
+
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
         kernels = {str(level): asdict(rates) for level, rates in self.kernels.items()}
