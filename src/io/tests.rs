@@ -94,7 +94,7 @@ impl Asked {
             lease.truncate(*len);
             lease
         };
-        Read { file, offset, buffers: buffers.iter().map(lease).collect(), token, urgent: token % 3 == 0 }
+        Read { file, offset, buffers: buffers.iter().map(lease).collect(), token, urgent: token.is_multiple_of(3) }
     }
 
     /// Checks a read that must have succeeded.

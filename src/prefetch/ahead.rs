@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn it_goes_no_further_than_a_round_and_its_bound() {
-        let mut ahead = Ahead::new(Order::circle([0..3]), 100);
+        let mut ahead = Ahead::new(Order::circle(std::iter::once(0..3)), 100);
         assert!(ahead.next() == Some(0) && ahead.has_room(100) && !ahead.has_room(101));
         ahead.looked(begun(0, 60));
         assert!(ahead.next() == Some(1) && ahead.has_room(40) && !ahead.has_room(41));
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_restart_goes_on_behind_the_step() {
-        let mut ahead = Ahead::new(Order::circle([0..5]), 100);
+        let mut ahead = Ahead::new(Order::circle(std::iter::once(0..5)), 100);
         ahead.looked(begun(0, 100));
         ahead.restart(Some(2));
         assert!(ahead.next() == Some(3) && ahead.has_room(100) && ahead.is_empty());

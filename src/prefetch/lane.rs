@@ -31,7 +31,7 @@ pub struct Lane {
 impl Lane {
     /// Through `frames` slots of `frame` bytes from `first` on; `bound` bytes are read ahead at most.
     pub fn new(first: u32, frames: u32, frame: usize, steps: Box<dyn Steps>, bound: usize) -> Lane {
-        let ahead = Ahead::new(Order::circle([0..steps.count()]), bound);
+        let ahead = Ahead::new(Order::circle(std::iter::once(0..steps.count())), bound);
         Lane { ring: Ring::new(frames), first, frame, ahead, steps }
     }
 

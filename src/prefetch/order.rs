@@ -27,7 +27,7 @@ impl Order {
 
     /// Steps `0..count`, and an end.
     pub fn line(count: usize) -> Order {
-        Order { round: false, ..Order::circle([0..count]) }
+        Order { round: false, ..Order::circle(std::iter::once(0..count)) }
     }
 
     /// Steps in all.
