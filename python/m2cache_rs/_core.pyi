@@ -72,12 +72,13 @@ class Engine:
     """
     An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
     """
-    def __new__(cls, /, store: Store, recipe: str, act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None) -> Engine:
+    def __new__(cls, /, store: Store, recipe: str, act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None, request: SupportsIndex | None = None) -> Engine:
         """
         recipe is what is computed, as JSON: {"attn", "head", "embed": bits, "prompt": bits of the FFN of prompt tokens, "ffn": that of decode tokens,
         {"dense": bits} or another (src/config/recipe.rs)}; act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
-        kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read ahead and the size of the
-        ring, None for the usual. cache, verify, threads, io and lookahead never change a result.
+        kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read
+        ahead and the size of the ring, request what a read costs beside its bytes, in bytes (gaps up to that between wanted
+        records are read too), None for the usual. cache, verify, threads, io, lookahead and request never change a result.
 
         Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
         """
