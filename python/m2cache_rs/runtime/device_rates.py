@@ -86,9 +86,10 @@ class DeviceRates:
 
     @property
     def request_bytes(self) -> int:
-        """What a read costs beside its bytes, in bytes that come in that time, of reads of the least measured size.
+        """What a read costs beside its bytes, in bytes that come in that time.
 
-        As many as the reader has in flight. A little less than smaller reads cost (benches/NOTES.md).
+        Of reads of the least measured size, as many as the reader has in flight; smaller ones cost a little
+        more (benches/NOTES.md).
         """
         sizes = {rate.bytes for rate in self.read}
         best = max(self.read_gbps(size) for size in sizes)
