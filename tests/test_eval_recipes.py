@@ -167,7 +167,7 @@ def test_eval_of_parts(shown: Shown, tale: Path, text: Path) -> None:
     code, out, err = shown(*command)
     assert code == 0, err
     assert "30 % (50 % at 8, 50 % at 4) of neurons by plane, all at 8 bits in prompts" in out
-    assert "bits a weight" in out
+    assert "bits a weight; 29.9% of neurons)" in out
     assert "95 %:" in out
 
 

@@ -168,6 +168,7 @@ def _rows(report: dict[str, Any], chosen: Chosen) -> list[tuple[str, str]]:
             ("top-1 agreement", f"{report['top1_agreement']:.2%}"),
         ]
     ffn = f"{format_size(report['ffn_bytes_per_token'])}, {report['bits_per_weight']:.3g} bits a weight"
+    ffn += f"; {sum(report['active']):.1%} of neurons"
     return [
         *rows,
         ("needed per token", f"{format_size(report['needed_bytes_per_token'])} (of the FFN {ffn})"),

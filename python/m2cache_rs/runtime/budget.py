@@ -15,7 +15,7 @@ from m2cache_rs.config import format_size
 from m2cache_rs.errors import BudgetError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK
-from m2cache_rs.runtime.recipe import Recipe, Sparse
+from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 
 _MIB = 1 << 20
 # Records of one lease: the FFN's hidden rows exist for so many neurons at a time.
@@ -190,11 +190,13 @@ def _row_bytes(spec: Architecture) -> int:
 
 
 def _ranking_bytes(spec: Architecture, recipe: Recipe) -> int:
-    """Decode rows whose neurons a recipe ranks: scores and what they are made of, of all neurons of a layer;
+    """Decode rows that have some neurons of a layer: scores and what they are made of, of all its neurons;
     then each neuron's key, and its place and rows in three bands."""
-    if not isinstance(recipe.ffn, Sparse):
+    if isinstance(recipe.ffn, Dense):
         return 0
-    arrays = 4 if recipe.ffn.predicts else 2
+    arrays = 0
+    if isinstance(recipe.ffn, Sparse):
+        arrays = 4 if recipe.ffn.predicts else 2
     return spec.ffn * (DECODE_BATCH * 4 * arrays + 4 + 3 * 8)
 
 
