@@ -118,10 +118,11 @@ def test_bytes_are_those_of_the_core_s_records(tmp_path: Path) -> None:
     def blocks(width: int) -> int:
         return -(-width // 64)
 
-    record = [blocks(width) * (64 + 2) for width in (SPEC.hidden, *RANKS)]
-    touched = sum(rank * record[0] for rank in RANKS)
-    touched += sum(SPEC.ffn * (one + 8) for one in record[1:])
-    assert predictor.bytes() == touched
-    assert SPEC.hidden == 72
-    kept = sum(rank * (128 + 64) + SPEC.ffn * (64 + 64 + 8) + 2 * 4096 for rank in RANKS)
+    record = sum(blocks(width) * (64 + 2) for width in (SPEC.hidden, SPEC.ffn))
+    assert predictor.bytes() == sum(rank * record + SPEC.ffn * 8 for rank in RANKS)
+
+    def stride(width: int) -> int:
+        return sum(-(-blocks(width) * codes // 64) * 64 for codes in (32 + 2, 32))
+
+    kept = sum(rank * (stride(SPEC.hidden) + stride(SPEC.ffn)) + SPEC.ffn * 8 + 2 * 4096 for rank in RANKS)
     assert predictor.memory() == kept + 4 * RANKS[1] * (SPEC.hidden + SPEC.ffn)

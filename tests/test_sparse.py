@@ -228,8 +228,8 @@ def test_touched_bytes_are_counted_by_hand(small: Path, rows: int) -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_predictors_are_counted_by_hand(small: Path, bits: int) -> None:
-    """Ranks of 9: down has 9 rows of 72, up 300 rows of 9; symmetric groups, and two vectors in f32."""
-    down, up = (9, 2, 2 * 2), (FFN, 1, 2)
+    """Ranks of 9: down has 9 rows of 72, up 9 of 300; symmetric groups, and two vectors in f32."""
+    down, up = (9, 2, 2 * 2), (9, 5, 5 * 2)
     rows = [count * (blocks * 32 * (bits // 4) + scales) for count, blocks, scales in (down, up)]
     predictor = sum(rows) + 2 * 4 * FFN
     active = 60 * 3 * record(8)

@@ -1,14 +1,19 @@
 //! Low-rank predictors (Liu et al., "Deja Vu", arXiv 2310.17157): what a neuron's gate may give, from two small matrices
 //! in place of its record. Found by training or by the gate's singular values on the Python side; computed here.
+//!
+//! Up is kept by rank, a record for each as long as the neurons are many, and its records are added: as a record a neuron,
+//! a few blocks long, each cost more than its bytes (0.45 ms a layer of 7B at rank 192, by rank 0.13; benches/NOTES.md).
 
 use super::coded::Coded;
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
+use crate::kernels::accumulate::{Accumulator, ChunkSum};
 use crate::kernels::activation::apply;
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
-use crate::types::Level;
+use crate::types::{CHUNK, Level};
+use std::ops::Range;
 
 /// A layer's predictor as it comes.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +31,9 @@ pub struct Factors<'a> {
 /// A layer's predictor, coded.
 #[derive(Debug)]
 pub struct Lowrank {
+    /// `[rank][hidden]`.
     down: Coded,
+    /// `[rank][heads x neurons]`.
     up: Coded,
     bias: Vec<f32>,
     weight: Vec<f32>,
@@ -45,7 +52,7 @@ impl Lowrank {
         let rank = check(factors, hidden, neurons)?;
         Ok(Lowrank {
             down: Coded::new("the predictor's down", factors.down, hidden, level)?,
-            up: Coded::new("the predictor's up", factors.up, rank, level)?,
+            up: Coded::new("the predictor's up by rank", &by_rank(factors.up, rank), factors.up.len() / rank, level)?,
             bias: factors.bias.to_vec(),
             weight: factors.weight.to_vec(),
         })
@@ -81,14 +88,12 @@ impl Lowrank {
     /// # Panics
     /// If the inputs are not as wide as down, or were not prepared for [`Lowrank::level`].
     pub fn scores(&self, cpu: &Cpu, inputs: &Inputs, activation: Activation) -> Vec<f32> {
-        let narrow = rows_of(cpu, &self.down, inputs);
-        let inputs = Inputs::new(cpu, &narrow, self.up.width(), &[self.level()]);
-        let heads = rows_of(cpu, &self.up, &inputs);
+        let heads = self.sums(cpu, &self.narrow(cpu, inputs));
         let mut scores = Vec::with_capacity(inputs.columns * self.neurons());
-        for row in heads.chunks_exact(self.up.records()) {
+        for row in heads.chunks_exact(self.up.width()) {
             let begin = scores.len();
             let (gate, up) = row.split_at(self.neurons());
-            scores.extend(gate.iter().zip(&self.bias).map(|(gate, bias)| gate + bias));
+            scores.extend(gate);
             let row = &mut scores[begin..];
             cpu.run(|| apply(cpu.isa, activation, row));
             row.iter_mut().zip(up).for_each(|(score, up)| *score *= up);
@@ -96,15 +101,38 @@ impl Lowrank {
         }
         scores
     }
+
+    /// `[N][rank]`.
+    fn narrow(&self, cpu: &Cpu, inputs: &Inputs) -> Vec<f32> {
+        let rank = self.down.records();
+        let mut panel = Panel::new(rank, inputs.columns);
+        project(cpu, &self.down.rows(), inputs, &mut panel);
+        let mut rows = vec![0.0; rank * inputs.columns];
+        panel.put_rows(&mut rows, rank, 0);
+        rows
+    }
+
+    /// The bias plus up's records by their factors, `[N][heads x neurons]`: chunks of ranks in order (docs/format.md, 6).
+    fn sums(&self, cpu: &Cpu, narrow: &[f32]) -> Vec<f32> {
+        let (rank, width) = (self.down.records(), self.up.width());
+        let columns = narrow.len() / rank;
+        let chunk = |ranks: Range<usize>| {
+            let mut sum = ChunkSum::new(columns, width);
+            let rows = self.up.rows().slice(ranks.start, ranks.end);
+            sum.add(cpu, &rows, &Panel::of_rows(narrow, rank, ranks), cpu.threads());
+            sum
+        };
+        let starts = (0..rank).step_by(CHUNK);
+        let chunks: Vec<ChunkSum> = starts.map(|first| chunk(first..rank.min(first + CHUNK))).collect();
+        let mut scores = Accumulator::new(columns, width, Some(&self.bias));
+        cpu.run(|| scores.fold(&chunks));
+        scores.finish()
+    }
 }
 
-/// `[N][records]`.
-fn rows_of(cpu: &Cpu, coded: &Coded, inputs: &Inputs) -> Vec<f32> {
-    let mut panel = Panel::new(coded.records(), inputs.columns);
-    project(cpu, &coded.rows(), inputs, &mut panel);
-    let mut rows = vec![0.0; coded.records() * inputs.columns];
-    panel.put_rows(&mut rows, coded.records(), 0);
-    rows
+/// `[heads x neurons][rank]` as `[rank][heads x neurons]`.
+fn by_rank(up: &[f32], rank: usize) -> Vec<f32> {
+    (0..rank).flat_map(|of| up.iter().skip(of).step_by(rank).copied()).collect()
 }
 
 /// The rank, if all shapes have it.
@@ -209,6 +237,29 @@ mod tests {
         (0..coded.records()).map(dot).collect()
     }
 
+    fn mixed(coded: &Coded, x: &[f64]) -> Vec<f64> {
+        let mut sum = vec![0.0; coded.width()];
+        for (r, x) in x.iter().enumerate() {
+            sum.iter_mut().zip(decoded(coded, r)).for_each(|(sum, w)| *sum += w * x);
+        }
+        sum
+    }
+
+    /// How far that may be off: by what its factors are off, and by their 15 bits of the largest product.
+    fn off_mixed(coded: &Coded, x: &[f64], off: &[f64]) -> Vec<f64> {
+        let sizes = |x: &[f64]| -> Vec<f64> {
+            let mut sum = vec![0.0; coded.width()];
+            for (r, x) in x.iter().enumerate() {
+                sum.iter_mut().zip(decoded(coded, r)).for_each(|(sum, w)| *sum += w.abs() * x.abs());
+            }
+            sum
+        };
+        // A factor is rounded by what all weights of a group together allow, whichever of them is asked for.
+        let largest = |r: usize| decoded(coded, r).iter().fold(0.0f64, |most, w| most.max(w.abs()));
+        let group: f64 = x.iter().enumerate().map(|(r, x)| largest(r) * x.abs()).sum();
+        sizes(off).iter().zip(sizes(x)).map(|(off, all)| off + 1e-4 * all + 1e-3 * group).collect()
+    }
+
     /// How far a product may be off whose inputs are off by `off`, with roundings of `arithmetic` on the way: for int8
     /// half a step of its group's largest number, which is no more than that of all.
     fn off(coded: &Coded, x: &[f64], off: &[f64], arithmetic: Arithmetic) -> Vec<f64> {
@@ -231,8 +282,8 @@ mod tests {
                 let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
                 let narrow = product(&lowrank.down, &x);
                 let of_narrow = off(&lowrank.down, &x, &vec![0.0; x.len()], arithmetic);
-                let heads = product(&lowrank.up, &narrow);
-                let off = off(&lowrank.up, &narrow, &of_narrow, arithmetic);
+                let heads = mixed(&lowrank.up, &narrow);
+                let off = off_mixed(&lowrank.up, &narrow, &of_narrow);
                 for (j, have) in have.iter().enumerate() {
                     let gate = (heads[j] + f64::from(lowrank.bias[j])).max(0.0);
                     let (up, off_up) = heads.get(case.neurons + j).map_or((1.0, 0.0), |up| (*up, off[case.neurons + j]));
@@ -261,8 +312,8 @@ mod tests {
         let (down, up, of_neurons) = ([0.5; 70 * 2], [0.5; 3 * 2], [1.0; 3]);
         let factors = Factors { down: &down, up: &up, bias: &of_neurons, weight: &of_neurons };
         let read = |level| Lowrank::new(&factors, 70, 3, level).unwrap().read_bytes();
-        assert_eq!(read(Level::L4), 2 * (64 + 4) + 3 * (32 + 2) + 3 * 8);
-        assert_eq!(read(Level::L8), read(Level::L4) + 2 * 64 + 3 * 32);
+        assert_eq!(read(Level::L4), 2 * (64 + 4) + 2 * (32 + 2) + 3 * 8);
+        assert_eq!(read(Level::L8), read(Level::L4) + 2 * 64 + 2 * 32);
         assert_eq!(Lowrank::new(&factors, 70, 3, Level::L8).unwrap().memory(), 2 * 4096 + 24);
     }
 
@@ -282,7 +333,7 @@ mod tests {
         assert!(why(Factors { weight: &[1.0, 1.0, -1.0], ..good }).contains("weight of neuron 2 is -1"));
         assert!(
             why(Factors { up: &[1.0, 1.0, 1.0, 1e9, 0.0, 0.0], ..good })
-                .contains("predictor's up, row 1, columns from 0")
+                .contains("predictor's up by rank, row 1, columns from 0")
         );
         let wide = Lowrank::new(&good, 70, 3, Level::L16).unwrap_err().to_string();
         assert!(wide.contains("coded at 4 or 8"), "{wide}");

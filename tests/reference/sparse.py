@@ -20,6 +20,7 @@ Hidden = Callable[[int], Array]
 """What all neurons give, [N, ffn], at a level."""
 
 LEVELS = (16, 8, 4)
+CHUNK = 256  # ranks whose sums are made apart
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,17 @@ class Factors:
 
     def scores(self, x: Array, act: Callable[[Array], Array], int8: bool) -> Array:
         """|act(up . (down . x) + bias)| * weight of normed rows x; times what a second head gives."""
-        gate, *up = np.split(
-            self._dot(self.up, self._dot(self.down, x, int8), int8), len(self.up) // len(self.bias), axis=1
-        )
-        found = act(gate + self.bias)
+        start = np.concatenate([self.bias, np.zeros(len(self.up) - len(self.bias), np.float32)])
+        heads = self._mix(self.up.T, self._dot(self.down, x, int8), start, int8)
+        gate, *up = np.split(heads, len(self.up) // len(self.bias), axis=1)
+        found = act(gate)
         return np.abs(found * up[0] if up else found) * self.weight
+
+    def _mix(self, matrix: Array, x: Array, start: Array, int8: bool) -> Array:
+        coded = numbers.encode(np.ascontiguousarray(matrix), "symmetric", 64)
+        if int8:
+            return numbers.accumulate(coded, self.bits, x, CHUNK, start)
+        return Ordered().chunked(x, numbers.decode(coded, self.bits), CHUNK, start)
 
     def _dot(self, matrix: Array, x: Array, int8: bool) -> Array:
         coded = numbers.encode(matrix, "symmetric", 64)

@@ -91,16 +91,16 @@ class Predictor:
     def bytes(self) -> int:
         """What every decode token touches of it: records, biases and weights."""
         return sum(
-            rank * record_bytes(CODING, self._hidden, self.bits)
-            + self._ffn * (heads * record_bytes(CODING, rank, self.bits) + _VECTORS)
+            rank * sum(record_bytes(CODING, width, self.bits) for width in (self._hidden, heads * self._ffn))
+            + self._ffn * _VECTORS
             for rank, heads in zip(self.ranks, self.heads, strict=True)
         )
 
     def memory(self) -> int:
         """What the core keeps of it at most, once the factors of the last layer have been handed over."""
         kept = sum(
-            rank * _stride(self._hidden, self.bits)
-            + self._ffn * (heads * _stride(rank, self.bits) + _VECTORS)
+            rank * (_stride(self._hidden, self.bits) + _stride(heads * self._ffn, self.bits))
+            + self._ffn * _VECTORS
             + 2 * _PAGE
             for rank, heads in zip(self.ranks, self.heads, strict=True)
         )
