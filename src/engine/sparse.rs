@@ -57,9 +57,11 @@ impl Engine {
         let known = |matrix: Matrix| scores.level.filter(|_| matrix != Matrix::Down);
         let wanted = |chunk: usize, matrix: Matrix, plane: Plane| active.reading(chunk, plane, known(matrix));
         weights.visit_chosen(WalkId::Layer(layer, Part::Rest), &busy, together(inputs.columns), wanted, |run| {
-            let sums = each(cpu, run.iter().collect(), |leased, threads| {
+            // Backwards: of what the scan just read, processor caches hold the last (2 to 3 % of a layer of 7B; NOTES).
+            let mut sums = each(cpu, run.iter().rev().collect(), |leased, threads| {
                 chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], threads)
             })?;
+            sums.reverse();
             let idle = run.iter().map(|leased| {
                 let at = leased.records().start / CHUNK;
                 at - std::mem::replace(&mut next, at + 1)
