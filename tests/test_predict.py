@@ -117,7 +117,7 @@ def shaped(**sizes: int) -> Any:
 
 
 def test_the_default_rank_costs_what_design_allows() -> None:
-    """3 to 6 % of the FFN at 4 bits for 7B, 8B and 70B; 64 is the least that a padded record holds."""
+    """3 to 6 % of the FFN at 4 bits for 7B, 8B and 70B; 64 is the least."""
     for hidden, ffn, rank, relu in (
         (4096, 11008, 320, 512),
         (4096, 14336, 320, 576),
@@ -130,9 +130,9 @@ def test_the_default_rank_costs_what_design_allows() -> None:
             assert 0.03 < predictor_share(arch, found) <= 0.06 < predictor_share(arch, found + 64)
     assert default_rank(shaped()) == 64
     assert default_rank(shaped(intermediate_size=40)) == 40
-    # 320 records of 64 groups of 64 codes and an f16; 11008 of two heads of five groups, bias and weight.
+    # Records of 64 groups, and of 172 of each head, of 64 codes and an f16; 11008 times bias and weight.
     seven = shaped(hidden_size=4096, intermediate_size=11008)
-    assert predictor_bytes(seven, 320) == 320 * 64 * 34 + 11008 * (2 * 5 * 34 + 8)
+    assert predictor_bytes(seven, 320) == 320 * (64 + 2 * 172) * 34 + 11008 * 8
 
 
 def test_factors_keep_their_product_in_f16() -> None:

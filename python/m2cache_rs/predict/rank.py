@@ -27,8 +27,8 @@ def heads(arch: Architecture) -> int:
 
 def predictor_bytes(arch: Architecture, rank: int) -> int:
     """Bytes of a layer's factors, as the core codes them."""
-    wide = heads(arch) * record_bytes(CODING, rank, BITS)
-    return rank * record_bytes(CODING, arch.hidden, BITS) + arch.ffn * (wide + _VECTORS)
+    widths = arch.hidden, heads(arch) * arch.ffn
+    return rank * sum(record_bytes(CODING, width, BITS) for width in widths) + arch.ffn * _VECTORS
 
 
 def predictor_share(arch: Architecture, rank: int) -> float:
@@ -40,7 +40,7 @@ def predictor_share(arch: Architecture, rank: int) -> float:
 def default_rank(arch: Architecture) -> int:
     """The highest multiple of 64 within `SHARE`, at least 64, and no more than the matrix has.
 
-    64, since a shorter record is padded to that: what lies below costs as much.
+    64 of a toy's few hundred dimensions cost more than `SHARE`; fewer foretell too little to be of use.
     """
     rank = _STEP
     while predictor_share(arch, rank + _STEP) <= SHARE:

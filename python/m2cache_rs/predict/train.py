@@ -14,7 +14,7 @@ from m2cache_rs.runtime.predictors import Factors
 
 STEPS = 600
 _BATCH = 256
-_RATE = 1e-3
+_RATE = 3e-4
 # Of the root mean square of |h|: what lies below is as good as off.
 _SMALL = {True: 1e-3, False: 0.1}
 
