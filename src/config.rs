@@ -2,7 +2,7 @@
 
 mod recipe;
 
-pub use recipe::{Above, Cut, Ffn, Recipe, Selector, Sparse, Trace};
+pub use recipe::{Above, Cut, Ffn, Recipe, Selector, Sparse, TopHeads, Trace};
 
 use crate::types::{BLOCK, Matrix, Plane};
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,8 @@ mod validate;
 use crate::types::{Level, Levels};
 use serde::{Deserialize, Serialize};
 
-/// What is computed, as JSON: `{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}`.
+/// What is computed, as JSON: `{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}`, and where some query
+/// heads are left out `"heads": {"top": 16}`.
 /// [`Recipe::parse`] reads it, and names the field that is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
@@ -24,6 +25,17 @@ pub struct Recipe {
     pub prompt: Level,
     /// FFN of decode tokens.
     pub ffn: Ffn,
+    /// Query heads of decode tokens; all without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<TopHeads>,
+}
+
+/// How many query heads a decode token has in each layer; a single count is every layer's. Keys and values are always
+/// those of all heads: tokens to come may look at them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TopHeads {
+    /// The highest by the heads' predictor (`Engine.set_head_predictor`).
+    pub top: Vec<usize>,
 }
 
 /// Which neurons of the FFN are computed for a token, and at which level.
@@ -103,6 +115,6 @@ impl Recipe {
     /// Every neuron for every token, prompt tokens at the same level.
     pub fn dense(levels: Levels) -> Recipe {
         let Levels { attn, ffn, head, embed } = levels;
-        Recipe { attn, head, embed, prompt: ffn, ffn: Ffn::Dense(ffn) }
+        Recipe { attn, head, embed, prompt: ffn, ffn: Ffn::Dense(ffn), heads: None }
     }
 }

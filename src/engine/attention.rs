@@ -1,11 +1,14 @@
 //! The attention branch over a range of KV-head groups (what `o` sums apart; docs/design.md, 5b).
 
+use super::heads::{HeadSet, Records};
+use super::sparse::check_columns;
 use super::sum::BranchSum;
 use super::threads::{each, pooled, together};
 use super::walk::{Part, WalkId};
-use super::weights::Leased;
+use super::weights::{Leased, Weights};
 use super::{Branch, Engine, check_chunks};
 use crate::error::{Error, Result};
+use crate::kernels::Cpu;
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::attention::{Heads, attend};
 use crate::kernels::panel::Panel;
@@ -13,7 +16,7 @@ use crate::kernels::project::{Inputs, project_all};
 use crate::kernels::rope::Rotation;
 use crate::kv::{HeadView, KvCache, SequenceId};
 use crate::quant::Rows;
-use crate::types::{CHUNK, LayerId, Matrix, Tokens};
+use crate::types::{CHUNK, LayerId, Matrix, Plane, Tokens};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -46,13 +49,31 @@ impl Engine {
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
         let count = x.len() / self.arch.hidden;
-        if tokens.sequences.len() != count || tokens.positions.len() != count {
-            return Err(Error::usage(format!("{count} rows need as many sequences and positions")));
-        }
+        check_tokens(tokens, count)?;
         let range = check_chunks(groups.clone(), self.arch.kv_heads, "KV-head groups")?;
+        let chooses = self.chooses(tokens.kind);
+        if chooses {
+            check_columns(count)?;
+        }
+        let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_attn, &self.attention_levels(tokens.kind));
+        let heads = self.heads_of(layer, &inputs, tokens.kind, &range)?;
+        let ask = Ask { layer, range, heads, chooses };
+        let mixed = self.mix(&ask, &inputs, kv, tokens)?;
+        self.output(&ask, &mixed, count, groups.is_some())
+    }
+
+    /// What every query head gives for rows `x [N, hidden]` before the norm: `[N, heads * head_dim]`, what `o` is multiplied
+    /// with. Appends K and V to `kv`.
+    ///
+    /// # Errors
+    /// As [`Engine::attention`].
+    pub fn mixed(&mut self, layer: usize, x: &[f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<Vec<f32>> {
+        let (count, cpu) = (self.check_rows(x)?, self.cpu.clone());
+        check_tokens(tokens, count)?;
         let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_attn, &[self.recipe.attn]);
-        let mixed = self.mix(layer, &inputs, kv, tokens, &range)?;
-        self.output(layer, &mixed, count, &range, groups.is_some())
+        let heads = HeadSet::all(0..self.arch.heads);
+        let ask = Ask { layer, range: 0..self.arch.kv_heads, heads, chooses: self.chooses(tokens.kind) };
+        self.timed(layer, |engine| pooled(&cpu, count, || engine.mix(&ask, &inputs, kv, tokens)))
     }
 
     /// Query heads per KV head.
@@ -60,119 +81,244 @@ impl Engine {
         self.arch.heads / self.arch.kv_heads
     }
 
-    /// q, k, v, rope, append, attend: `[N, range * group * head_dim]`.
-    fn mix(
-        &mut self,
-        layer: usize,
-        inputs: &Inputs,
-        kv: &Mutex<KvCache>,
-        tokens: Tokens,
-        range: &Range<usize>,
-    ) -> Result<Vec<f32>> {
-        let (dim, group) = (self.arch.head_dim, self.group());
-        let per_kv = range.start * dim..range.end * dim;
-        let mut q = self.project_rows(layer, Matrix::Q, inputs, per_kv.start * group..per_kv.end * group)?;
-        let mut k = self.project_rows(layer, Matrix::K, inputs, per_kv.clone())?;
-        let v = self.project_rows(layer, Matrix::V, inputs, per_kv)?;
+    /// q, k, v, rope, append, attend: `[N, heads * head_dim]` of the heads asked for.
+    fn mix(&mut self, ask: &Ask, inputs: &Inputs, kv: &Mutex<KvCache>, tokens: Tokens) -> Result<Vec<f32>> {
+        let (layer, dim, range) = (ask.layer, self.arch.head_dim, &ask.range);
+        let all = HeadSet::all(range.clone());
+        let mut q = self.project_rows(layer, Matrix::Q, inputs, ask.heads.records(dim), ask.chooses)?;
+        let mut k = self.project_rows(layer, Matrix::K, inputs, all.records(dim), false)?;
+        let v = self.project_rows(layer, Matrix::V, inputs, all.records(dim), false)?;
         // What panicked while holding the lock left lengths that truncation evens out.
         let mut kv = kv.lock().unwrap_or_else(PoisonError::into_inner);
         rotate(&kv, tokens, range.len() * dim, &mut q, &mut k)?;
         append(&mut kv, LayerId(layer as u32), tokens, range, &k, &v)?;
-        let heads = Heads { kv_heads: range.len(), group, head_dim: dim, scale: self.arch.attention_scale };
         let views = views(&kv, LayerId(layer as u32), tokens, range)?;
         let mut out = vec![0.0; q.len()];
-        let blocks = |token: usize, head: usize| views[token * heads.kv_heads + head].blocks();
-        self.cpu.run(|| attend(self.cpu.isa, &heads, &q, tokens, blocks, &mut out));
+        self.attend(ask, &views, &q, tokens, &mut out);
+        ask.heads.mask(&mut out, dim);
         Ok(out)
     }
 
-    /// Rows of a projection for all tokens, `[N, rows]`, bias added.
-    fn project_rows(&mut self, layer: usize, matrix: Matrix, inputs: &Inputs, rows: Range<usize>) -> Result<Vec<f32>> {
-        let Engine { cpu, weights, vectors, .. } = self;
-        let (bias, mut out) = (vectors.layer(layer)?.bias(matrix), vec![0.0; rows.len() * inputs.columns]);
-        weights.visit(
-            WalkId::Layer(layer, Part::Attention(matrix)),
-            chunks(&rows),
-            together(inputs.columns),
-            |run| {
-                let parts = cuts(run, matrix, &rows)?;
-                let mut panels: Vec<Panel> =
-                    parts.iter().map(|(_, part)| Panel::new(part.records, inputs.columns)).collect();
-                project_all(cpu, inputs, parts.iter().map(|(_, part)| part).zip(&mut panels).map(|job| [job]));
-                for ((at, part), panel) in parts.iter().zip(&mut panels) {
-                    if let Some(bias) = bias {
-                        panel.add_bias(&bias[*at..at + part.records]);
-                    }
-                    panel.put_rows(&mut out, rows.len(), at - rows.start);
-                }
-                Ok(())
-            },
-        )?;
-        Ok(out)
+    /// Attention of the heads asked for. KV heads that as many of them read go together: a head's result rests on neither
+    /// who else is there.
+    fn attend(&self, ask: &Ask, views: &[HeadView], q: &[f32], tokens: Tokens, out: &mut [f32]) {
+        let (Engine { arch, cpu, .. }, range) = (self, &ask.range);
+        let (head_dim, width) = (arch.head_dim, ask.heads.records(arch.head_dim).len());
+        for group in 1..=self.group() {
+            let read: Vec<_> = ask.heads.by_kv(self.group()).filter(|(_, of)| of.len() == group).collect();
+            if read.is_empty() {
+                continue;
+            }
+            let heads = Heads { kv_heads: read.len(), group, head_dim, scale: arch.attention_scale };
+            let view = |token: usize, at: usize| &views[token * range.len() + read[at].0 - range.start];
+            let blocks = |token: usize, at: usize| view(token, at).blocks();
+            if read.len() * heads.item() == width {
+                return cpu.run(|| attend(cpu.isa, &heads, q, tokens, blocks, out));
+            }
+            let places = read.iter().map(|(_, of)| of.start * head_dim..of.end * head_dim);
+            let some = gather(q, width, places.clone());
+            let mut found = vec![0.0; some.len()];
+            cpu.run(|| attend(cpu.isa, &heads, &some, tokens, blocks, &mut found));
+            scatter(&found, out, width, places);
+        }
     }
 
-    /// The output projection of mixed values `[N, range * group * head_dim]`: a sum per KV-head group.
-    fn output(
+    /// Rows of a projection for all tokens, `[N, records]`, bias added.
+    fn project_rows(
         &mut self,
         layer: usize,
-        mixed: &[f32],
-        count: usize,
-        range: &Range<usize>,
-        partial: bool,
-    ) -> Result<Branch> {
-        let group = self.group() * self.arch.head_dim;
-        let Engine { arch, cpu, weights, vectors, .. } = self;
-        let rows = range.start * group..range.end * group;
-        let mut total = BranchSum::new(partial, count, arch.hidden, vectors.layer(layer)?.bias(Matrix::O));
-        // The sum of a group that goes on in the next chunk.
-        let mut open = None;
-        weights.visit(WalkId::Layer(layer, Part::Attention(Matrix::O)), chunks(&rows), together(count), |run| {
-            let parts = cuts(run, Matrix::O, &rows)?;
-            let pieces: Vec<(usize, Rows)> = parts.iter().flat_map(|(at, part)| pieces(*at, part, group)).collect();
-            let groups = pieces.chunk_by(|(a, _), (b, _)| a / group == b / group);
-            let groups = groups.map(|group| (open.take().unwrap_or_else(|| ChunkSum::new(count, arch.hidden)), group));
-            let mut sums = each(cpu, groups.collect(), |(mut sum, group), threads| {
-                for (at, part) in group {
-                    let of_mixed = at - rows.start..at - rows.start + part.records;
-                    sum.add(cpu, part, &Panel::of_rows(mixed, rows.len(), of_mixed), threads);
+        matrix: Matrix,
+        inputs: &Inputs,
+        records: Records,
+        chosen: bool,
+    ) -> Result<Vec<f32>> {
+        let Engine { cpu, weights, vectors, .. } = self;
+        let (bias, mut out) = (vectors.layer(layer)?.bias(matrix), vec![0.0; records.len() * inputs.columns]);
+        let walk = WalkId::Layer(layer, Part::Attention(matrix));
+        visit(weights, walk, records, together(inputs.columns), chosen, |run| {
+            let parts: Vec<_> = run.iter().map(|leased| (leased, records.places(&leased.records()))).collect();
+            let rows = parts.iter().map(|(leased, places)| Ok(pick(leased.rows(matrix)?, places)));
+            let rows: Vec<Rows> = rows.collect::<Result<_>>()?;
+            let mut panels: Vec<Panel> = rows.iter().map(|rows| Panel::new(rows.records, inputs.columns)).collect();
+            project_all(cpu, inputs, rows.iter().zip(&mut panels).map(|job| [job]));
+            for ((leased, places), panel) in parts.iter().zip(&mut panels) {
+                let first = leased.records().start;
+                if let Some(bias) = bias {
+                    let of_places: Vec<f32> = places.iter().map(|place| bias[first + *place as usize]).collect();
+                    panel.add_bias(&of_places);
                 }
-                Ok(sum)
-            })?;
-            let end = run.last().map_or(rows.end, |last| last.records().end.min(rows.end));
-            if !end.is_multiple_of(group) {
-                open = sums.pop();
+                panel.put_rows(&mut out, records.len(), records.before(first));
             }
-            total.take(cpu, &sums);
             Ok(())
         })?;
-        Ok(total.finish())
+        Ok(out)
+    }
+
+    /// The output projection of mixed values `[N, heads * head_dim]`: a sum per KV-head group.
+    fn output(&mut self, ask: &Ask, mixed: &[f32], count: usize, partial: bool) -> Result<Branch> {
+        let (dim, group) = (self.arch.head_dim, self.group() * self.arch.head_dim);
+        let Engine { arch, cpu, weights, vectors, .. } = self;
+        let records = ask.heads.records(dim);
+        let bias = vectors.layer(ask.layer)?.bias(Matrix::O);
+        let mut total = Groups::new(BranchSum::new(partial, count, arch.hidden, bias), &ask.range, count * arch.hidden);
+        let walk = WalkId::Layer(ask.layer, Part::Attention(Matrix::O));
+        visit(weights, walk, records, together(count), ask.chooses, |run| {
+            let portions: Vec<Portion> = run.iter().flat_map(|leased| portions(leased, records, group)).collect();
+            let groups = portions.chunk_by(|a, b| a.group == b.group);
+            let begun = groups.map(|of| (total.resume(cpu, of[0].group, || ChunkSum::new(count, arch.hidden)), of));
+            let sums = each(cpu, begun.collect(), |(mut sum, of), threads| {
+                for Portion { leased, places, at, .. } in of {
+                    let rows = pick(leased.rows(Matrix::O)?, places);
+                    sum.add(cpu, &rows, &Panel::of_rows(mixed, records.len(), at.clone()), threads);
+                }
+                Ok((of[0].group, sum))
+            })?;
+            total.take(cpu, sums);
+            Ok(())
+        })?;
+        Ok(total.finish(cpu))
     }
 }
 
-/// The chunks that hold some rows.
-fn chunks(rows: &Range<usize>) -> Range<usize> {
-    rows.start / CHUNK..rows.end.div_ceil(CHUNK)
+/// What is asked of a layer's attention.
+struct Ask {
+    layer: usize,
+    /// KV heads.
+    range: Range<usize>,
+    /// Query heads.
+    heads: HeadSet,
+    /// Whether what they need is known only now, rather than read ahead.
+    chooses: bool,
 }
 
-/// What leased chunks hold of `rows`: the first record of each part, and its records.
-fn cuts<'a>(leased: &'a [Leased], matrix: Matrix, rows: &Range<usize>) -> Result<Vec<(usize, Rows<'a>)>> {
-    let cut = |leased: &'a Leased| {
-        let Range { start, end } = leased.records();
-        let (from, to) = (rows.start.max(start), rows.end.min(end));
-        Ok((from, leased.rows(matrix)?.slice(from - start, to - start)))
+/// Records of a leased chunk whose sum is made by one call: those of one KV-head group.
+struct Portion<'a> {
+    group: usize,
+    leased: &'a Leased,
+    /// In the chunk.
+    places: Vec<u32>,
+    /// Among the mixed values.
+    at: Range<usize>,
+}
+
+/// A chunk's records cut where KV-head groups end, `group` records each.
+fn portions<'a>(leased: &'a Leased, records: Records, group: usize) -> Vec<Portion<'a>> {
+    let Range { start, end } = leased.records();
+    let portion = |of: usize| {
+        let own = start.max(of * group)..end.min((of + 1) * group);
+        let places: Vec<u32> = records.places(&own).iter().map(|place| place + (own.start - start) as u32).collect();
+        let first = records.before(own.start);
+        Portion { group: of, leased, at: first..first + places.len(), places }
     };
-    leased.iter().map(cut).collect()
+    (start / group..end.div_ceil(group)).map(portion).filter(|portion| !portion.places.is_empty()).collect()
 }
 
-/// Rows from record `first` on, cut at multiples of `chunk`: the first record of each piece, and its records.
-fn pieces<'a>(first: usize, rows: &Rows<'a>, chunk: usize) -> impl Iterator<Item = (usize, Rows<'a>)> {
-    let end = first + rows.records;
-    let mut start = first;
-    std::iter::from_fn(move || {
-        let (from, to) = (start, end.min((start / chunk + 1) * chunk));
-        start = to;
-        (from < to).then(|| (from, rows.slice(from - first, to - first)))
-    })
+/// The records at some places, rising; neighbours as a run.
+fn pick<'a>(rows: Rows<'a>, places: &'a [u32]) -> Rows<'a> {
+    match places {
+        [first, .., last] if (last - first) as usize + 1 != places.len() => rows.at(places),
+        _ => {
+            let first = places.first().map_or(0, |first| *first as usize);
+            rows.slice(first, first + places.len())
+        }
+    }
+}
+
+/// Leases the chunks that hold some records: whole, or as far as the records are in them, which are then read now.
+fn visit(
+    weights: &mut Weights,
+    walk: WalkId,
+    records: Records,
+    most: usize,
+    chosen: bool,
+    each: impl FnMut(&[Leased]) -> Result<()>,
+) -> Result<()> {
+    let chunks = records.chunks();
+    let wanted = |chunk: usize, _: Matrix, _: Plane| records.places(&(chunk * CHUNK..(chunk + 1) * CHUNK));
+    match chosen {
+        true => weights.visit_chosen(walk, &chunks, most, wanted, each),
+        false => weights.visit(walk, chunks.iter().copied(), most, each),
+    }
+}
+
+/// Sums of KV-head groups on their way to the branch: the last may go on in the next chunk.
+struct Groups {
+    sum: BranchSum,
+    open: Option<(usize, ChunkSum)>,
+    /// The group that the sum takes next.
+    next: usize,
+    end: usize,
+    /// Numbers of a group.
+    numbers: usize,
+}
+
+impl Groups {
+    fn new(sum: BranchSum, range: &Range<usize>, numbers: usize) -> Groups {
+        Groups { sum, open: None, next: range.start, end: range.end, numbers }
+    }
+
+    /// The sum of a group so far; what is of another is ended.
+    fn resume(&mut self, cpu: &Cpu, group: usize, begin: impl Fn() -> ChunkSum) -> ChunkSum {
+        match self.open.take() {
+            Some((open, sum)) if open == group => sum,
+            Some((open, sum)) => {
+                self.add(cpu, open, &[sum]);
+                begin()
+            }
+            None => begin(),
+        }
+    }
+
+    /// Takes groups in order.
+    fn take(&mut self, cpu: &Cpu, mut sums: Vec<(usize, ChunkSum)>) {
+        self.open = sums.pop();
+        let (groups, sums): (Vec<usize>, Vec<ChunkSum>) = sums.into_iter().unzip();
+        let mut rest = &sums[..];
+        for run in groups.chunk_by(|a, b| a + 1 == *b) {
+            let (own, behind) = rest.split_at(run.len());
+            self.add(cpu, run[0], own);
+            rest = behind;
+        }
+    }
+
+    /// Adds neighbours, from group `first` on; those before it that nobody has add nothing.
+    fn add(&mut self, cpu: &Cpu, first: usize, sums: &[ChunkSum]) {
+        self.sum.skip(first - self.next, self.numbers);
+        self.sum.take(cpu, sums);
+        self.next = first + sums.len();
+    }
+
+    fn finish(mut self, cpu: &Cpu) -> Branch {
+        if let Some((open, sum)) = self.open.take() {
+            self.add(cpu, open, &[sum]);
+        }
+        self.sum.skip(self.end - self.next, self.numbers);
+        self.sum.finish()
+    }
+}
+
+/// Columns `places` of rows `[N][width]`, one behind the other.
+fn gather(rows: &[f32], width: usize, places: impl Iterator<Item = Range<usize>> + Clone) -> Vec<f32> {
+    rows.chunks_exact(width).flat_map(|row| places.clone().flat_map(|place| row[place].to_vec())).collect()
+}
+
+/// Writes what `gather` would give back to where it would take it from.
+fn scatter(from: &[f32], rows: &mut [f32], width: usize, places: impl Iterator<Item = Range<usize>> + Clone) {
+    let mut from = from;
+    for row in rows.chunks_exact_mut(width) {
+        for place in places.clone() {
+            let (part, rest) = from.split_at(place.len());
+            row[place].copy_from_slice(part);
+            from = rest;
+        }
+    }
+}
+
+fn check_tokens(tokens: Tokens, count: usize) -> Result<()> {
+    match tokens.sequences.len() == count && tokens.positions.len() == count {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{count} rows need as many sequences and positions"))),
+    }
 }
 
 fn rotate(kv: &KvCache, tokens: Tokens, kv_width: usize, q: &mut [f32], k: &mut [f32]) -> Result<()> {

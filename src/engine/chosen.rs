@@ -29,6 +29,7 @@ impl Chosen {
     fn picks(&self, weights: &Weights, walk: &Walk) -> Vec<Pick> {
         let range = walk.chunk(self.chunk);
         let pick = |(id, records): (&SectionId, &Vec<u32>)| {
+            let records = &checked(records, weights.store().section(*id).layout.check, range.len());
             let block = want(weights.store(), weights.schedule(), *id, range.start, range.len());
             weights.pick(block, records)
         };
@@ -40,6 +41,16 @@ impl Chosen {
         let mut held = held.into_iter();
         self.records.iter().map(|records| if records.is_empty() { None } else { held.next() }).collect()
     }
+}
+
+/// All records under the checksums of some: what is read is checked. In a chunk of `count` records.
+fn checked(records: &[u32], check: usize, count: usize) -> Vec<u32> {
+    let same = |a: &u32, b: &u32| *a as usize / check == *b as usize / check;
+    let all = |of: &[u32]| {
+        let first = of[0] as usize / check * check;
+        first as u32..count.min(first + check) as u32
+    };
+    records.chunk_by(same).flat_map(all).collect()
 }
 
 impl Weights {

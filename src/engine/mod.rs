@@ -11,6 +11,7 @@ mod chosen;
 mod chosen_tests;
 mod ends;
 mod ffn;
+mod heads;
 #[cfg(test)]
 mod lease_tests;
 mod needs;
@@ -47,6 +48,7 @@ use crate::kv::KvCache;
 use crate::select::{ActiveSet, Generator, Lowrank};
 use crate::store::Store;
 use crate::types::{Kind, Level, Tokens};
+use heads::Attending;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -101,6 +103,7 @@ pub struct Engine {
     generator: Option<Generator>,
     touched: Touched,
     counted: Counted,
+    attending: Attending,
     /// Time spent in each layer's parts, and (last) in embedding and head.
     spent: Vec<Duration>,
 }
@@ -122,8 +125,21 @@ impl Engine {
         let touched = Touched::new(&arch, &weights.store().manifest.encoding.coding);
         let (active, counted) = (ActiveSet::empty(0, 0), Counted::default());
         let (recipe, predictors) = (Arc::new(options.recipe), (0..arch.layers).map(|_| None).collect());
-        let generator = generator(&recipe, &arch);
-        Ok(Engine { arch, recipe, cpu, weights, vectors, active, predictors, generator, touched, counted, spent })
+        let (generator, attending) = (generator(&recipe, &arch), Attending::new(&arch));
+        Ok(Engine {
+            arch,
+            recipe,
+            cpu,
+            weights,
+            vectors,
+            active,
+            predictors,
+            generator,
+            touched,
+            counted,
+            attending,
+            spent,
+        })
     }
 
     /// Says what the next calls are: layers in order with tokens of a kind, then the head or not, and the same again.

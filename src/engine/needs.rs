@@ -41,13 +41,20 @@ impl Needs {
             let walk = |layer| Ok(bytes(&schedule.walk(WalkId::Layer(layer, part))?.sections));
             (0..arch.layers).map(walk).sum()
         };
-        let attention = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].map(|matrix| walks(Part::Attention(matrix)));
+        let [q, k, v, o] = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].map(Part::Attention);
+        // All records of q and o are of one size, and as many for every head.
+        let of_heads = |layer| -> Result<u64> {
+            let walk = |part| Ok(bytes(&schedule.walk(WalkId::Layer(layer, part))?.sections));
+            let all = walk(q)? + walk(o)?;
+            Ok(recipe.heads(layer).map_or(all, |top| all / arch.heads as u64 * top as u64))
+        };
+        let chosen = (0..arch.layers).map(of_heads).sum::<Result<u64>>()?;
         let ffn = match &recipe.ffn {
             Ffn::Dense(level) => walks(Part::Ffn(*level))?,
             Ffn::Certified(_) | Ffn::Sparse(_) => Touched::new(arch, &encoding.coding).most(arch, recipe),
         };
         let parts = BTreeMap::from([
-            ("attn", attention.into_iter().sum::<Result<u64>>()?),
+            ("attn", walks(k)? + walks(v)? + chosen),
             ("embed", schedule.embedding.sections.iter().map(|id| catalog.section(*id).stride as u64).sum()),
             ("ffn", ffn),
             ("head", bytes(&schedule.walk(WalkId::Head)?.sections)),

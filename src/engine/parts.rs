@@ -21,7 +21,9 @@ pub fn of_layer(arch: &Architecture, recipe: &Recipe, layer: usize) -> Vec<(Part
 
 /// The parts that every token of a kind takes of a layer: what can be read ahead of it.
 pub fn taken(recipe: &Recipe, kind: Kind) -> Vec<Part> {
-    let mut parts: Vec<_> = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].map(Part::Attention).into();
+    let attention = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].map(Part::Attention);
+    let mut parts: Vec<_> =
+        attention.into_iter().filter(|part| !(kind == Kind::Decode && is_chosen(recipe, *part))).collect();
     parts.extend(match (kind, &recipe.ffn) {
         (Kind::Prompt, _) => Some(Part::Ffn(recipe.prompt)),
         (Kind::Decode, Ffn::Dense(level)) => Some(Part::Ffn(*level)),
@@ -32,6 +34,11 @@ pub fn taken(recipe: &Recipe, kind: Kind) -> Vec<Part> {
         }
     });
     parts
+}
+
+/// Whether decode tokens take some records of a part only, and prompt tokens all.
+pub fn is_chosen(recipe: &Recipe, part: Part) -> bool {
+    recipe.heads.is_some() && matches!(part, Part::Attention(Matrix::Q | Matrix::O))
 }
 
 fn at(matrices: &[Matrix], level: Level) -> Vec<(Matrix, Level)> {

@@ -1,6 +1,7 @@
 //! What the tiers did, as plain data.
 
 use super::Engine;
+use super::heads::Attended;
 use super::touched::Counted;
 use crate::prefetch::Access;
 use crate::store::SectionId;
@@ -61,6 +62,8 @@ pub struct Report {
     pub compute_seconds: f64,
     /// What the FFN of decode tokens touched.
     pub ffn: Counted,
+    /// What attention of decode tokens touched.
+    pub attention: Attended,
     /// What moved in all.
     #[serde(flatten)]
     pub moved: Moved,
@@ -105,6 +108,7 @@ impl Engine {
             ring_bytes: fetcher.ring_bytes(),
             compute_seconds: layers.iter().map(|l| l.compute_seconds).sum(),
             ffn: self.counted.clone(),
+            attention: self.attending.counted().clone(),
             moved: self.moved(&stats, |_| true),
             sections: self.section_reports(&stats),
             layers,

@@ -104,7 +104,8 @@ impl Schedule {
         let mut ranks: BTreeMap<SectionId, u8> = BTreeMap::new();
         for (at, walk) in self.walks[..self.walks.len() - 1].iter().enumerate() {
             let part = self.parts[at % self.parts.len()];
-            let rank = if decode.contains(&part) { 0 } else { 1 + u8::from(prompt.contains(&part)) };
+            let alone = prompt.contains(&part) && !parts::is_chosen(recipe, part);
+            let rank = if decode.contains(&part) { 0 } else { 1 + u8::from(alone) };
             if rank == 1 {
                 let pages = |id: &SectionId| (paged(block_bytes(catalog.section(*id), 0)) / Layout::PAGE as u64) as u32;
                 self.widest_chosen = self.widest_chosen.max(walk.sections.iter().map(pages).sum());
@@ -255,7 +256,7 @@ pub fn block_bytes(layout: &SectionLayout, chunk: usize) -> usize {
 #[allow(clippy::unwrap_used)]
 pub mod tests {
     use super::*;
-    use crate::config::{Coding, Cut, Encoding, Ffn, Form, Selector, Sparse};
+    use crate::config::{Coding, Cut, Encoding, Ffn, Form, Selector, Sparse, TopHeads};
     use crate::engine::Needs;
     use crate::types::{LEVELS, Levels, Plane};
     use proptest::prelude::*;
@@ -303,7 +304,15 @@ pub mod tests {
             .prop_map(|(selector, cuts)| Ffn::Sparse(Sparse { selector, cuts }));
         let certified = prop::sample::select(vec![Level::L8, Level::L16]).prop_map(Ffn::Certified);
         let ffn = prop_oneof![level().prop_map(Ffn::Dense), certified, sparse];
-        (level(), level(), ffn).prop_map(|(attn, prompt, ffn)| Recipe { attn, head: attn, embed: prompt, prompt, ffn })
+        let heads = prop::option::of(Just(TopHeads { top: vec![1] }));
+        (level(), level(), ffn, heads).prop_map(|(attn, prompt, ffn, heads)| Recipe {
+            attn,
+            head: attn,
+            embed: prompt,
+            prompt,
+            ffn,
+            heads,
+        })
     }
 
     proptest! {
@@ -341,7 +350,8 @@ pub mod tests {
             let schedule = Schedule::new(&arch, &Catalog::new(&arch, &encoding), &recipe).unwrap();
             for kind in [Kind::Prompt, Kind::Decode] {
                 let taken = parts::taken(&recipe, kind);
-                prop_assert_eq!(taken[..4].iter().filter(|part| matches!(part, Part::Attention(_))).count(), 4);
+                let whole = if kind == Kind::Decode && recipe.heads.is_some() { 2 } else { 4 };
+                prop_assert_eq!(taken.iter().filter(|part| matches!(part, Part::Attention(_))).count(), whole);
                 let steps: Vec<usize> = schedule.steps_of(0..layers, &taken).unwrap().into_iter().flatten().collect();
                 prop_assert!(steps.is_sorted_by(|a, b| a < b));
                 prop_assert!(steps.last() < Some(&schedule.walk(WalkId::Head).unwrap().steps().start));
@@ -382,7 +392,7 @@ pub mod tests {
             let rings = u64::from(split.ring) * FRAME as u64 + u64::from(split.chosen) * Layout::PAGE as u64;
             prop_assert_eq!(rings + split.fixed + schedule.row_slots(), least + extra);
             prop_assert!(split.ring >= schedule.widest && split.chosen >= schedule.widest_chosen, "the largest steps fit");
-            prop_assert_eq!(split.chosen == 0, matches!(recipe.ffn, Ffn::Dense(_)));
+            prop_assert_eq!(split.chosen == 0, matches!(recipe.ffn, Ffn::Dense(_)) && recipe.heads.is_none());
             let refused = schedule.split(least - 1, ring).unwrap_err();
             let named = matches!(refused, Error::CacheTooSmall { given, least: n } if given == least - 1 && n == least);
             prop_assert!(named);

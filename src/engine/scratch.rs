@@ -6,6 +6,7 @@ use crate::config::{Architecture, Recipe};
 use crate::error::Result;
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::{Arithmetic, Extent, Isa, kept};
+use crate::select::HeadScores;
 use crate::types::BLOCK;
 
 /// Stack of a thread and what its arena holds between calls, where nothing is stated: 0.7 MiB measured where each of 32
@@ -52,7 +53,8 @@ impl Run {
     fn extent(&self, arch: &Architecture) -> Extent {
         let Recipe { attn, head, prompt, .. } = self.recipe;
         let ffn = self.recipe.ffn_levels().into_iter().chain([attn, prompt]).map(|level| (level, self.rows));
-        let met: Vec<_> = ffn.chain([(head, self.logit_rows)]).collect();
+        let choosing = self.recipe.heads.as_ref().map(|_| (HeadScores::LEVEL, self.rows));
+        let met: Vec<_> = ffn.chain([(head, self.logit_rows)]).chain(choosing).collect();
         let most = |integer: bool| {
             let of_it = met.iter().filter(|(level, _)| self.arithmetic.is_integer(*level) == integer);
             of_it.map(|(_, columns)| *columns).max().unwrap_or(0)

@@ -72,8 +72,9 @@ impl Engine {
     }
 
     /// Attention of x, float32 [N, hidden] before the norm, to be added to x; appends K and V. sequences and positions are
-    /// uint32 [N]. With groups=(a, b): partial sums of those KV-head groups, [b - a, N, hidden], without bias.
-    #[pyo3(signature = (layer, x, kv, sequences, positions, groups=None))]
+    /// uint32 [N]; all tokens are a prompt's, or none. With groups=(a, b): partial sums of those KV-head groups,
+    /// [b - a, N, hidden], without bias.
+    #[pyo3(signature = (layer, x, kv, sequences, positions, groups=None, prompt=false))]
     #[allow(clippy::too_many_arguments)]
     fn attention<'py>(
         &self,
@@ -84,12 +85,45 @@ impl Engine {
         sequences: In1<'py, u32>,
         positions: In1<'py, u32>,
         groups: Option<(usize, usize)>,
+        prompt: bool,
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
-        // Attention computes the same for both kinds.
-        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: Kind::Decode };
+        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: kind(prompt) };
         let branch = py.detach(|| lock(&self.0).attention(layer, rows, &kv.0, tokens, groups.map(|(a, b)| a..b)))?;
         shaped(py, branch, x.shape())
+    }
+
+    /// What every query head gives for x, float32 [N, hidden] before the norm: float32 [N, heads * head_dim], what o is
+    /// multiplied with; appends K and V. sequences and positions are uint32 [N].
+    fn mixed<'py>(
+        &self,
+        py: Python<'py>,
+        layer: usize,
+        x: In2<'py, f32>,
+        kv: &KvCache,
+        sequences: In1<'py, u32>,
+        positions: In1<'py, u32>,
+    ) -> PyResult<Out<'py, f32>> {
+        let rows = x.slice()?;
+        let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: Kind::Decode };
+        let values = py.detach(|| lock(&self.0).mixed(layer, rows, &kv.0, tokens))?;
+        let width = values.len() / x.shape()[0];
+        Out::new(py, values, &[x.shape()[0], width])
+    }
+
+    /// Sets what chooses a layer's query heads where the recipe leaves some out: a head's score is weights . x + bias of
+    /// the normed row x; float32, weights [heads, hidden] (coded at 8 bits), bias [heads].
+    ///
+    /// Raises UsageError for shapes that do not fit and numbers that are not finite.
+    fn set_head_predictor<'py>(
+        &self,
+        py: Python<'py>,
+        layer: usize,
+        weights: In2<'py, f32>,
+        bias: In1<'py, f32>,
+    ) -> PyResult<()> {
+        let (weights, bias) = (weights.slice()?, bias.slice()?);
+        Ok(py.detach(|| lock(&self.0).set_head_predictor(layer, weights, bias))?)
     }
 
     /// Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32

@@ -104,12 +104,7 @@ impl Lowrank {
 
     /// `[N][rank]`.
     fn narrow(&self, cpu: &Cpu, inputs: &Inputs) -> Vec<f32> {
-        let rank = self.down.records();
-        let mut panel = Panel::new(rank, inputs.columns);
-        project(cpu, &self.down.rows(), inputs, &mut panel);
-        let mut rows = vec![0.0; rank * inputs.columns];
-        panel.put_rows(&mut rows, rank, 0);
-        rows
+        rows_of(cpu, &self.down, inputs)
     }
 
     /// The bias plus up's records by their factors, `[N][heads x neurons]`: chunks of ranks in order (docs/format.md, 6).
@@ -133,6 +128,15 @@ impl Lowrank {
 /// `[heads x neurons][rank]` as `[rank][heads x neurons]`.
 fn by_rank(up: &[f32], rank: usize) -> Vec<f32> {
     (0..rank).flat_map(|of| up.iter().skip(of).step_by(rank).copied()).collect()
+}
+
+/// Dots of records, `[N][records]`.
+pub(super) fn rows_of(cpu: &Cpu, coded: &Coded, inputs: &Inputs) -> Vec<f32> {
+    let mut panel = Panel::new(coded.records(), inputs.columns);
+    project(cpu, &coded.rows(), inputs, &mut panel);
+    let mut rows = vec![0.0; coded.records() * inputs.columns];
+    panel.put_rows(&mut rows, coded.records(), 0);
+    rows
 }
 
 /// The rank, if all shapes have it.

@@ -5,6 +5,7 @@
 mod certified;
 mod choose;
 mod coded;
+mod heads;
 mod interval;
 mod lowrank;
 mod normal;
@@ -16,6 +17,7 @@ mod trace;
 
 pub use certified::{Activated, Prover};
 pub use choose::choose;
+pub use heads::HeadScores;
 pub use lowrank::{Factors, Lowrank};
 pub use set::{ActiveSet, Band, COLUMNS};
 pub use trace::{Generator, fit_memory};

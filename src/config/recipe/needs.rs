@@ -27,6 +27,11 @@ impl Recipe {
         }
     }
 
+    /// How many query heads a decode token has in a layer; none where it has all.
+    pub fn heads(&self, layer: usize) -> Option<usize> {
+        one_or_each(&self.heads.as_ref()?.top, layer).copied()
+    }
+
     /// Whether every layer needs low-rank factors (`Engine.set_predictor`).
     pub fn needs_predictor(&self) -> bool {
         self.sparse().is_some_and(|sparse| sparse.selector.needs_predictor())

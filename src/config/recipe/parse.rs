@@ -1,25 +1,27 @@
 //! Recipes out of JSON. By hand down to the parts that are small, so that an error names its field.
 
-use super::{Cut, Ffn, Recipe, Selector, Sparse};
+use super::{Cut, Ffn, Recipe, Selector, Sparse, TopHeads};
 use crate::error::{Error, Result, one_line, quoted};
 use crate::types::Level;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 impl Recipe {
-    /// Reads a recipe: an object with exactly `attn`, `head`, `embed`, `prompt` and `ffn`.
+    /// Reads a recipe: an object with `attn`, `head`, `embed`, `prompt` and `ffn`, and perhaps `heads`.
     ///
     /// # Errors
     /// `Error::Usage` naming the field. What a model does not allow is left to [`Recipe::validate`].
     pub fn parse(text: &str) -> Result<Recipe> {
         let value = serde_json::from_str(text).map_err(|e| wrong("recipe", &format!("no JSON: {e}")))?;
-        let mut fields = Fields::of("recipe", value, &["attn", "head", "embed", "prompt", "ffn"])?;
+        let mut fields = Fields::of("recipe", value, &["attn", "head", "embed", "prompt", "ffn", "heads"])?;
+        let heads = fields.map.remove("heads").filter(|heads| !heads.is_null());
         Ok(Recipe {
             attn: fields.take("attn")?,
             head: fields.take("head")?,
             embed: fields.take("embed")?,
             prompt: fields.take("prompt")?,
             ffn: ffn(fields.value("ffn")?)?,
+            heads: heads.map(self::heads).transpose()?,
         })
     }
 }
@@ -32,6 +34,13 @@ fn ffn(value: Value) -> Result<Ffn> {
         ("certified", level) => Ok(Ffn::Certified(read::<Level>("recipe.ffn.certified", level)?)),
         (_, ranking) => Ok(Ffn::Sparse(sparse(ranking)?)),
     }
+}
+
+/// `{"top": 16}`, or a count for each layer.
+fn heads(value: Value) -> Result<TopHeads> {
+    let top = Fields::of("recipe.heads", value, &["top"])?.value("top")?;
+    let each = if top.is_array() { top } else { Value::Array(vec![top]) };
+    Ok(TopHeads { top: read("recipe.heads.top", each)? })
 }
 
 fn sparse(value: Value) -> Result<Sparse> {

@@ -53,7 +53,7 @@ fn errors_of_reading_name_the_field() {
             "recipe.attn: a level of 5 bits; 4, 8",
         ),
         (r#"{"attn": "8", "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}"#, "recipe.attn: invalid type"),
-        (r#"{"heads": 8}"#, r#"recipe: "heads" is unknown; known are attn, head"#),
+        (r#"{"tail": 8}"#, r#"recipe: "tail" is unknown; known are attn, head"#),
         (&with(r#"{"dense": 4, "certified": 8}"#), "recipe.ffn: has 2 fields; it has one of dense, certified, sparse"),
         (&with("{}"), "recipe.ffn: has 0 fields"),
         (&with(r#"{"dense": 12}"#), "recipe.ffn.dense: a level of 12 bits"),
@@ -157,4 +157,29 @@ fn a_recipe_says_what_the_engine_needs() {
 fn dense_levels_are_a_recipe() {
     let dense = Recipe::dense(Levels { attn: Level::L8, ffn: Level::L4, head: Level::L8, embed: Level::L16 });
     assert_eq!(dense, Recipe { prompt: Level::L4, ..recipe(AGREED[0]) });
+}
+
+#[test]
+fn heads_are_counted_for_all_layers_or_for_each() {
+    let with = |heads: &str| {
+        Recipe::parse(&format!(
+            r#"{{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {{"dense": 4}}, "heads": {heads}}}"#
+        ))
+    };
+    let counts = |heads: &str| (0..2).map(|layer| with(heads).unwrap().heads(layer)).collect::<Vec<_>>();
+    assert_eq!(counts("null"), [None, None]);
+    assert_eq!(counts(r#"{"top": 1}"#), [Some(1), Some(1)]);
+    assert_eq!(counts(r#"{"top": [2, 1]}"#), [Some(2), Some(1)]);
+    let read = with(r#"{"top": [2, 1]}"#).unwrap();
+    assert_eq!(Recipe::parse(&serde_json::to_string(&read).unwrap()).unwrap(), read);
+    let unread = |heads: &str| with(heads).unwrap_err().to_string();
+    assert!(unread("2").starts_with("recipe.heads: no object; it has top"));
+    assert!(unread(r#"{"top": [-1]}"#).starts_with("recipe.heads.top: invalid value"));
+    let unfit = |heads: &str| with(heads).unwrap().validate(&arch(Activation::Silu)).unwrap_err().to_string();
+    assert_eq!(
+        unfit(r#"{"top": [1, 3]}"#),
+        "recipe.heads.top[1] is 3; a layer of this model has 2 query heads: take 1 to 2"
+    );
+    assert!(unfit(r#"{"top": 0}"#).starts_with("recipe.heads.top[0] is 0"));
+    assert!(unfit(r#"{"top": [1, 1, 1]}"#).contains("recipe.heads.top has 3 entries; give 1 for all layers, or 2"));
 }
