@@ -82,10 +82,11 @@ class Engine:
 
         Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
         """
-    def attention(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], groups: tuple[SupportsIndex, SupportsIndex] | None = None) -> NDArray[float32]:
+    def attention(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], groups: tuple[SupportsIndex, SupportsIndex] | None = None, prompt: bool = False) -> NDArray[float32]:
         """
         Attention of x, float32 [N, hidden] before the norm, to be added to x; appends K and V. sequences and positions are
-        uint32 [N]. With groups=(a, b): partial sums of those KV-head groups, [b - a, N, hidden], without bias.
+        uint32 [N]; all tokens are a prompt's, or none. With groups=(a, b): partial sums of those KV-head groups,
+        [b - a, N, hidden], without bias.
         """
     def blocks(self, /) -> str:
         """
@@ -116,6 +117,11 @@ class Engine:
         [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer; Ctrl-C is noticed
         behind the call. Behind an error x may be of any layer.
         """
+    def mixed(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32]) -> NDArray[float32]:
+        """
+        What every query head gives for x, float32 [N, hidden] before the norm: float32 [N, heads * head_dim], what o is
+        multiplied with; appends K and V. sequences and positions are uint32 [N].
+        """
     def neurons(self, /, layer: SupportsIndex, x: NDArray[float32], bits: SupportsIndex) -> NDArray[float32]:
         """
         What every neuron of a layer gives for x, float32 [N, hidden] before the norm: float32 [N, ffn], what down is
@@ -137,6 +143,13 @@ class Engine:
         [N, ffn], larger is more important.
 
         Raises UsageError for a recipe without selector.
+        """
+    def set_head_predictor(self, /, layer: SupportsIndex, weights: NDArray[float32], bias: NDArray[float32]) -> None:
+        """
+        Sets what chooses a layer's query heads where the recipe leaves some out: a head's score is weights . x + bias of
+        the normed row x; float32, weights [heads, hidden] (coded at 8 bits), bias [heads].
+
+        Raises UsageError for shapes that do not fit and numbers that are not finite.
         """
     def set_predictor(self, /, layer: SupportsIndex, down: NDArray[float32], up: NDArray[float32], bias: NDArray[float32], weight: NDArray[float32], bits: SupportsIndex) -> None:
         """

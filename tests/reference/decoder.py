@@ -13,6 +13,7 @@ from m2cache_rs.models.spec import Architecture
 from numpy.typing import NDArray
 
 from tests.reference import sparse
+from tests.reference.heads import Heads
 from tests.reference.sums import Sums, exp
 
 Array = NDArray[np.float32]
@@ -48,23 +49,35 @@ def forward(
     length: int | None = None,
     kv: str = "f32",
     chosen: sparse.Recipe | None = None,
+    heads: Heads | None = None,
 ) -> Array:
     """Logits [len(ids), vocab] of one sequence from position 0; `length` (default: all) sets the rope.
 
-    `kv`: keys (turned) and values are kept as f32 or rounded to f16. `chosen`: which neurons are computed.
+    `kv`: keys (turned) and values are kept as f32 or rounded to f16. `chosen`: which neurons are computed;
+    `heads`: which query heads.
     """
     x = weights.rows("embed", np.asarray(ids))
     turn = rotation(arch, len(ids), length or len(ids))
     for layer in range(arch.layers):
-        x = x + attention(arch, weights, layer, norm(arch, weights, x, f"{layer}.norm.attn"), turn, kv)
+        normed = norm(arch, weights, x, f"{layer}.norm.attn")
+        used = None if heads is None else heads.used(layer, normed)
+        x = x + attention(arch, weights, layer, normed, turn, kv, used)
         normed = norm(arch, weights, x, f"{layer}.norm.ffn")
         x = x + (ffn if chosen is None else partial(sparse_ffn, chosen))(arch, weights, layer, normed)
     return weights.dot("embed" if arch.tied else "head", norm(arch, weights, x, "norm.final"))
 
 
 def attention(
-    arch: Architecture, weights: Weights, layer: int, x: Array, turn: tuple[Array, Array], kv: str = "f32"
+    arch: Architecture,
+    weights: Weights,
+    layer: int,
+    x: Array,
+    turn: tuple[Array, Array],
+    kv: str = "f32",
+    used: NDArray[np.bool_] | None = None,
 ) -> Array:
+    """What attention adds for normed rows x; `used` [N, heads]: the query heads of each (None: all)."""
+
     def heads(name: str) -> Array:
         y = weights.dot(f"{layer}.{name}", x) + bias(arch, weights, layer, name)
         return y.reshape(len(x), -1, arch.head_dim).transpose(1, 0, 2)
@@ -73,6 +86,8 @@ def attention(
     q, k = rotate(heads("q"), turn), np.repeat(kept(rotate(heads("k"), turn), kv), share, axis=0)
     v = np.repeat(kept(heads("v"), kv), share, axis=0)
     mixed = weights.sums.attend(q, k, v, F32(arch.attention_scale)).transpose(1, 0, 2)
+    if used is not None:
+        mixed = np.where(used[..., None], mixed, F32(0))
     flat = np.ascontiguousarray(mixed).reshape(len(x), -1)
     return weights.accumulate(f"{layer}.o", flat, share * arch.head_dim, bias(arch, weights, layer, "o"))
 

@@ -40,6 +40,7 @@ def evaluate(
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
     cut: options.Cut = None,
+    heads: options.Heads = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipes = None,
     dram: options.Dram = None,
@@ -78,7 +79,7 @@ def evaluate(
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)
-    parts = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, cut)
+    parts = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, cut, heads=heads)
     rows = _rows_of(opened, _dials(parts, recipe or [], quality or []), plot is not None)
     window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)
     asked = Asked(dram, cache, window, verify, threads, kv, io)

@@ -81,6 +81,14 @@ Predictor = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Predictor of lowrank and cascade, of several."),
 ]
+Heads = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the query heads that new tokens have (default: all); `m2cache profile --heads` makes "
+        "what chooses them.",
+    ),
+]
 PromptBits = Annotated[
     int | None,
     typer.Option(help="Bits of the FFN in prompts (default: the finest of its bands)."),

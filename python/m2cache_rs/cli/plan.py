@@ -37,6 +37,7 @@ def plan(
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
     cut: options.Cut = None,
+    heads: options.Heads = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipe = None,
     prompt: Annotated[
@@ -64,7 +65,9 @@ def plan(
     from m2cache_rs.runtime.regimes import Regimes, compared_share
 
     shape, request = shape_of(model), Request(dram, ctx, prompt, threads, kv)
-    dial = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality)
+    dial = Dial(
+        precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality, heads
+    )
     chosen = shape.choose(dial)
     regimes = Regimes.of(shape, compared_share(chosen.recipe), chosen.recipe)
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)

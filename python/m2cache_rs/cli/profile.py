@@ -14,6 +14,7 @@ from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.opening import Opened
+    from m2cache_rs.runtime.session import Model
 
 
 def profile(
@@ -37,6 +38,10 @@ def profile(
     trained: Annotated[
         bool, typer.Option("--trained", help="Train a predictor as well (needs the extra `train`).")
     ] = False,
+    heads: Annotated[
+        bool,
+        typer.Option("--heads", help="Learn which query heads matter as well, for recipes with --heads."),
+    ] = False,
     reorder: Annotated[
         Path | None,
         typer.Option(
@@ -55,9 +60,12 @@ def profile(
 ) -> None:
     """Measure which neurons matter on a text, how that changes and what foretells it; keep it with the store.
 
-    Written into STORE/profiles/: statistics and thresholds (neurons.json), and low-rank predictors. The text
-    runs dense at the highest level stored, as new tokens in windows of 512.
+    Written into STORE/profiles/: statistics and thresholds (neurons.json), low-rank predictors, and with
+    --heads what chooses query heads (heads.safetensors). The text runs dense at the highest level stored, as
+    new tokens in windows of 512.
     """
+    if heads and text is None:
+        raise UsageError("--heads learns from a text: name one with --text")
     kinds = _kinds(no_predictors, trained, rank)
     if text is None and reorder is None:
         raise UsageError("there is nothing to do: name a --text (or --reorder, by a profile that is there)")
@@ -80,7 +88,10 @@ def profile(
             from m2cache_rs.predict.run import TOKENS, Wish
 
             wish = Wish(TOKENS if tokens is None else tokens, kinds, rank)
-            report |= _make(opened, content, wish, (dram, cache, io, verify, threads), told)
+            asked = (dram, cache, io, verify, threads)
+            report |= _make(opened, content, wish, asked, told)
+            if heads:
+                report["query_heads"] = _make_heads(opened, content, wish.tokens, asked, told)
         if reorder is not None:
             report["reordered"] = {"path": str(reorder), "id": _reorder(opened, reorder, told)}
     report["peak_rss_bytes"] = peak_rss()
@@ -105,19 +116,34 @@ def _read(path: Path) -> str:
 def _make(
     opened: Opened, text: str, wish: Any, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    from m2cache_rs.eval.windows import WINDOW
     from m2cache_rs.predict.memory import profile_bytes
     from m2cache_rs.predict.run import make
+
+    wish = wish.checked(opened.architecture)
+    reserve = profile_bytes(opened.architecture, wish.tokens, wish.rank, wish.kinds, len(text))
+    with _open(opened, asked, reserve) as model:
+        return make(opened, model, text, wish, told)
+
+
+def _make_heads(
+    opened: Opened, text: str, tokens: int, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    from m2cache_rs.predict.heads import make
+    from m2cache_rs.predict.memory import query_heads_bytes
+
+    with _open(opened, asked, query_heads_bytes(opened.architecture, tokens, len(text))) as model:
+        return make(opened, model, text, tokens, told)
+
+
+def _open(opened: Opened, asked: tuple[Any, ...], reserve: int) -> Model:
+    from m2cache_rs.eval.windows import WINDOW
     from m2cache_rs.runtime.session import Model
 
     dram, cache, io, verify, threads = asked
-    wish = wish.checked(opened.architecture)
-    reserve = profile_bytes(opened.architecture, wish.tokens, wish.rank, wish.kinds, len(text))
     window = opened.positions(min(WINDOW, opened.context))
-    with Model.open(
+    return Model.open(
         opened, dram, cache, window, verify=verify, threads=threads, kv="f32", io=io, reserve=reserve
-    ) as model:
-        return make(opened, model, text, wish, told)
+    )
 
 
 def _reorder(opened: Opened, target: Path, told: Callable[[str, int, int], None]) -> str:
@@ -165,6 +191,12 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         learned = f"{report['learned']} tokens learned from, the others are new"
         two = ", of gate and up" if report["heads"] == 2 else ""
         facts.append(("predictors", f"rank {report['rank']}{two}, {share}; {learned}"))
+    if "query_heads" in report:
+        told = zip(report["query_heads"]["shares"], report["query_heads"]["recall"], strict=True)
+        recall = ", ".join(f"{one:.1%} at {100 * share:.3g} %" for share, one in told)
+        facts.append(
+            ("query heads", f"{report['query_heads']['path']}; of what exact choices have, new: {recall}")
+        )
     if "reordered" in report:
         facts.append(("hot-first", f"{report['reordered']['path']}, id {report['reordered']['id']}"))
     return facts

@@ -31,13 +31,20 @@ def chosen_words(chosen: Chosen) -> str:
 
 
 def recipe_words(recipe: Recipe) -> str:
-    """What is computed: levels, and which neurons of the FFN."""
+    """What is computed: levels, which neurons of the FFN, and which query heads."""
+    if recipe.heads is not None:
+        return f"{_neuron_words(recipe)}; {_span(list(recipe.heads))} of query heads"
+    return _neuron_words(recipe)
+
+
+def _neuron_words(recipe: Recipe) -> str:
     from m2cache_rs.runtime.recipe import Certified, Dense
 
     ffn = recipe.ffn
     if isinstance(ffn, Dense):
         words = level_words(recipe.precision)
-        return words if recipe.is_dense else f"{words}, FFN of prompts {recipe.prompt}"
+        alike = ffn.bits == recipe.prompt
+        return words if alike else f"{words}, FFN of prompts {recipe.prompt}"
     rest = f"attn {recipe.attn}, head {recipe.head}, embed {recipe.embed} bits"
     prompts = f"all at {recipe.prompt} bits in prompts"
     if isinstance(ffn, Certified):

@@ -41,8 +41,9 @@ def evaluate(
     resampled), `top1_agreement` from 0 to 1, both against the reference. `needed_bytes_per_token` is what one
     token touches of all weights, by decode semantics: each token counted as if it were alone. Of it
     `ffn_bytes_per_token` is of the FFN, `bits_per_weight` 8 times that by its weights, `active` the shares of
-    neurons at 16, 8 and 4 bits. `read_bytes_per_token` is what this run took from the store (a batch of 32
-    shares its reads). Raises UsageError where the text has no token to predict.
+    neurons at 16, 8 and 4 bits; `attention_bytes_per_token` is of q, k, v and o. `read_bytes_per_token` is
+    what this run took from the store (a batch of 32 shares its reads). Raises UsageError where the
+    text has no token to predict.
     """
     return evaluate_all([model], text, tokens, reference, progress, window)[0]
 
@@ -125,8 +126,13 @@ def costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
     cost = ffn_cost(after["ffn"], model.architecture, before["ffn"])
     if cost is None:
         raise UsageError("no decode token was run")
+    attention, choosing = (
+        (after["attention"][name] - before["attention"][name]) / rows
+        for name in ("touched_bytes", "selector_bytes")
+    )
     return {
-        "needed_bytes_per_token": _needed(model, cost),
+        "needed_bytes_per_token": _needed(model, cost, choosing),
+        "attention_bytes_per_token": attention,
         "ffn_bytes_per_token": cost.bytes_per_token,
         "bits_per_weight": cost.bits_per_weight,
         "active": list(cost.active),
@@ -134,7 +140,10 @@ def costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
     }
 
 
-def _needed(model: Model, cost: FfnCost) -> float:
-    """The FFN as counted, for every recipe alike: what rounds its records up to 64 bytes is left out."""
+def _needed(model: Model, cost: FfnCost, choosing: float) -> float:
+    """The FFN as counted, for every recipe alike: what rounds its records up to 64 bytes is left out.
+
+    `choosing`: bytes that chose query heads.
+    """
     parts = model.weights.parts
-    return parts["attn"] + parts["head"] + parts["embed"] + cost.bytes_per_token
+    return parts["attn"] + parts["head"] + parts["embed"] + choosing + cost.bytes_per_token

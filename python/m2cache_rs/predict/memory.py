@@ -33,3 +33,12 @@ def profile_bytes(
     if "trained" in kinds:
         found += _TORCH + tokens * arch.ffn * _TARGET
     return found
+
+
+def query_heads_bytes(arch: Architecture, tokens: int, characters: int) -> int:
+    """The same of what chooses query heads."""
+    fewer = min(tokens, arch.hidden)
+    found = _TOKENISING * min(characters, PIECE) + 4 * characters + tokens * arch.hidden * _INPUT
+    # The scales of heads, an eigensystem with its work space, and the targets of all layers.
+    found += 4 * arch.layers * arch.heads * arch.head_dim**2 + 4 * 8 * fewer**2
+    return found + 8 * arch.layers * tokens * arch.heads

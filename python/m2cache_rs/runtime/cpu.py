@@ -42,10 +42,16 @@ class CpuBackend:
         return x
 
     def attention(
-        self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None
+        self,
+        layer: int,
+        x: Floats,
+        sequences: Ids,
+        positions: Ids,
+        groups: Span | None = None,
+        prompt: bool = False,
     ) -> Floats:
         """What attention adds to x [N, hidden], or partial sums of a range of KV-head groups."""
-        return self.engine.attention(layer, x, self.kv, sequences, positions, groups)
+        return self.engine.attention(layer, x, self.kv, sequences, positions, groups, prompt)
 
     def ffn(self, layer: int, x: Floats, chunks: Span | None = None, prompt: bool = False) -> Floats:
         """What the FFN adds to x [N, hidden], or partial sums of a range of runs of 256 neurons."""

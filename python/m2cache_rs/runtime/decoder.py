@@ -57,7 +57,13 @@ class Backend(Protocol):
         taken for them, and holds nothing of use behind an error."""
 
     def attention(
-        self, layer: int, x: Floats, sequences: Ids, positions: Ids, groups: Span | None = None
+        self,
+        layer: int,
+        x: Floats,
+        sequences: Ids,
+        positions: Ids,
+        groups: Span | None = None,
+        prompt: bool = False,
     ) -> Floats:
         """What the attention branch (its norm included) adds to x; appends the rows' keys and values."""
 
@@ -187,7 +193,8 @@ class Decoder:
     def _watched(self, batch: Batch, span: range, x: Floats) -> None:
         for layer in span:
             self._observe(layer, "attn", x)
-            x += self.backend.attention(layer, x, batch.sequences, batch.positions)
+            rows = (batch.sequences, batch.positions)
+            x += self.backend.attention(layer, x, *rows, prompt=batch.prompt)
             self._observe(layer, "ffn", x)
             x += self.backend.ffn(layer, x, prompt=batch.prompt)
 

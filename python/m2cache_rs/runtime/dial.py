@@ -62,7 +62,8 @@ class Dial:
     `active`); `predictor`: the name of one of the store's. `cut`: top, as many of the highest as the shares
     say, or threshold, what reaches the scores that so many neurons reached on the text of the store's
     profile. `prompt_bits`: the FFN's level in prompts (that of the finest of its bands). `recipe`: a file, or
-    what one holds. `quality`: exact, high, balanced or fast.
+    what one holds. `quality`: exact, high, balanced or fast. `heads`: the share of the query heads that a
+    decode token has (all).
     """
 
     precision: PrecisionLike = None
@@ -75,6 +76,7 @@ class Dial:
     cut: str | None = None
     recipe: RecipeLike | None = None
     quality: str | None = None
+    heads: float | str | None = None
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself, by name."""
@@ -134,7 +136,8 @@ class Dial:
     def _parts(self, planes: int) -> Recipe:
         attn, bits, head, embed = Precision.parse(self.precision).levels(planes)
         ffn = self._ffn(bits)
-        return Recipe(attn, head, embed, self.prompt_bits or ffn.bits, ffn)
+        heads = None if self.heads is None else (share(self.heads, "heads"),)
+        return Recipe(attn, head, embed, self.prompt_bits or ffn.bits, ffn, heads)
 
     def _by_threshold(self, recipe: Recipe, home: Home | None) -> Recipe:
         """The same with thresholds in place of shares."""

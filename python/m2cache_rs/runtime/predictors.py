@@ -64,14 +64,14 @@ class Predictor:
         self.name = name
         try:
             header = read_header(self.path)
-            metadata = _metadata(self.path)
+            about = metadata(self.path)
         except OSError as error:
             raise io_error(f"the predictor {self.path} cannot be read", error) from error
         except M2CacheError as error:
             raise StoreError(f"the predictor {self.path} is broken: {error}; {_REMEDY}") from error
-        check_store(self.path, metadata.get("store"), id, _REMEDY)
-        self.kind = str(metadata.get("kind", "unknown"))
-        self.bits = self._bits(metadata)
+        check_store(self.path, about.get("store"), id, _REMEDY)
+        self.kind = str(about.get("kind", "unknown"))
+        self.bits = self._bits(about)
         self._tensors = {
             tensor: Tensor(_DTYPES[dtype], tuple(shape), begin)
             for tensor, dtype, shape, begin, _ in header
@@ -110,10 +110,10 @@ class Predictor:
             for rank, heads in zip(self.ranks, self.heads, strict=True)
         )
 
-    def _bits(self, metadata: dict[str, Any]) -> int:
-        if metadata.get("bits") not in ("4", "8"):
-            raise StoreError(f"{self.path} has bits {metadata.get('bits')!r:.20}, not 4 or 8; {_REMEDY}")
-        return int(metadata["bits"])
+    def _bits(self, about: dict[str, Any]) -> int:
+        if about.get("bits") not in ("4", "8"):
+            raise StoreError(f"{self.path} has bits {about.get('bits')!r:.20}, not 4 or 8; {_REMEDY}")
+        return int(about["bits"])
 
     def _rank(self, layer: int, spec: Architecture) -> int:
         """The rank of a layer, all of whose tensors have their shapes."""
@@ -172,7 +172,7 @@ def _stride(width: int, bits: int) -> int:
     return -(-base // _BLOCK) * _BLOCK + -(-(rest - base) // _BLOCK) * _BLOCK
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def metadata(path: Path) -> dict[str, Any]:
     """What a file whose header is sound says of itself."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -4,13 +4,16 @@ A recipe speaks of shares, so that it means the same for every shape; `core` tur
 
     {"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}
     {..., "ffn": {"certified": 16}}
+    {..., "heads": {"active": 0.5}}
     {..., "ffn": {"sparse": {"selector": "plane", "layers": [{"active": 0.5, "bands": [0.25, 0.25, 0.5]}]}}}
 
 `prompt` is the level of the FFN in prompt tokens, which are always dense. `bands` are shares of the active
 neurons at 16, 8 and 4 bits. A single one of `layers` is every layer's. Instead of shares a layer may have
 thresholds, {"above": {"scores": [1.5, 0.7, null], "most": 0.3}}, by level as bands are. Beside `selector`:
 `candidates`, the share of neurons that a cascade's first step leaves (a number, or one for each layer), and
-`predictor`, the name of the file that `lowrank` and `cascade` read (`m2cache profile` makes them).
+`predictor`, the name of the file that `lowrank` and `cascade` read (`m2cache profile` makes them). `heads`:
+the share of the query heads that a decode token has, one for every layer or a list of each layer's; all
+without it (`m2cache profile --heads` makes what chooses them).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from m2cache_rs.runtime.cut import Cut, Shares, parse_cut, rounded, share
 SELECTORS = ("plane", "lowrank", "cascade", "oracle")
 PREDICTED = ("lowrank", "cascade")
 _FIELDS = ("attn", "head", "embed", "prompt", "ffn")
+_KNOWN = (*_FIELDS, "heads")
 _SPARSE = ("selector", "layers", "candidates", "predictor")
 
 
@@ -78,13 +82,17 @@ Ffn = Dense | Certified | Sparse
 
 @dataclass(frozen=True)
 class Recipe:
-    """Bits of attention, head and embedding rows, and of the FFN in prompts; the FFN of decode tokens."""
+    """Bits of attention, head and embedding rows, and of the FFN in prompts; the FFN of decode tokens.
+
+    `heads`: shares of the query heads of decode tokens, a single one for every layer; None is all.
+    """
 
     attn: int
     head: int
     embed: int
     prompt: int
     ffn: Ffn
+    heads: tuple[float, ...] | None = None
 
     @classmethod
     def dense(cls, bits: int) -> Recipe:
@@ -100,13 +108,15 @@ class Recipe:
     @classmethod
     def from_dict(cls, value: Any) -> Recipe:
         """From its JSON. UsageError says which field is wrong."""
-        fields = _object(value, "the recipe", _FIELDS, _FIELDS)
+        fields = _object(value, "the recipe", _KNOWN, _FIELDS)
         levels = {name: _level(fields[name], name) for name in _FIELDS[:-1]}
-        return cls(**levels, ffn=_ffn(fields["ffn"]))
+        return cls(**levels, ffn=_ffn(fields["ffn"]), heads=_heads(fields.get("heads")))
 
     def to_dict(self) -> dict[str, Any]:
         """Its JSON."""
-        return {**{name: getattr(self, name) for name in _FIELDS[:-1]}, "ffn": _ffn_dict(self.ffn)}
+        levels = {name: getattr(self, name) for name in _FIELDS[:-1]}
+        heads = {} if self.heads is None else {"heads": {"active": _one_or_list(self.heads)}}
+        return {**levels, "ffn": _ffn_dict(self.ffn), **heads}
 
     @property
     def precision(self) -> Precision:
@@ -116,13 +126,13 @@ class Recipe:
     @property
     def of_prompt(self) -> Recipe:
         """What prompt tokens are computed by."""
-        return replace(self, ffn=Dense(self.prompt))
+        return replace(self, ffn=Dense(self.prompt), heads=None)
 
     @property
     def is_dense(self) -> bool:
-        """Whether every token, of a prompt or not, has all neurons at one level: then both give the same
-        bits."""
-        return isinstance(self.ffn, Dense) and self.ffn.bits == self.prompt
+        """Whether every token, of a prompt or not, has all heads, and all neurons at one level: then both
+        give the same bits."""
+        return isinstance(self.ffn, Dense) and self.ffn.bits == self.prompt and self.heads is None
 
     @property
     def predictor(self) -> str | None:
@@ -154,15 +164,18 @@ class Recipe:
         their shares, summed from 16 bits down, round to. UsageError where layers are not as many as the
         model's.
         """
-        return json.dumps({**self.to_dict(), "ffn": _core_ffn(self.ffn, spec)})
+        found = {**self.to_dict(), "ffn": _core_ffn(self.ffn, spec)}
+        if self.heads is not None:
+            _check_layers("heads", self.heads, spec)
+            found["heads"] = {"top": [rounded(one, spec.heads) for one in self.heads]}
+        return json.dumps(found)
 
 
 def _core_ffn(ffn: Ffn, spec: Architecture) -> dict[str, Any]:
     if not isinstance(ffn, Sparse):
         return _ffn_dict(ffn)
     for name, given in (("layers", ffn.layers), ("candidates", ffn.candidates)):
-        if len(given) not in (0, 1, spec.layers):
-            raise UsageError(f"the recipe has {name} for {len(given)} layers, the model has {spec.layers}")
+        _check_layers(name, given, spec)
     selector: Any = ffn.selector
     if selector == "cascade":
         _check_candidates(ffn, spec)
@@ -187,12 +200,31 @@ def one_or_each(given: tuple[Any, ...], layer: int) -> Any:
     return given[layer] if len(given) > 1 else given[0]
 
 
+def _check_layers(name: str, given: tuple[Any, ...], spec: Architecture) -> None:
+    if len(given) not in (0, 1, spec.layers):
+        raise UsageError(f"the recipe has {name} for {len(given)} layers, the model has {spec.layers}")
+
+
+def _one_or_list(given: tuple[float, ...]) -> float | list[float]:
+    return given[0] if len(given) == 1 else list(given)
+
+
+def _heads(value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    active = _object(value, "heads", ("active",), ("active",))["active"]
+    found = active if isinstance(active, list) else [active]
+    if not found:
+        raise UsageError("heads.active is []; a share is needed, or a list of each layer's")
+    return tuple(share(one, "heads.active") for one in found)
+
+
 def _ffn_dict(ffn: Ffn) -> dict[str, Any]:
     if isinstance(ffn, Dense | Certified):
         return {type(ffn).__name__.lower(): ffn.bits}
     fields: dict[str, Any] = {"selector": ffn.selector, "layers": [cut.to_dict() for cut in ffn.layers]}
     if ffn.candidates:
-        fields["candidates"] = ffn.candidates[0] if len(ffn.candidates) == 1 else list(ffn.candidates)
+        fields["candidates"] = _one_or_list(ffn.candidates)
     if ffn.predictor is not None:
         fields["predictor"] = ffn.predictor
     return {"sparse": fields}

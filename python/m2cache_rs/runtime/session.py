@@ -118,6 +118,7 @@ class Model:
         cut: str | None = None,
         recipe: RecipeLike | None = None,
         quality: str | None = None,
+        heads: float | str | None = None,
     ) -> Model:
         """Opens the store at `path` (or one that was opened already).
 
@@ -145,15 +146,16 @@ class Model:
         store's (`m2cache profile`), where there are several. `cut`: "top", or "threshold" for what reaches
         the scores that such shares reached in `m2cache profile`. Instead of all these: `recipe`, a file or
         what one holds, or `quality`: "exact", which is the default, or a recipe that `m2cache tune` found for
-        this store: "high", "balanced", "fast". Only the recipe, `act` and `kv` change results; nothing else
-        does, not by a bit.
+        this store: "high", "balanced", "fast". `heads`: the share of the query heads that decode tokens have
+        (all); `m2cache profile --heads` makes what chooses them. Only the recipe, `act` and `kv` change
+        results; nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
         """
         options = Options(verify, act, threads, kv, io, logit_rows)
         dial = Dial(
-            precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality
+            precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality, heads
         )
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
@@ -165,6 +167,7 @@ class Model:
         request = _request_bytes(opened, chosen.recipe)
         engine = Engine(opened.store, core, act, budget.cache, verify, threads, io, request=request)
         _give_predictor(opened, chosen.recipe, engine)
+        _give_heads(opened, chosen.recipe, engine)
         capacity = None if dram is None else positions
         backend = CpuBackend(engine, opened.architecture, kv, capacity)
         counted = backend.stats()
@@ -332,8 +335,9 @@ class Model:
         now, `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of
         this process. `ffn`: decode `tokens` and what they touched of the FFN, each counted as if it were
         alone: `touched_bytes`, `selector_bytes` of them to rank neurons, `neurons` computed at 16, 8 and 4
-        bits. `recipe`: what is computed, its name, what `m2cache tune` measured of it (None: nothing), and
-        from these counters its `cost` (runtime/cost.py), None before the first decode token.
+        bits; `attention`: the same of q, k, v and o, and the query `heads` that the tokens had. `recipe`:
+        what is computed, its name, what `m2cache tune` measured of it (None: nothing), and from these
+        counters its `cost` (runtime/cost.py), None before the first decode token.
         """
         with self._own:
             backend = self.backend
@@ -448,3 +452,11 @@ def _give_predictor(opened: Opened, recipe: Recipe, engine: Engine) -> None:
             engine.set_predictor(
                 layer, factors.down, factors.up, factors.bias, factors.weight, predictor.bits
             )
+
+
+def _give_heads(opened: Opened, recipe: Recipe, engine: Engine) -> None:
+    """What chooses query heads, layer by layer, where the recipe leaves out some."""
+    found = opened.heads(recipe)
+    if found is not None:
+        for layer, one in enumerate(found.layers()):
+            engine.set_head_predictor(layer, one.weight, one.bias)

@@ -14,6 +14,7 @@ from m2cache_rs.runtime import budget
 from m2cache_rs.runtime.budget import Costs, Weights
 from m2cache_rs.runtime.decoder import DECODE_BATCH
 from m2cache_rs.runtime.dial import Chosen, Dial, Home
+from m2cache_rs.runtime.heads import HeadPredictor
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.planner import Subject
@@ -94,6 +95,12 @@ class Shape:
             return None
         return Predictor(self.home.path, recipe.predictor, self.home.id, self.architecture)
 
+    def heads(self, recipe: Recipe) -> HeadPredictor | None:
+        """What chooses its query heads, if it leaves out some. UsageError, StoreError, StoreIOError."""
+        if recipe.heads is None or self.home is None:
+            return None
+        return HeadPredictor(self.home.path, self.home.id, self.architecture)
+
     def weights(self, recipe: Recipe) -> Weights:
         """What the weights take under a recipe."""
         return Weights.of(self.architecture, self.encoding, recipe)
@@ -126,7 +133,8 @@ class Shape:
         workers = threads or usable_cores()
         scratch = budget.scratch_bytes(self.architecture, recipe, act, positions, workers, logit_rows)
         predictor = self.predictor(recipe)
-        factors = predictor.memory() if predictor else 0
+        heads = self.heads(recipe)
+        factors = (predictor.memory() if predictor else 0) + (heads.memory() if heads else 0)
         kept = budget.kv_bytes(self.architecture, positions, kv)
         return Costs(self.base(), kept, scratch, reserve, factors)
 
