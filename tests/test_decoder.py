@@ -53,8 +53,15 @@ class Toy:
         return self.table[tokens].copy()
 
     def attention(
-        self, layer: int, x: NDArray[np.float32], sequences: NDArray[np.uint32], positions: NDArray[np.uint32]
+        self,
+        layer: int,
+        x: NDArray[np.float32],
+        sequences: NDArray[np.uint32],
+        positions: NDArray[np.uint32],
+        groups: None = None,
+        prompt: bool = False,
     ) -> NDArray[np.float32]:
+        assert prompt == self.followed[2]
         out = np.empty_like(x)
         for row, (sequence, position) in enumerate(zip(sequences.tolist(), positions.tolist(), strict=True)):
             if self.fail_at == (layer, position):
@@ -82,7 +89,7 @@ class Toy:
         prompt: bool = False,
     ) -> NDArray[np.float32]:
         for layer in range(*span):
-            x = x + self.attention(layer, x, sequences, positions)
+            x = x + self.attention(layer, x, sequences, positions, prompt=prompt)
             x = x + self.ffn(layer, x, prompt=prompt)
         return x
 

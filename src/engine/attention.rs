@@ -16,7 +16,7 @@ use crate::kernels::project::{Inputs, project_all};
 use crate::kernels::rope::Rotation;
 use crate::kv::{HeadView, KvCache, SequenceId};
 use crate::quant::Rows;
-use crate::types::{CHUNK, LayerId, Matrix, Plane, Tokens};
+use crate::types::{CHUNK, Kind, LayerId, Matrix, Plane, Tokens};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -59,7 +59,11 @@ impl Engine {
         let heads = self.heads_of(layer, &inputs, tokens.kind, &range)?;
         let ask = Ask { layer, range, heads, chooses };
         let mixed = self.mix(&ask, &inputs, kv, tokens)?;
-        self.output(&ask, &mixed, count, groups.is_some())
+        let branch = self.output(&ask, &mixed, count, groups.is_some())?;
+        if tokens.kind == Kind::Decode {
+            self.count_heads(layer, &ask.heads, count, &ask.range);
+        }
+        Ok(branch)
     }
 
     /// What every query head gives for rows `x [N, hidden]` before the norm: `[N, heads * head_dim]`, what `o` is multiplied
@@ -262,7 +266,7 @@ impl Groups {
         match self.open.take() {
             Some((open, sum)) if open == group => sum,
             Some((open, sum)) => {
-                self.add(cpu, open, &[sum]);
+                self.add(cpu, &[open], &[sum]);
                 begin()
             }
             None => begin(),
@@ -273,26 +277,21 @@ impl Groups {
     fn take(&mut self, cpu: &Cpu, mut sums: Vec<(usize, ChunkSum)>) {
         self.open = sums.pop();
         let (groups, sums): (Vec<usize>, Vec<ChunkSum>) = sums.into_iter().unzip();
-        let mut rest = &sums[..];
-        for run in groups.chunk_by(|a, b| a + 1 == *b) {
-            let (own, behind) = rest.split_at(run.len());
-            self.add(cpu, run[0], own);
-            rest = behind;
-        }
+        self.add(cpu, &groups, &sums);
     }
 
-    /// Adds neighbours, from group `first` on; those before it that nobody has add nothing.
-    fn add(&mut self, cpu: &Cpu, first: usize, sums: &[ChunkSum]) {
-        self.sum.skip(first - self.next, self.numbers);
-        self.sum.take(cpu, sums);
-        self.next = first + sums.len();
+    /// Adds some groups; those between them that nobody has add nothing.
+    fn add(&mut self, cpu: &Cpu, groups: &[usize], sums: &[ChunkSum]) {
+        let next = &mut self.next;
+        let idle = groups.iter().map(|group| group - std::mem::replace(next, group + 1));
+        self.sum.take_some(cpu, sums, idle, self.numbers);
     }
 
     fn finish(mut self, cpu: &Cpu) -> Branch {
         if let Some((open, sum)) = self.open.take() {
-            self.add(cpu, open, &[sum]);
+            self.add(cpu, &[open], &[sum]);
         }
-        self.sum.skip(self.end - self.next, self.numbers);
+        self.sum.take_some(cpu, &[], std::iter::once(self.end - self.next), self.numbers);
         self.sum.finish()
     }
 }

@@ -1,7 +1,6 @@
 //! Query heads of a call: which some token has, where their records lie, and what that touched.
 
 use super::Engine;
-use super::touched::Touched;
 use crate::config::{Architecture, Cut};
 use crate::error::{Error, Result};
 use crate::kernels::project::Inputs;
@@ -76,44 +75,27 @@ impl Engine {
     pub(super) fn heads_of(&mut self, layer: usize, inputs: &Inputs, kind: Kind, kv: &Range<usize>) -> Result<HeadSet> {
         let group = self.arch.heads / self.arch.kv_heads;
         let asked = kv.start * group..kv.end * group;
-        let top = self.recipe.heads(layer).filter(|_| kind == Kind::Decode);
-        let (set, scored) = match top {
-            None => (HeadSet::all(asked), 0),
-            Some(top) => {
-                let scores = self.attending.scores[layer].as_ref().ok_or_else(|| unknown(layer))?;
-                let mut set = ActiveSet::empty(0, 0);
-                choose(&scores.scores(&self.cpu, inputs), self.arch.heads, &Cut::Top([top, 0, 0]), &mut set);
-                (HeadSet::chosen(&set, &asked), scores.read_bytes())
-            }
+        let Some(top) = self.recipe.heads(layer).filter(|_| kind == Kind::Decode) else {
+            return Ok(HeadSet::all(asked));
         };
-        if kind == Kind::Decode {
-            let scored = if kv.start == 0 { Some(scored) } else { None };
-            let of = Layer { arch: &self.arch, touched: &self.touched, level: self.recipe.attn, layer };
-            self.attending.counted.add(&of, &set, inputs.columns, kv.len(), scored);
-        }
-        Ok(set)
+        let scores = self.attending.scores[layer].as_ref().ok_or_else(|| unknown(layer))?;
+        let mut set = ActiveSet::empty(0, 0);
+        choose(&scores.scores(&self.cpu, inputs), self.arch.heads, &Cut::Top([top, 0, 0]), &mut set);
+        Ok(HeadSet::chosen(&set, &asked))
     }
-}
 
-/// Whose records are counted.
-struct Layer<'a> {
-    arch: &'a Architecture,
-    touched: &'a Touched,
-    level: Level,
-    layer: usize,
-}
-
-impl Attended {
-    /// Adds tokens, each as if it were alone; `scored`, the bytes that chose a token's heads, with the first KV head.
-    fn add(&mut self, of: &Layer, set: &HeadSet, tokens: usize, kv_heads: usize, scored: Option<u64>) {
-        let (tokens, uses) = (tokens as u64, set.uses(tokens));
-        let records = 2 * (uses + tokens * kv_heads as u64) * of.arch.head_dim as u64;
-        self.heads += uses;
-        self.selector_bytes += tokens * scored.unwrap_or(0);
-        self.touched_bytes += records * of.touched.record(of.level) + tokens * scored.unwrap_or(0);
-        if scored.is_some() {
-            self.layers[of.layer] += tokens;
-            self.tokens = self.tokens.max(self.layers[of.layer]);
+    /// Adds tokens to what was touched, each as if it were alone: what chose their heads with the first KV head.
+    pub(super) fn count_heads(&mut self, layer: usize, set: &HeadSet, tokens: usize, kv: &Range<usize>) {
+        let choosing = self.recipe.heads.as_ref().and(self.attending.scores[layer].as_ref());
+        let (counted, uses, tokens) = (&mut self.attending.counted, set.uses(tokens), tokens as u64);
+        let records = 2 * (uses + tokens * kv.len() as u64) * self.arch.head_dim as u64;
+        let scored = choosing.filter(|_| kv.start == 0).map_or(0, |scores| tokens * scores.read_bytes());
+        counted.heads += uses;
+        counted.selector_bytes += scored;
+        counted.touched_bytes += records * self.touched.record(self.recipe.attn) + scored;
+        if kv.start == 0 {
+            counted.layers[layer] += tokens;
+            counted.tokens = counted.tokens.max(counted.layers[layer]);
         }
     }
 }
