@@ -85,6 +85,11 @@ const RECORDS_ONE: usize = LANES;
 /// Records of a task with several columns: two registers' worth for every pass over the activations.
 const RECORDS_MANY: usize = 2 * LANES;
 
+/// Records of a task where there are so many in all: a few, as lists leave them of a chunk, are not worth a second task.
+fn of_task(columns: usize, all: usize) -> usize {
+    if columns == 1 && all > RECORDS_MANY { RECORDS_ONE } else { RECORDS_MANY }
+}
+
 /// `out[r][n] = rows[r] . inputs[n]`: at level 16 in f32, at levels 4 and 8 in the arithmetic of `cpu`.
 ///
 /// # Panics
@@ -103,10 +108,10 @@ pub fn project_all<'a, const K: usize>(
     inputs: &Inputs,
     jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
 ) {
-    let records = if inputs.columns == 1 { RECORDS_ONE } else { RECORDS_MANY };
-    let micropanels = (records / LANES * inputs.columns).max(1);
     let mut all = Vec::new();
     for job in jobs {
+        let records = of_task(inputs.columns, job.iter().map(|(rows, _)| rows.records).max().unwrap_or(0));
+        let micropanels = (records / LANES * inputs.columns).max(1);
         let integer = check(cpu, inputs, &job);
         match (integer, &inputs.integer, &inputs.float) {
             (true, Some(x), _) => all.extend(tasks(x, job, records, micropanels).into_iter().map(Task::Integer)),

@@ -15,7 +15,11 @@ pub type Distance = [usize; 3];
 /// From record `from` to record `to`.
 #[inline(always)]
 pub fn between(rows: &Rows, from: usize, to: usize) -> Distance {
-    rows.planes.map(|plane| plane.begin_ahead(to).wrapping_sub(plane.begin_ahead(from)))
+    let mut far = [0; 3];
+    for (far, plane) in far.iter_mut().zip(&rows.planes) {
+        *far = plane.begin_ahead(to).wrapping_sub(plane.begin_ahead(from));
+    }
+    far
 }
 
 /// From record `r` to that `records` on.

@@ -31,7 +31,7 @@ const fn at_once(mid: bool) -> usize {
 /// Records of a visit at most.
 const VISIT: usize = 16;
 
-/// Records between scales that are asked for and those that are read.
+/// Records between scales that are asked for and those that are read, a quarter of them where they are few.
 const AHEAD: usize = 32;
 
 /// Factors of four records for the groups of a strip: a lane a group, upper and lower bytes.
@@ -107,9 +107,10 @@ fn read_products<const MID: bool>(
 ) -> [Terms<LANES>; STRIPS] {
     let (rows, strips) = (work.rows, twos.div_ceil(STRIP / 2));
     let of_visit = (twos * at_once(MID)).div_ceil(rows.records.max(at_once(MID)));
+    let ahead = AHEAD.min(rows.records / 4);
     let mut making = [Making::new(); STRIPS];
     for (r, h) in work.factors.column(0)[..rows.records].iter().enumerate() {
-        let (scales, far) = (rows.scales(r), ahead::records(rows, r, AHEAD));
+        let (scales, far) = (rows.scales(r), ahead::records(rows, r, ahead));
         // And the codes of the first visit.
         (0..of_visit.div_ceil(FOUR)).for_each(|_| coming.ask::<MID>(FOUR.min(of_visit)));
         for (strip, products) in scratch.products.iter_mut().enumerate().take(strips) {
