@@ -1,10 +1,11 @@
 //! Steps in, leased bytes out; reads run ahead of the steps.
 
 use super::flights::{Flight, Flights};
-use super::lane::{Chosen, Lane, Way};
+use super::lane::{Chosen, Lane};
 use super::layout::Layout;
 use super::order::Order;
 use super::want::{Held, Pick, Steps, Want};
+use super::way::Way;
 use crate::error::{Error, Result};
 use crate::io::Reader;
 use crate::mem::Arena;

@@ -1,7 +1,7 @@
 //! Reads under way, and those that have ended and wait to be asked for.
 
-use super::lane::Way;
 use super::want::{Held, Want};
+use super::way::Way;
 use crate::error::Result;
 use crate::io::{Done, Read, Reader};
 use crate::mem::WriteLease;

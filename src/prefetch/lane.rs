@@ -7,17 +7,6 @@ use crate::mem::{Arena, Run, SlotId};
 use crate::tier::{Frames, Ring};
 use std::sync::Arc;
 
-/// Which of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Steps known beforehand.
-    Scheduled,
-    /// Steps that are told when they are known, and wanted at once.
-    Chosen,
-    /// Single records, which have slots of their own and are not read ahead.
-    Single,
-}
-
 /// A way that reads ahead.
 pub struct Lane {
     ring: Ring,

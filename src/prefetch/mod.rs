@@ -10,6 +10,7 @@ mod order;
 mod reading;
 pub mod runs;
 mod want;
+mod way;
 
 #[cfg(test)]
 mod chosen_tests;

@@ -3,8 +3,8 @@
 use super::ahead::{Begun, Reading};
 use super::fetcher::{Check, Fetcher};
 use super::flights::{Flight, ReadId};
-use super::lane::Way;
 use super::want::{Held, Pick, Want};
+use super::way::Way;
 use crate::error::{Error, Result};
 use crate::mem::{Run, WriteLease};
 use crate::tier::Place;
