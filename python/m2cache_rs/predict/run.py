@@ -15,6 +15,7 @@ import numpy as np
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
 from m2cache_rs.predict import file
+from m2cache_rs.predict.coding import as_kept
 from m2cache_rs.predict.collect import Collector, neurons, rows_of, texts
 from m2cache_rs.predict.lowrank import scores, svd
 from m2cache_rs.predict.rank import default_rank, heads, predictor_share
@@ -139,7 +140,7 @@ class _Job:
             yield found, self._recall(sample, found)
 
     def _recall(self, sample: Sample, factors: Factors) -> tuple[float, ...]:
-        recall = Recall(self.arch.ffn)
+        recall, factors = Recall(self.arch.ffn), as_kept(file.balanced(factors))
         for x, h in sample.held_out():
             recall.add(h, scores(factors, sample.normed(x), self.arch.activation))
         return recall.neurons()
