@@ -175,19 +175,6 @@ impl Matrix {
     }
 }
 
-/// The level of every part: the dense recipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Levels {
-    /// q, k, v, o.
-    pub attn: Level,
-    /// gate, up, down.
-    pub ffn: Level,
-    /// Output head.
-    pub head: Level,
-    /// Embedding rows.
-    pub embed: Level,
-}
-
 /// What a token is: it decides by which half of a recipe its FFN is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -7,7 +7,7 @@ mod parse;
 mod tests;
 mod validate;
 
-use crate::types::{Level, Levels};
+use crate::types::Level;
 use serde::{Deserialize, Serialize};
 
 /// What is computed, as JSON: `{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}`, and where some query
@@ -109,12 +109,4 @@ pub struct Above {
     pub scores: [Option<f32>; 3],
     /// The highest are kept where more reach a threshold (k_max).
     pub most: usize,
-}
-
-impl Recipe {
-    /// Every neuron for every token, prompt tokens at the same level.
-    pub fn dense(levels: Levels) -> Recipe {
-        let Levels { attn, ffn, head, embed } = levels;
-        Recipe { attn, head, embed, prompt: ffn, ffn: Ffn::Dense(ffn), heads: None }
-    }
 }

@@ -258,7 +258,7 @@ pub mod tests {
     use super::*;
     use crate::config::{Coding, Cut, Encoding, Ffn, Form, Selector, Sparse, TopHeads};
     use crate::engine::Needs;
-    use crate::types::{LEVELS, Levels, Plane};
+    use crate::types::{LEVELS, Plane};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -287,7 +287,7 @@ pub mod tests {
 
     pub fn dense(bits: u32) -> Recipe {
         let level = Level::from_bits(bits).unwrap();
-        Recipe::dense(Levels { attn: level, ffn: level, head: level, embed: level })
+        Recipe { attn: level, head: level, embed: level, prompt: level, ffn: Ffn::Dense(level), heads: None }
     }
 
     /// Recipes whose layers differ in what they read.

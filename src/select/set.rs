@@ -64,29 +64,10 @@ impl ActiveSet {
     ///
     /// # Panics
     /// If there is no such chunk, or `used` is of more neurons than a chunk has.
-    pub fn put(&mut self, chunk: usize, level: Level, used: &[u32]) {
+    fn put(&mut self, chunk: usize, level: Level, used: &[u32]) {
         let mut all = [0; CHUNK];
         all[..used.len()].copy_from_slice(used);
         self.chunks[chunk][LEVELS.len() - level.plane_count()].fill(&all);
-    }
-
-    /// How many neurons each token uses, by [`LEVELS`].
-    pub fn counts(&self) -> Vec<[usize; 3]> {
-        let mut counts = vec![[0; 3]; self.columns];
-        for (level, band) in self.chunks.iter().flat_map(|bands| bands.iter().enumerate()) {
-            for used in &band.used {
-                counts.iter_mut().enumerate().for_each(|(n, count)| count[level] += (used >> n & 1) as usize);
-            }
-        }
-        counts
-    }
-
-    /// How many neurons all tokens use together, by [`LEVELS`]: a neuron counts once for each.
-    pub fn total(&self) -> [usize; 3] {
-        let uses = |band: &Band| band.used.iter().map(|used| used.count_ones() as usize).sum::<usize>();
-        let mut total = [0; 3];
-        self.chunks.iter().for_each(|bands| (0..3).for_each(|level| total[level] += uses(&bands[level])));
-        total
     }
 
     /// Neurons of a chunk of which some token reads `plane`, those of the level `known` left out, which are not computed

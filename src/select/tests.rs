@@ -20,7 +20,7 @@ fn levels(scores: &[f32], cut: &Cut) -> Vec<Option<usize>> {
     for (place, id) in order.into_iter().enumerate() {
         levels[id] = match cut {
             Cut::Top([a, b, c]) => [*a, a + b, a + b + c].iter().position(|end| place < *end),
-            Cut::Above(_) if place >= cut.most() => None,
+            Cut::Above(above) if place >= above.most => None,
             Cut::Above(above) => {
                 let reaches =
                     |least: &Option<f32>| least.is_some_and(|least| scores[id].is_nan() || scores[id] >= least);
@@ -109,18 +109,16 @@ proptest! {
     }
 
     #[test]
-    fn counts_and_unions_are_those_of_the_levels((neurons, scores) in scores(), cut in cut()) {
+    fn unions_are_those_of_the_levels((neurons, scores) in scores(), cut in cut()) {
         let set = chosen(&scores, neurons, &cut);
         let of = |n: usize| levels_of(&set, neurons, n);
         let all: Vec<_> = (0..set.columns).map(of).collect();
-        let count = |n: usize, level| all[n].iter().filter(|have| **have == Some(level)).count();
-        let counts: Vec<[usize; 3]> = (0..set.columns).map(|n| [0, 1, 2].map(|level| count(n, level))).collect();
-        let total = [0, 1, 2].map(|level| counts.iter().map(|count: &[usize; 3]| count[level]).sum::<usize>());
-        prop_assert_eq!(set.total(), total);
-        prop_assert_eq!(set.counts(), counts);
-        for (plane, coarsest) in [(Plane::Base, 2), (Plane::Mid, 1), (Plane::Low, 0)] {
-            let reads = |id: &usize| all.iter().any(|levels| levels[*id].is_some_and(|level| level <= coarsest));
-            let reading = |chunk| set.reading(chunk, plane, None).into_iter().map(move |id| chunk * CHUNK + id as usize);
+        let planes = [(Plane::Base, 2), (Plane::Mid, 1), (Plane::Low, 0)];
+        for ((plane, coarsest), known) in planes.into_iter().zip([Some(2), Some(1), None]).chain(planes.map(|plane| (plane, None))) {
+            let reads = |level: usize| level <= coarsest && Some(level) != known;
+            let reads = |id: &usize| all.iter().any(|levels| levels[*id].is_some_and(reads));
+            let known = known.map(|level| LEVELS[level]);
+            let reading = |chunk| set.reading(chunk, plane, known).into_iter().map(move |id| chunk * CHUNK + id as usize);
             let have: Vec<usize> = (0..set.chunks.len()).flat_map(reading).collect();
             prop_assert_eq!(have, (0..neurons).filter(reads).collect::<Vec<_>>());
         }
@@ -143,7 +141,8 @@ proptest! {
 fn all_is_every_neuron_for_every_token() {
     for columns in [0, 1, 31, COLUMNS] {
         let set = ActiveSet::all(columns, 300, Level::L8);
-        assert_eq!(set.counts(), vec![[0, 300, 0]; columns]);
+        assert!((0..columns).all(|n| levels_of(&set, 300, n) == [Some(1); 300]));
+        assert!((columns..COLUMNS).all(|n| levels_of(&set, 300, n) == [None; 300]));
         assert_eq!(
             (set.reading(1, Plane::Mid, None).len(), set.reading(1, Plane::Low, None).len()),
             if columns == 0 { (0, 0) } else { (44, 0) }
@@ -158,4 +157,11 @@ fn every_token_of_a_full_batch_has_its_bit() {
     let [_, _, band] = &set.chunks[0];
     assert_eq!(band.ids, (0..32).collect::<Vec<u32>>());
     assert_eq!(band.used, (0..32).map(|n| 1 << n).collect::<Vec<u32>>());
+}
+
+#[test]
+fn neurons_that_nobody_is_left_for_are_left_out() {
+    let mut band = Band { level: Level::L8, ids: vec![3, 5, 9], used: vec![0b01, 0b11, 0b10] };
+    band.leave_out(&[0b01, 0b01, 0b00]);
+    assert_eq!((band.ids, band.used), (vec![5, 9], vec![0b10, 0b10]));
 }

@@ -101,14 +101,6 @@ impl Cut {
         };
         LEVELS.into_iter().zip(uses).any(|(of, uses)| of == level && uses)
     }
-
-    /// The most neurons that a token can have.
-    pub fn most(&self) -> usize {
-        match self {
-            Cut::Top(counts) => counts.iter().sum(),
-            Cut::Above(above) => above.most,
-        }
-    }
 }
 
 /// The layer's own, or what all share.

@@ -259,3 +259,32 @@ fn a_bias_of_up_that_could_overflow_keeps_its_neuron() {
     let off = |other: f32| prover.off(&Activated { rows: case.at(Level::L4), bias: None, others: Some(&[other]) });
     assert_eq!([off(3.0), off(f32::NAN), off(f32::INFINITY), off(f32::MAX)], [[1], [0], [0], [0]]);
 }
+
+/// A token whose sums round up at the fine level with every term, and down at the coarse one: each lane begins with
+/// `large`, and what follows is just above half a unit of its last place there and just below it here.
+fn against_us(arithmetic: Arithmetic, fine: Level, each: usize, large: f32, small: f32) -> Case {
+    let coding = Coding { form: Form::Symmetric, group: 64, cells: [1; 3] };
+    let width = 16 * each * 64;
+    let mut records = Records::new(coding, fine, width, 1, (0, 0));
+    records.planes.iter_mut().for_each(|plane| plane.fill(255));
+    records.set_scales(0, |_| f16::ONE);
+    let x = (0..width).map(|i| if i < 16 * each { large } else { small }).collect();
+    Case { records, x, arithmetic }
+}
+
+#[test]
+fn roundings_that_all_go_one_way_are_within_the_interval() {
+    let half_unit = 1.0 / (1 << 24) as f32;
+    // In f32 a term is a value times x; in integers a cell times the codes of 64 equal x, then the origin.
+    let float = against_us(Arithmetic::Float, Level::L16, 1, 1.01, half_unit * (1.0 + 0.5 / 256.0));
+    let integer = against_us(Arithmetic::Integer, Level::L8, 64, 1.1 / 64.0, half_unit * 0.52 / 64.0);
+    for (case, coarse) in [(float, Level::L8), (integer, Level::L4)] {
+        let [fine_dot, coarse_dot] = [case.fine(), coarse].map(|level| case.dots(Isa::detect(), level)[0][0]);
+        let cell = |level: Level| 1.0 / f64::from(1u32 << level.bits());
+        let apart = (cell(coarse) - cell(case.fine())) * case.x.iter().map(|x| f64::from(*x)).sum::<f64>();
+        let excess = f64::from(fine_dot) - f64::from(coarse_dot) - apart;
+        // 63 units of each of 16 lanes.
+        assert!(excess > 0.9 * 63.0 * 16.0 * 2.0 * f64::from(half_unit), "cells alone prove too much: {excess}");
+        assert_eq!(case.off(Isa::detect(), coarse, &[just_above(fine_dot)]), [0]);
+    }
+}
