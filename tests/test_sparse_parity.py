@@ -47,11 +47,11 @@ def recipe(selector: str, *cuts: Cut, prompt: int = 8, attn: int = 8) -> Recipe:
 
 
 def factors(arch: Architecture, seed: int, bits: int) -> dict[int, sparse.Factors]:
-    """Random low-rank factors, of a rank of its own in every layer."""
+    """Random low-rank factors, of a rank of its own in every layer; every other has a head for up, too."""
     rng, found = np.random.default_rng(seed), {}
     for layer in range(arch.layers):
-        rank = 5 + 67 * (layer % 2)
-        shapes = (rank, arch.hidden), (arch.ffn, rank), (arch.ffn,), (arch.ffn,)
+        rank, heads = 5 + 67 * (layer % 2), 1 + layer % 2 * arch.gated
+        shapes = (rank, arch.hidden), (heads * arch.ffn, rank), (arch.ffn,), (arch.ffn,)
         down, up, bias, weight = (rng.standard_normal(shape).astype(np.float32) / 4 for shape in shapes)
         found[layer] = sparse.Factors(down, up, bias, np.abs(weight), bits)
     return found
