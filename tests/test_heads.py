@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,22 @@ Array = np.ndarray[Any, Any]
 Lines = dict[int, tuple[Array, Array]]
 HEADS, LAYERS = SMALL["num_attention_heads"], SMALL["num_hidden_layers"]
 CONFIG = tiny.CONFIG | {"num_hidden_layers": 2, "max_position_embeddings": 64}
+
+
+def copied(store: Path, to: Path) -> Path:
+    """The same files under another name: what a test writes into profiles/ is its own."""
+    shutil.copytree(store, to, copy_function=os.link)
+    return to
+
+
+@pytest.fixture(name="small")
+def own_small(small: Path, tmp_path: Path) -> Path:
+    return copied(small, tmp_path / "small.m2c")
+
+
+@pytest.fixture(name="tale")
+def own_tale(tale: Path, tmp_path: Path) -> Path:
+    return copied(tale, tmp_path / "tale.m2c")
 
 
 def lines(heads: int, hidden: int, layers: int, seed: int = 1) -> Lines:
@@ -291,7 +309,6 @@ def test_a_profile_of_heads_is_learned_and_used(tale: Path, cli: Cli, tmp_path: 
     assert 0 < rows[1]["mean_kl"] < 1
     shown = cli("generate", tale, "--prompt", "Once", "--heads", "0.5", "--max-new-tokens", "3")
     assert "50 % of query heads" in shown.stderr
-    path_of(tale).unlink()
 
 
 def test_batches_of_both_kinds_through_branches(small: Path) -> None:
@@ -306,7 +323,6 @@ def test_batches_of_both_kinds_through_branches(small: Path) -> None:
                 batch = Batch(ids, np.full(20, sequence, np.uint32), kinds, tokens=ids)
                 found.append(model.forward(batch, observer=observer))
     same_bits(*found)
-    path_of(small).unlink()
 
 
 def test_mixed_values_are_what_o_is_multiplied_with(small: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs._core import Store, Survey
+from m2cache_rs._core import Engine, Store, Survey
 from m2cache_rs.config import user_path
 from m2cache_rs.errors import M2CacheError
 from m2cache_rs.models import Architecture
@@ -57,6 +57,18 @@ class Opened(Shape):
         """The budget of a wish. BudgetError names the least that works."""
         costs = self.costs(recipe, act, positions, threads, kv, wish.reserve, logit_rows)
         return choose(wish, self.weights(recipe), costs, peak_rss())
+
+    def give_predictors(self, recipe: Recipe, engine: Engine) -> None:
+        """Hands over, layer by layer, what the recipe ranks neurons by and chooses query heads by."""
+        predictor, heads = self.predictor(recipe), self.heads(recipe)
+        if predictor is not None:
+            for layer, factors in enumerate(predictor.layers()):
+                engine.set_predictor(
+                    layer, factors.down, factors.up, factors.bias, factors.weight, predictor.bits
+                )
+        if heads is not None:
+            for layer, one in enumerate(heads.layers()):
+                engine.set_head_predictor(layer, one.weight, one.bias)
 
 
 def open_store(path: str | Path) -> Store:

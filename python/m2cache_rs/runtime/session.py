@@ -166,8 +166,7 @@ class Model:
         core = chosen.recipe.core(opened.architecture)
         request = _request_bytes(opened, chosen.recipe)
         engine = Engine(opened.store, core, act, budget.cache, verify, threads, io, request=request)
-        _give_predictor(opened, chosen.recipe, engine)
-        _give_heads(opened, chosen.recipe, engine)
+        opened.give_predictors(chosen.recipe, engine)
         capacity = None if dram is None else positions
         backend = CpuBackend(engine, opened.architecture, kv, capacity)
         counted = backend.stats()
@@ -442,21 +441,3 @@ def _request_bytes(opened: Opened, recipe: Recipe) -> int | None:
     from m2cache_rs.runtime.rates import request_bytes
 
     return None if isinstance(recipe.ffn, Dense) else request_bytes(opened.path)
-
-
-def _give_predictor(opened: Opened, recipe: Recipe, engine: Engine) -> None:
-    """Low-rank factors, layer by layer, where the recipe ranks by them."""
-    predictor = opened.predictor(recipe)
-    if predictor is not None:
-        for layer, factors in enumerate(predictor.layers()):
-            engine.set_predictor(
-                layer, factors.down, factors.up, factors.bias, factors.weight, predictor.bits
-            )
-
-
-def _give_heads(opened: Opened, recipe: Recipe, engine: Engine) -> None:
-    """What chooses query heads, layer by layer, where the recipe leaves out some."""
-    found = opened.heads(recipe)
-    if found is not None:
-        for layer, one in enumerate(found.layers()):
-            engine.set_head_predictor(layer, one.weight, one.bias)
