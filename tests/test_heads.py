@@ -45,14 +45,14 @@ def copied(store: Path, to: Path) -> Path:
     return to
 
 
-@pytest.fixture(name="small")
-def own_small(small: Path, tmp_path: Path) -> Path:
-    return copied(small, tmp_path / "small.m2c")
+@pytest.fixture(name="small", scope="session")
+def own_small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(small, tmp_path_factory.mktemp("heads") / "small.m2c")
 
 
-@pytest.fixture(name="tale")
-def own_tale(tale: Path, tmp_path: Path) -> Path:
-    return copied(tale, tmp_path / "tale.m2c")
+@pytest.fixture(name="tale", scope="session")
+def own_tale(tale: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(tale, tmp_path_factory.mktemp("heads") / "tale.m2c")
 
 
 def lines(heads: int, hidden: int, layers: int, seed: int = 1) -> Lines:
