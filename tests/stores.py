@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from m2cache_rs.cli.program import main
 from m2cache_rs.config import Precision, PrecisionLike
 from m2cache_rs.convert import convert
 from m2cache_rs.models import architecture_of
@@ -39,6 +40,7 @@ DENIED = re.compile(
 )
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+Shown = Callable[..., tuple[int, str, str]]
 
 
 def needs(store: Path, precision: PrecisionLike) -> Weights:
@@ -91,6 +93,19 @@ def cli() -> Cli:
         if isinstance(done.stderr, str):
             done.stderr = but_denials(done.stderr)
         return done  # type: ignore[no-any-return]
+
+    return run
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
+    """Runs a command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main([str(one) for one in arguments]))
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out, out.err
 
     return run
 

@@ -6,14 +6,12 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from m2cache_rs import Model
-from m2cache_rs.cli.program import main
 from m2cache_rs.eval import bootstrap
 from m2cache_rs.eval.models import beside, label_of
 from m2cache_rs.eval.run import evaluate, evaluate_all
@@ -22,12 +20,12 @@ from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.recipe import Certified, Recipe, Sparse
 from m2cache_rs.runtime.work import record_bytes
 
+from tests.stores import Shown
+
 TEXT = "In the beginning God created the heaven and the earth.\n" * 20
 HALF = Shares(0.5, (0.25, 0.25, 0.5))
 PLANE = Recipe(8, 8, 16, 8, Sparse("plane", (HALF,)))
 ORACLE = Recipe(8, 8, 16, 8, Sparse("oracle", (HALF,)))
-
-Shown = Callable[..., tuple[int, str, str]]
 
 
 def values(count: int) -> np.ndarray[Any, Any]:
@@ -111,19 +109,6 @@ def test_what_a_picture_shows_beside(tale: Path, tale_mid: Path) -> None:
     assert [label for label, _, _ in beside(Opened(tale_mid), [PLANE])] == ["4 bits", "8 bits"]
     assert label_of(above) == "plane at most 30 %"
     assert label_of(Recipe(8, 8, 16, 8, Certified(8))) == "certified 8 bits"
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
-    """Runs a command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            sys.exit(main([str(one) for one in arguments]))
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return run
 
 
 @pytest.fixture

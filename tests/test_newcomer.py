@@ -280,7 +280,7 @@ def limited(limit: str, *command: str | Path) -> subprocess.CompletedProcess[str
     """A command of the package under a `ulimit`."""
     words = shlex.join([sys.executable, "-m", "m2cache_rs", *map(str, command)])
     script = f"ulimit {limit}; exec {words}"
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize("files", [8, 10, 12, 14])
@@ -293,11 +293,12 @@ def test_too_few_open_files_are_told_with_the_way_out(tale: Path, files: int) ->
     assert error.endswith("; raise the limit of open files (ulimit -n)")
 
 
-@pytest.mark.parametrize("kibibytes", [50_000, 70_000, 160_000])
+@pytest.mark.parametrize("kibibytes", [*range(50_000, 100_000, 10_000), *range(100_000, 200_000, 20_000)])
 def test_an_address_space_too_small_for_the_libraries(tale: Path, kibibytes: int) -> None:
-    """A library is not mapped, or memory is not had; OpenBLAS may say so itself."""
+    """A library is not mapped, or memory is not had; OpenBLAS may say so itself. It crashed, or hung."""
     ended = limited(f"-v {kibibytes}", "generate", tale, "-p", "a", "--max-new-tokens", "1")
     assert "Traceback" not in ended.stderr
+    assert ended.returncode in (0, 1, 2)
     assert ended.returncode == 0 or len(ended.stderr.splitlines()[-1]) < 300
 
 

@@ -30,9 +30,9 @@ from m2cache_rs.runtime.rates import known_rates, rates_of
 from m2cache_rs.runtime.recipe import Recipe, Sparse
 from m2cache_rs.runtime.work import Work
 
-from tests.stores import EXAMPLE, SMALL, Cli
+from tests.stores import EXAMPLE, SMALL, Cli, Shown
 
-Shown = Callable[..., str]
+Printed = Callable[..., str]
 PLANE = Recipe(8, 8, 8, 8, Sparse("plane", (Shares(0.5, (0.25, 0.25, 0.5)),)))
 BITS4 = Chosen(Recipe.dense(4))
 
@@ -177,23 +177,22 @@ def test_a_rate_that_is_none_is_refused(tale: Path, gbps: float) -> None:
 
 
 @pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
-    """Runs a command line in this process; what it prints."""
+def printed(shown: Shown) -> Printed:
+    """Runs a command line that succeeds; what it prints."""
 
     def run(*arguments: object) -> str:
-        with pytest.raises(SystemExit) as ended:
-            sys.exit(main([str(one) for one in arguments]))
-        assert ended.value.code == 0
-        return capsys.readouterr().out
+        code, out, _ = shown(*arguments)
+        assert code == 0
+        return out
 
     return run
 
 
 def test_plan_shows_memory_bytes_speed_and_levels(
-    shown: Shown, tale: Path, measured: Callable[[Path], DeviceRates]
+    printed: Printed, tale: Path, measured: Callable[[Path], DeviceRates]
 ) -> None:
     measured(tale)
-    plain = shown("plan", tale, "--ctx", 128, "--dram", "1GiB")
+    plain = printed("plan", tale, "--ctx", 128, "--dram", "1GiB")
     for words in (
         "memory",
         "keys and values (128 positions)",
@@ -207,7 +206,9 @@ def test_plan_shows_memory_bytes_speed_and_levels(
         assert [line.split()[0] for line in table] == ["4", "8", "16"]
     assert "plane 50 %" in comparison
     assert "which pays: all weights lie in memory" in comparison
-    report = json.loads(shown("plan", tale, "--ctx", 128, "--dram", "1GiB", "--precision", "ffn=4", "--json"))
+    report = json.loads(
+        printed("plan", tale, "--ctx", 128, "--dram", "1GiB", "--precision", "ffn=4", "--json")
+    )
     assert report["precision"] == {"attn": 16, "ffn": 4, "head": 16, "embed": 16}
     budget = report["budget"]
     assert budget["total"] == sum(
@@ -231,7 +232,7 @@ def test_what_plan_says_is_least_is_enough(tale: Path, measured: Callable[[Path]
 
 
 def test_levels_that_do_not_fit_are_told_in_their_line(
-    shown: Shown, tmp_path: Path, measured: Callable[[Path], DeviceRates]
+    printed: Printed, tmp_path: Path, measured: Callable[[Path], DeviceRates]
 ) -> None:
     """A budget between what a wide model needs at least at 4 and at 16 bits."""
     measured(tmp_path)
@@ -242,7 +243,7 @@ def test_levels_that_do_not_fit_are_told_in_their_line(
     request = Request("64GiB", 512, 8, 2, "f16")
     dram = make(shape_of(tmp_path), request, BITS4, rates_of(tmp_path)).least + (2 << 20)
     command = ["plan", tmp_path, "--dram", dram, "--ctx", 512, "--precision", 4, "--threads", 2]
-    plain = shown(*command)
+    plain = printed(*command)
     four, eight, sixteen = plain.split("\n\n")[1].splitlines()[1:]
     assert "gate and up at 4 bits" in plain.splitlines()[-1]
     assert "lowrank where its measured KL will do" in plain.splitlines()[-1]
@@ -250,7 +251,7 @@ def test_levels_that_do_not_fit_are_told_in_their_line(
     assert four.split()[0] == "4"
     assert "the least that works is" in sixteen
     assert eight.split()[0] == "8"
-    report = json.loads(shown(*command, "--json"))
+    report = json.loads(printed(*command, "--json"))
     assert "least" in report["levels"]["16"]["error"]
     assert report["levels"]["4"]["fixed_share"] < 0.01
 
@@ -302,7 +303,7 @@ def test_the_table_of_stats_adds_up(tale: Path) -> None:
 
 
 def test_a_machine_without_rates_is_measured(
-    shown: Shown, tale: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    printed: Printed, tale: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     asked = []
@@ -318,7 +319,7 @@ def test_a_machine_without_rates_is_measured(
         "store",
     )
     monkeypatch.setattr(module, "quick", lambda directory: asked.append(directory) or kept)
-    plain = shown("plan", tale, "--ctx", 64)
+    plain = printed("plan", tale, "--ctx", 64)
     assert asked == [tale]
     assert "measured just now, roughly" in plain
     monkeypatch.setattr(module, "quick", lambda directory: None)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from m2cache_rs import Model, UsageError
-from m2cache_rs.cli.program import main
 from m2cache_rs.cli.words import chosen_words, recipe_words
 from m2cache_rs.runtime import tuned
 from m2cache_rs.runtime.cut import Above, Shares
@@ -20,23 +17,11 @@ from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
 from m2cache_rs.runtime.regimes import Regimes
 from m2cache_rs.runtime.tuned import Measured, Tuned
 
-Shown = Callable[..., tuple[int, str, str]]
+from tests.stores import Shown
+
 GENERATE = ("-p", "In the beginning", "--max-new-tokens", 4)
 PLANE = Recipe(8, 8, 16, 8, Sparse("plane", (Shares(0.5, (0.25, 0.25, 0.5)),)))
 MEASURED = Measured(0.0123, (0.01, 0.015), 9.5, 3 << 20, 6.25, 1000, "ab12")
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
-    """Runs a command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            sys.exit(main([str(one) for one in arguments]))
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return run
 
 
 @pytest.fixture

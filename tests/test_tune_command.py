@@ -18,9 +18,7 @@ from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import UNIFORM, of_active
 from m2cache_rs.tune.model import Settings, tuning
 
-from tests.test_eval_recipes import Shown, shown
-
-__all__ = ["shown"]
+from tests.stores import Shown
 
 TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n" * 8
 

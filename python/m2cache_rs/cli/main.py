@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 _INTERRUPTED = 130
+# The Rust core computes; of all commands only this one multiplies matrices with numpy.
+_MULTIPLIES = "profile"
 
 
 def run() -> None:
     """Runs the command line of this process and ends it."""
     try:
+        _quieten_blas()
         code = _code()
     except KeyboardInterrupt:
         sys.stderr.write("m2cache: interrupted\n")
@@ -30,3 +34,13 @@ def _code() -> int | str | None:
         return main(sys.argv[1:])
     except SystemExit as ended:
         return ended.code
+
+
+def _quieten_blas() -> None:
+    """One thread for numpy's OpenBLAS, before numpy is imported.
+
+    Its others would idle here, and under `ulimit -v` they crash or wait without end where they find no room.
+    """
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if limited or sys.argv[1:2] != [_MULTIPLIES]:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
