@@ -247,7 +247,7 @@ def test_errors_name_the_way_out(small: Path, tmp_path: Path) -> None:
         ({"store": "other"}, "made for another store"),
         ({"layer.1.weight": np.zeros((6, 3), np.float32)}, "lacks heads of layer 1"),
         ({"layer.0.bias": np.zeros(3, np.float32)}, "lacks heads of layer 0"),
-        ({"layer.0.bias": np.zeros(6, np.float16)}, "lacks heads of layer 0"),
+        ({"layer.0.bias": np.zeros(6, np.float64)}, "lacks heads of layer 0"),
     ],
 )
 def test_files_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

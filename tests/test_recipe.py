@@ -363,3 +363,6 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreIOError, match="No space left"):
         profiles.write(folder / "x", fail)
     assert list(folder.iterdir()) == []
+    written = profiles.write(folder / "x", lambda file: file.write(b"x"))
+    (folder / "other").touch()
+    assert written.stat().st_mode == (folder / "other").stat().st_mode, "whoever reads stores reads profiles"

@@ -1,6 +1,6 @@
 """What chooses a store's query heads: `STORE/profiles/heads.safetensors`, by `m2cache profile --heads`.
 
-Tensors of layer N in f32: `layer.N.weight` [heads, hidden] and `layer.N.bias` [heads]; a head's score is
+Tensors of layer N, f32 or f16: `layer.N.weight` [heads, hidden] and `layer.N.bias` [heads]; a head's score is
 weight . x + bias of the normed row x. The metadata hold `store`, the store's id.
 """
 
@@ -10,14 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from m2cache_rs._core import read_header
-from m2cache_rs.errors import M2CacheError, StoreError, UsageError
+from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.predictors import metadata
-from m2cache_rs.runtime.profiles import FOLDER, check_store, io_error
+from m2cache_rs.runtime.profiles import FOLDER
+from m2cache_rs.runtime.tensors import Floats, TensorFile
 
 _FILE = "heads.safetensors"
 _MAKE = "`m2cache profile {} --text FILE --heads` makes it"
@@ -47,24 +43,14 @@ class HeadPredictor:
                 f"the recipe leaves out query heads, and nothing was learned of those of {store}: "
                 f"{_MAKE.format(store)}"
             )
-        try:
-            header = read_header(self.path)
-            found = metadata(self.path)
-        except OSError as error:
-            raise io_error(f"{self.path} cannot be read", error) from error
-        except M2CacheError as error:
-            raise StoreError(f"{self.path} is broken: {error}; {_REMEDY}") from error
-        check_store(self.path, found.get("store"), id, _REMEDY)
-        self._tensors = {
-            name: (begin, tuple(shape)) for name, dtype, shape, begin, _ in header if dtype == "F32"
-        }
+        self._file = TensorFile(self.path, "the file of query heads", id, _REMEDY)
         for layer in range(spec.layers):
             self._check(layer)
 
     def layers(self) -> Iterator[HeadWeights]:
         """Those of every layer in turn. StoreIOError."""
         for layer in range(self._spec.layers):
-            yield HeadWeights(self._read(f"layer.{layer}.weight"), self._read(f"layer.{layer}.bias"))
+            yield HeadWeights(*(self._file.read(f"layer.{layer}.{part}") for part in ("weight", "bias")))
 
     def memory(self) -> int:
         """What the core keeps of it at most, at 8 bits, and a layer that is being handed over."""
@@ -77,16 +63,8 @@ class HeadPredictor:
     def _check(self, layer: int) -> None:
         shapes = {"weight": (self._spec.heads, self._spec.hidden), "bias": (self._spec.heads,)}
         for part, shape in shapes.items():
-            if self._tensors.get(f"layer.{layer}.{part}", (0, ()))[1] != shape:
-                raise StoreError(f"{self.path} lacks heads of layer {layer} in the model's shape; {_REMEDY}")
-
-    def _read(self, name: str) -> Floats:
-        begin, shape = self._tensors[name]
-        try:
-            found = np.fromfile(self.path, np.float32, int(np.prod(shape)), offset=begin)
-        except OSError as error:
-            raise io_error(f"{self.path} cannot be read", error) from error
-        return found.reshape(shape)
+            if self._file.shape(f"layer.{layer}.{part}") != shape:
+                raise self._file.broken(f"lacks heads of layer {layer} in the model's shape")
 
 
 def path_of(store: Path) -> Path:

@@ -8,20 +8,15 @@ found) and `bits` (4 or 8: at which the core keeps the factors).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from m2cache_rs._core import read_header
-from m2cache_rs.errors import M2CacheError, StoreError, UsageError
+from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.profiles import FOLDER, check_store, io_error
+from m2cache_rs.runtime.profiles import FOLDER
+from m2cache_rs.runtime.tensors import Floats, TensorFile
 from m2cache_rs.runtime.work import record_bytes
 
 CODING = {"form": "symmetric", "group": 64}
@@ -30,20 +25,8 @@ _BLOCK, _PAGE = 64, 4096
 # A bias and a weight of each neuron, in f32.
 _VECTORS = 8
 _NAME = re.compile(r"predictor-(.+)\.safetensors")
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 _REMEDY = "`m2cache profile STORE --text FILE` makes it anew"
 _MAKE = "`m2cache profile {} --text FILE` makes one"
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Where a tensor lies in its file."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    begin: int
 
 
 @dataclass(frozen=True)
@@ -62,31 +45,17 @@ class Predictor:
     def __init__(self, store: Path, name: str, id: str, spec: Architecture) -> None:
         self.path = path_of(store, name)
         self.name = name
-        try:
-            header = read_header(self.path)
-            about = metadata(self.path)
-        except OSError as error:
-            raise io_error(f"the predictor {self.path} cannot be read", error) from error
-        except M2CacheError as error:
-            raise StoreError(f"the predictor {self.path} is broken: {error}; {_REMEDY}") from error
-        check_store(self.path, about.get("store"), id, _REMEDY)
-        self.kind = str(about.get("kind", "unknown"))
-        self.bits = self._bits(about)
-        self._tensors = {
-            tensor: Tensor(_DTYPES[dtype], tuple(shape), begin)
-            for tensor, dtype, shape, begin, _ in header
-            if dtype in _DTYPES
-        }
-        self.ranks = tuple(self._rank(layer, spec) for layer in range(spec.layers))
-        ups = (self._tensors[f"layer.{layer}.up"] for layer in range(spec.layers))
-        self.heads = tuple(up.shape[0] // spec.ffn for up in ups)
+        self._file = TensorFile(self.path, "the predictor", id, _REMEDY)
+        self.kind = str(self._file.about.get("kind", "unknown"))
+        self.bits = self._bits()
+        shapes = [self._shape(layer, spec) for layer in range(spec.layers)]
+        self.ranks, self.heads = tuple(rank for rank, _ in shapes), tuple(heads for _, heads in shapes)
         self._hidden, self._ffn = spec.hidden, spec.ffn
 
     def layers(self) -> Iterator[Factors]:
         """The factors of every layer in turn: memory for one. StoreIOError."""
         for layer in range(len(self.ranks)):
-            parts = (self._read(self._tensors[f"layer.{layer}.{part}"]) for part in _PARTS)
-            yield Factors(*parts)
+            yield Factors(*(self._file.read(f"layer.{layer}.{part}") for part in _PARTS))
 
     def bytes(self) -> int:
         """What every decode token touches of it: records, biases and weights."""
@@ -110,33 +79,21 @@ class Predictor:
             for rank, heads in zip(self.ranks, self.heads, strict=True)
         )
 
-    def _bits(self, about: dict[str, Any]) -> int:
-        if about.get("bits") not in ("4", "8"):
-            raise StoreError(f"{self.path} has bits {about.get('bits')!r:.20}, not 4 or 8; {_REMEDY}")
-        return int(about["bits"])
+    def _bits(self) -> int:
+        bits = self._file.about.get("bits")
+        if bits not in ("4", "8"):
+            raise self._file.broken(f"has bits {bits!r:.20}, not 4 or 8")
+        return int(bits)
 
-    def _rank(self, layer: int, spec: Architecture) -> int:
-        """The rank of a layer, all of whose tensors have their shapes."""
-        found = [self._tensors.get(f"layer.{layer}.{part}") for part in _PARTS]
-        down = found[0]
-        rank = down.shape[0] if down is not None and len(down.shape) == 2 else 0
-        heads = 2 if spec.gated and found[1] is not None and found[1].shape == (2 * spec.ffn, rank) else 1
-        shapes = (rank, spec.hidden), (heads * spec.ffn, rank), (spec.ffn,), (spec.ffn,)
-        if rank < 1 or any(
-            one is None or one.shape != shape for one, shape in zip(found, shapes, strict=True)
-        ):
-            raise StoreError(
-                f"the predictor {self.path} lacks factors of layer {layer} in the model's shape; {_REMEDY}"
-            )
-        return rank
-
-    def _read(self, tensor: Tensor) -> Floats:
-        count = int(np.prod(tensor.shape))
-        try:
-            found = np.fromfile(self.path, tensor.dtype, count, offset=tensor.begin)
-        except OSError as error:
-            raise io_error(f"the predictor {self.path} cannot be read", error) from error
-        return np.ascontiguousarray(found.reshape(tensor.shape), np.float32)
+    def _shape(self, layer: int, spec: Architecture) -> tuple[int, int]:
+        """Rank and heads of a layer, all of whose tensors have their shapes."""
+        down, up, *rest = (self._file.shape(f"layer.{layer}.{part}") for part in _PARTS)
+        rank = down[0] if down else 0
+        heads = 2 if spec.gated and up == (2 * spec.ffn, rank) else 1
+        wanted = [(rank, spec.hidden), (heads * spec.ffn, rank), (spec.ffn,), (spec.ffn,)]
+        if rank < 1 or [down, up, *rest] != wanted:
+            raise self._file.broken(f"lacks factors of layer {layer} in the model's shape")
+        return rank, heads
 
 
 _PARTS = ("down", "up", "bias", "weight")
@@ -170,11 +127,3 @@ def _stride(width: int, bits: int) -> int:
     """A record in the core's memory: each of its planes begins at a multiple of 64 bytes."""
     base, rest = record_bytes(CODING, width, 4), record_bytes(CODING, width, bits)
     return -(-base // _BLOCK) * _BLOCK + -(-(rest - base) // _BLOCK) * _BLOCK
-
-
-def metadata(path: Path) -> dict[str, Any]:
-    """What a file whose header is sound says of itself."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        found = json.loads(file.read(length)).get("__metadata__", {})
-    return dict(found)

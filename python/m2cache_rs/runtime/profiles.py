@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from m2cache_rs.errors import StoreError, StoreIOError
 
@@ -16,22 +17,21 @@ FOLDER = "profiles"
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     """A file of `profiles/` that is there as a whole or not at all; `fill` writes it. Raises StoreIOError."""
-    name = ""
+    # tempfile would keep what it makes from other users, who may read the store.
+    partial = path.with_name(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-        name = ""
+        os.replace(partial, path)
         _sync(path.parent)
     except OSError as error:
         raise io_error(f"{path} cannot be written", error) from error
     finally:
-        if name:
-            os.unlink(name)
+        with suppress(OSError):
+            partial.unlink()
     return path
 
 

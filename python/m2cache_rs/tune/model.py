@@ -64,7 +64,9 @@ class Found:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"recipe": self.recipe.to_dict(), "measured": asdict(self.point) | {"shares": None}}
+        measured = asdict(self.point)
+        del measured["shares"]  # the recipe has them
+        return {"recipe": self.recipe.to_dict(), "measured": measured}
 
 
 class Tuning:

@@ -62,7 +62,7 @@ class Tuner:
         """The best recipe of at most `budget` bytes a token. UsageError names the least there is."""
         self.uniform()
         candidates = self._by_kl(budget) if self.objective == "kl" else self._by_entropy(budget)
-        self.points += list(candidates)
+        self._keep(candidates)
         found = best_within(self.points, budget, self.objective)
         if found is None:
             least = min(point.bytes for point in self.points)
@@ -79,9 +79,9 @@ class Tuner:
         while least < most:
             middle = (least + most) // 2
             point = self._joint(found[middle])
-            self.points.append(point)
+            self._keep([point])
             least, most = (least, middle) if point.kl <= kl else (middle + 1, most)
-        self.points.append(self._joint(found[least]))
+        self._keep([self._joint(found[least])])
         answer = least_bytes(self.points, kl)
         if answer is None:
             best = min(point.kl for point in self.points)
@@ -128,8 +128,12 @@ class Tuner:
 
     def _point(self, how: str, shares: Shares) -> Point:
         point = self.meter.point(how, [shares] * self.meter.layers)
-        self.points.append(point)
+        self._keep([point])
         return point
+
+    def _keep(self, points: Iterable[Point]) -> None:
+        """What was measured as a whole; the uniform levels and some allocations answer several budgets."""
+        self.points += [point for point in points if point not in self.points]
 
     def _size(self, shares: Shares) -> float:
         return self.size([shares] * self.meter.layers)

@@ -9,12 +9,9 @@ use crate::kernels::cpu::testing::{arithmetics, on_two};
 use crate::kernels::neurons::{Bias, Linear, Neurons, values};
 use crate::kernels::project::Inputs;
 use crate::kernels::{Arithmetic, Cpu, Isa, portable};
-use crate::types::Level;
+use crate::types::{LEVELS, Level};
 use half::f16;
 use proptest::prelude::*;
-
-/// In the order of a sum.
-const LEVELS: [Level; 3] = [Level::L16, Level::L8, Level::L4];
 
 /// Neurons of a chunk, their inputs, and who uses which at what level.
 #[derive(Clone, Debug)]
