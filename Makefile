@@ -37,14 +37,14 @@ $(VENV)/core: $(VENV)/packages pyproject.toml Cargo.toml Cargo.lock $(shell find
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release $(LOCKED)
 	touch $@
 
-$(VENV)/linters: constraints/lint.txt $(VENV)/packages
+$(VENV)/lint $(VENV)/plot: $(VENV)/%: constraints/%.txt $(VENV)/packages
 	$(BIN)/python -m pip install -r $<
 	touch $@
 
 demo: $(VENV)/core
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/core
+test: $(VENV)/core $(VENV)/plot
 	cargo test $(LOCKED)
 	$(BIN)/python -m pytest
 	for set in portable avx2; do scripts/test-isa $(BIN)/python $$set $(COMPUTING); done
@@ -53,7 +53,7 @@ test: $(VENV)/core
 test-torch: $(VENV)/core
 	python=$$(scripts/torch-env) && PYTHONPATH=$(CURDIR)/python "$$python" -m pytest tests/torch
 
-lint: $(VENV)/core $(VENV)/linters
+lint: $(VENV)/core $(VENV)/lint
 	cargo fmt --check
 	cargo clippy $(LOCKED) --all-targets -- -D warnings
 	cargo clippy $(LOCKED) --all-targets --features python -- -D warnings

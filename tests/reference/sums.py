@@ -164,7 +164,8 @@ def exp(x: Array) -> Array:
         series = fma(series, r, factor)
     whole = shifted.view(np.int32) - round_off.view(np.int32)
     half = whole >> 1
-    return (F32(1) + fma(r * r, series, r)) * power_of_two(half) * power_of_two(whole - half)
+    with np.errstate(over="ignore"):  # beyond the largest number e^x is infinite
+        return (F32(1) + fma(r * r, series, r)) * power_of_two(half) * power_of_two(whole - half)
 
 
 def power_of_two(n: NDArray[np.int32]) -> Array:
