@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from m2cache_rs.config import LEVELS
 from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
-from recipe_rows import ALL_PARTS, UNIFORM
+from recipe_rows import ALL_PARTS, CASCADE, UNIFORM
 
 ACTIVE = (0.7, 0.5, 0.35, 0.25, 0.1)
 # Shares of the active neurons at 16, 8 and 4 bits: all at 16, and M2Cache's.
@@ -38,7 +38,7 @@ def predicted(name: str) -> Selector:
 
 def cascade(name: str) -> Selector:
     """`plane` among what low-rank factors of that name leave."""
-    return Selector(f"cascade ({name})", "cascade", name)
+    return Selector(f"{CASCADE} ({name})", CASCADE, name)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 from metrics import Double
 
 UNIFORM, ALL_PARTS, ORACLE, PEER = "uniform", "all parts", "oracle", "llama.cpp"
+CASCADE = "cascade"
 KL_TUNED, ENTROPY_TUNED, FIXED = "tuned, KL", "tuned, entropy", "fixed 25/25/50"
-ORDER = (UNIFORM, ALL_PARTS, ORACLE, "plane", "lowrank", "cascade", KL_TUNED, ENTROPY_TUNED, FIXED, PEER)
+ORDER = (UNIFORM, ALL_PARTS, ORACLE, "plane", "lowrank", CASCADE, KL_TUNED, ENTROPY_TUNED, FIXED, PEER)
 
 
 @dataclass(frozen=True)

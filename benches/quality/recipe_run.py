@@ -1,4 +1,8 @@
-"""One case on its way into the table: every group of lines is measured, or named as missing, and why."""
+"""One case on its way into the table: every group of lines is measured, or named as missing, and why.
+
+All that is to come is named as missing before anything is measured: a run that was stopped leaves a file that
+says so.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,13 @@ from m2cache_rs.runtime.opening import Opened
 from recipe_cases import LEARNING, Case
 from recipe_choices import EXACT, PLANE, Choice, Selector, cascade, predicted, sparse, uniform
 from recipe_meter import Meter, Options
-from recipe_rows import ALL_PARTS, KL_TUNED, PEER, UNIFORM, Line, Missing, Table
+from recipe_predictors import KINDS
+from recipe_rows import ALL_PARTS, CASCADE, KL_TUNED, PEER, UNIFORM, Line, Missing, Table
 from recipe_tuned import tuned
+
+PREDICTED = (*(predicted(kind).name for kind in KINDS), CASCADE)
+GROUPS = (UNIFORM, ALL_PARTS, EXACT.name, PLANE.name, *PREDICTED, KL_TUNED, PEER)
+STOPPED = "the run was stopped before these rows: --resume measures them"
 
 
 @dataclass(frozen=True)
@@ -43,24 +53,37 @@ class Run:
 
     def measure(self) -> None:
         """Adds what the table has not yet."""
+        for group in GROUPS:
+            if not self._has(group):
+                self._miss(group, STOPPED)
+        self._keep()
         everywhere = [one for one in uniform() if one.group == ALL_PARTS]
         self._choices(UNIFORM, [one for one in uniform() if one.group == UNIFORM])
         self._choices(ALL_PARTS, everywhere)
-        for selector in (EXACT, PLANE, *self._predicted()):
+        for selector in chain((EXACT, PLANE), self._predicted()):
             self._choices(selector.name, list(sparse(selector)))
         self._attempt(KL_TUNED, self._tuned)
         self._attempt(PEER, self._peers)
 
+    def _has(self, group: str) -> bool:
+        """Whether it is measured. The table tells cascades apart by their predictor, a wish does not."""
+        return any(
+            group in (line.group, line.group.split(" (")[0])
+            for line in self.table.find(subject=self.case.name)
+        )
+
     def _predicted(self) -> Iterator[Selector]:
+        if all(map(self._has, PREDICTED)):
+            return
         found = recipe_predictors.make(self.case.store, self.case.learning, LEARNING)
         self.table.about["predictors"][self.case.name] = found.report
         for name, reason in found.reasons.items():
-            self._miss(predicted(name).name, reason)
+            self._tell_missing(predicted(name).name, reason)
         yield from map(predicted, found.names)
         if found.names:
             yield cascade(found.names[-1])
         else:
-            self._miss("cascade", "it needs a predictor")
+            self._tell_missing(CASCADE, "it needs a predictor")
 
     def _choices(self, group: str, choices: Sequence[Choice]) -> None:
         self._attempt(group, lambda: map(self._ours, choices))
@@ -88,17 +111,28 @@ class Run:
 
     def _attempt(self, group: str, lines: Callable[[], Iterator[Line]]) -> None:
         """A group as a whole, or the reason why not; the rest goes on."""
-        if self.table.find(subject=self.case.name, group=group):
+        if self._has(group):
             return
         try:
-            self.table.lines += map(_said, lines())
+            found = list(map(_said, lines()))
         except (M2CacheError, ImportError, ValueError, RuntimeError) as error:
-            self._miss(group, str(error))
+            self._tell_missing(group, str(error))
+        else:
+            self.table.lines += found
+            self._miss(group, None)
         self._keep()
 
-    def _miss(self, label: str, reason: str) -> None:
-        say(f"{self.case.name}: {label} is missing: {reason}")
-        self.table.missing.append(Missing(self.case.name, label, reason))
+    def _tell_missing(self, group: str, reason: str) -> None:
+        say(f"{self.case.name}: {group} is missing: {reason}")
+        self._miss(group, reason)
+
+    def _miss(self, group: str, reason: str | None) -> None:
+        """Names why a group of this case is missing, or that it is not."""
+        name, missing = self.case.name, self.table.missing
+        labels = group, group.split(" (")[0]
+        missing[:] = [one for one in missing if one.subject != name or one.label not in labels]
+        if reason is not None:
+            missing.append(Missing(name, group, reason))
 
 
 def _said(line: Line) -> Line:

@@ -102,7 +102,6 @@ def _begun(arguments: argparse.Namespace) -> Table:
     table = load(arguments.json)
     if table.about["asked"] != asked:
         raise ValueError(f"{arguments.json} was measured with other options: {table.about['asked']}")
-    table.missing.clear()
     return table
 
 
