@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +23,10 @@ from limits import options
 from limits.machine import machine
 from limits.subject import PLANES, Subject
 from limits.tell import tell
-from m2cache_rs import Model
+from limits.turns import Turns, in_turns
 from m2cache_rs._core import MemoryProbe, trace_memory
 from m2cache_rs.errors import UsageError
 from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.decoder import Batch, Kind
 from m2cache_rs.runtime.machine import last_cache_bytes
 from m2cache_rs.runtime.memory import free_memory
 from m2cache_rs.runtime.predictors import path_of
@@ -80,24 +77,15 @@ class Measured:
 
     def summary(self) -> dict[str, Any]:
         """Medians; `shares` are of the bandwidth of the same round."""
-        ratios = [statistics.median(one["dense"]) / statistics.median(one["sparse"]) for one in self.rounds]
-        seconds = {
-            which: statistics.median(second for one in self.rounds for second in one[which])
-            for which in self.bytes
-        }
-        shares = {
-            which: statistics.median(
-                self.bytes[which] / statistics.median(one[which]) / one["bandwidth"] for one in self.rounds
-            )
-            for which in self.bytes
-        }
+        turns = Turns(self.rounds, self.bytes, {})
+        ratios = turns.ratios("dense", "sparse")
         return {
             "ratio": statistics.median(ratios),
             "ratios": [min(ratios), max(ratios)],
             "asked": self.asked,
             "ratio_of_bytes": self.bytes["dense"] / self.bytes["sparse"],
-            "seconds": seconds,
-            "shares": shares,
+            "seconds": turns.seconds(),
+            "shares": turns.shares(),
             "bytes": self.bytes,
         }
 
@@ -147,56 +135,16 @@ def make_predictor(subject: Subject, rank: int) -> None:
     save_file(tensors, path, {"store": store, "kind": "random, for benches", "bits": "8"})
 
 
-class Text:
-    """A model's text in the making."""
-
-    def __init__(self, model: Model, sequence: int) -> None:
-        self.model, self.sequence, self.length = model, sequence, 0
-
-    def decode(self) -> float:
-        """Seconds of one decoded token."""
-        batch = Batch.run(np.ones(1, np.uint32), self.sequence, self.length, Kind.DECODE)
-        begun = time.perf_counter()
-        self.model.forward(batch, np.ones(1, bool))
-        self.length += 1
-        return time.perf_counter() - begun
-
-
 def measure(
     subject: Subject, case: Case, asked: float, rounds: int, new: int, probe: MemoryProbe
 ) -> Measured:
     """The pair, in turns."""
-    spec, found = subject.shape.architecture, []
-    with ExitStack() as stack:
-        texts = {}
-        for which, recipe in zip(("dense", "sparse"), recipes(case, spec.ffn), strict=True):
-            tell(f"loading {subject.shape.name}, {case.name}: {which}")
-            model = stack.enter_context(Model.open(subject.store, recipe=recipe, ctx=rounds * new + 64))
-            texts[which] = Text(model, stack.enter_context(model.sequence(rounds * new + 8)))
-            for _ in range(4):
-                texts[which].decode()
-        for number in range(rounds):
-            one: dict[str, Any] = {"bandwidth": probe.bandwidth(all_threads=True, seconds=1.0) * 1e9}
-            order = list(texts.items()) if number % 2 == 0 else list(texts.items())[::-1]
-            for which, _ in order:
-                one[which] = []
-            for _ in range(new):
-                for which, text in order:
-                    one[which].append(text.decode())
-            found.append(one)
-        touched = {which: _touched(text.model) for which, text in texts.items()}
-        about = {
-            "recipe": texts["sparse"].model.recipe.to_dict(),
-            "isa": texts["sparse"].model.stats()["isa"],
-        }
-    return Measured(f"{subject.shape.name}, {case.name}", asked, found, touched, about)
-
-
-def _touched(model: Model) -> float:
-    """Bytes of weights that a decode token touched."""
-    counted, parts = model.stats()["ffn"], model.weights.parts
-    ffn = counted["touched_bytes"] / counted["tokens"]
-    return float(parts["attn"] + parts["head"] + parts["embed"] + ffn)
+    tell(f"{subject.shape.name}, {case.name}")
+    pair = dict(zip(("dense", "sparse"), recipes(case, subject.shape.architecture.ffn), strict=True))
+    turns = in_turns(subject.store, pair, np.ones(1, np.uint32), rounds, new, probe)
+    about = {"recipe": pair["sparse"].to_dict(), "isa": turns.stats["sparse"]["isa"]}
+    name = f"{subject.shape.name}, {case.name}"
+    return Measured(name, asked, turns.rounds, turns.bytes, about)
 
 
 def subjects(chosen: Any) -> Iterator[tuple[int, Subject]]:
