@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,12 @@ def work(chosen: argparse.Namespace) -> Path:
 def write(path: Path, measured: Sequence[Any], **more: Any) -> None:
     """The figures and every run they come from."""
     rows = [{"summary": one.summary(), **asdict(one)} for one in measured]
+    keep(path, {"label": "synthetic weights", **more, "measured": rows})
+
+
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = {"label": "synthetic weights", **more, "measured": rows}
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
