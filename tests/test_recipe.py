@@ -157,6 +157,13 @@ def test_what_is_wrong_in_a_recipe_is_named(value: Any, message: str) -> None:
         Recipe.from_dict(value)
 
 
+def test_no_cascade_is_made_without_candidates() -> None:
+    with pytest.raises(UsageError, match="candidates go with the selector cascade"):
+        Sparse("cascade", (Shares(0.5, (0, 0, 1)),))
+    with pytest.raises(UsageError, match="candidates go with the selector cascade"):
+        Sparse("plane", (Shares(0.5, (0, 0, 1)),), (0.5,))
+
+
 def test_layers_are_one_or_as_many_as_the_model_s() -> None:
     recipe = Recipe.from_dict(wrong(layers=PLANE["layers"] * 3))
     with pytest.raises(UsageError, match="layers for 3 layers, the model has 2"):

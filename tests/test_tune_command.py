@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from m2cache_rs import Model
 from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.eval.run import evaluate
 from m2cache_rs.runtime import tuned
-from m2cache_rs.runtime.recipe import Dense, Recipe
+from m2cache_rs.runtime.cut import Shares
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.predictors import path_of
+from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.tune import run
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import UNIFORM, of_active
 from m2cache_rs.tune.model import Settings, tuning
+from safetensors.numpy import save_file
 
 from tests.stores import Shown
 
@@ -85,6 +91,102 @@ def test_a_goal_gives_one_recipe(store: Path, text: Path, tmp_path: Path, shown:
     code, shown_out, _ = shown(*command, "--objective", "entropy", "--bytes-per-token", "7.5MB")
     found = json.loads(shown_out)["found"]["asked"]
     assert found["measured"]["bytes"] <= 7.5e6
+
+
+def give_predictors(store: Path, *names: str) -> None:
+    """Of rank 4, which predict nothing."""
+    opened, rng = Opened(store), np.random.default_rng(0)
+    spec = opened.architecture
+    shapes = {"down": (4, spec.hidden), "up": (spec.ffn, 4), "bias": (spec.ffn,), "weight": (spec.ffn,)}
+    found = {
+        f"layer.{layer}.{part}": rng.random(shape, np.float32)
+        for layer in range(spec.layers)
+        for part, shape in shapes.items()
+    }
+    (store / "profiles").mkdir()
+    for name in names:
+        about = {"store": opened.manifest["id"], "kind": "svd", "bits": "8"}
+        save_file(found, path_of(store, name), about)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [([], lambda kept: min(1, 2 * kept)), (["--candidates", 0.7], lambda kept: max(0.7, kept))],
+)
+@pytest.mark.usefixtures("few")
+def test_a_cascade_is_tuned_with_candidates_of_every_layer(
+    options: list[object], left: Callable[[float], float], store: Path, text: Path, shown: Shown
+) -> None:
+    give_predictors(store, "svd")
+    command = ["tune", store, "--text", text, "--tokens", 32, "--select", "cascade", "--json", "--bits", 7]
+    code, out, err = shown(*command, *options)
+    assert code == 0, err
+    found = json.loads(out)["found"]["asked"]
+    recipe = Recipe.from_dict(found["recipe"])
+    assert isinstance(recipe.ffn, Sparse)
+    kept = [cut.active for cut in recipe.ffn.layers if isinstance(cut, Shares)]
+    assert recipe.ffn.candidates == tuple(map(left, kept))
+    assert found["measured"]["bits"] <= 7
+
+
+@pytest.mark.usefixtures("few")
+def test_a_tuned_recipe_names_its_predictor(store: Path, text: Path, shown: Shown) -> None:
+    give_predictors(store, "one", "two")
+    command = ["tune", store, "--text", text, "--tokens", 32, "--select", "lowrank", "--predictor", "two"]
+    code, _, err = shown(*command)
+    assert code == 0, err
+    kept = tuned.load(store, Opened(store).manifest["id"])
+    assert kept is not None
+    assert [one.recipe.predictor for one in kept.values() if isinstance(one.recipe.ffn, Sparse)]
+    for name, one in kept.items():
+        assert one.recipe.predictor == ("two" if isinstance(one.recipe.ffn, Sparse) else None)
+        with Model.open(store, quality=name) as model:
+            assert model.stats()["recipe"]["recipe"] == one.recipe.to_dict()
+
+
+@pytest.mark.usefixtures("few")
+def test_bytes_of_a_predictor_are_part_of_the_budget(store: Path) -> None:
+    """Allocations that fill the rest: without them nothing but uniform levels would fit."""
+    give_predictors(store, "one")
+    with tuning(store, TEXT, Settings(tokens=32, select="lowrank"), lambda done, total: None) as run:
+        shares = [UNIFORM[8], *[of_active(0.5, (0.0, 0.5, 0.5))] * (run.meter.layers - 1)]
+        point = run.meter.point("", shares)
+        assert run.meter.ranking.bytes > 0
+        assert point.bytes == pytest.approx(run.tuner.size(shares) + run.meter.ranking.bytes, rel=1e-9)
+
+
+def test_parts_beside_the_ffn_have_the_precision_and_prompts_the_best(store: Path) -> None:
+    for precision in ("attn=8,head=8", 8):
+        with tuning(store, TEXT, Settings(tokens=16, precision=precision), lambda done, total: None) as run:
+            found = run.meter.recipe([UNIFORM[4]] * run.meter.layers)
+        assert (found.attn, found.head, found.prompt, found.ffn) == (8, 8, 16, Dense(4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--select", "lowrank"], "name one of one, two"),
+        (["--select", "cascade", "--predictor", "three"], "there is no predictor 'three'"),
+        (["--select", "cascade", "--predictor", "one", "--candidates", 2], "candidates is '2'; a share"),
+        (["--predictor", "one"], "predictor goes with select lowrank or cascade"),
+        (["--candidates", 0.5], "candidates goes with select cascade"),
+        (["--precision", "ffn=4"], "precision names ffn, whose levels are what tune finds: name attn"),
+        (["--prompt-bits", 5], "prompt_bits is 5"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_before_anything_is_measured(
+    options: list[object],
+    message: str,
+    store: Path,
+    text: Path,
+    shown: Shown,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give_predictors(store, "one", "two")
+    monkeypatch.setattr(Model, "open", lambda *args, **options: pytest.fail("a model was opened"))
+    code, _, err = shown("tune", store, "--text", text, "--tokens", 32, *options)
+    assert code != 0
+    assert message in err
 
 
 def test_the_best_recipe_is_itself(store: Path) -> None:

@@ -47,9 +47,23 @@ def tune(
         typer.Option(help="What is made small: kl (to 16 bits dense), or entropy (M2Cache's search)."),
     ] = "kl",
     select: Annotated[str, typer.Option(help="What ranks neurons: plane, lowrank or cascade.")] = "plane",
-    precision: options.Precision = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share that the first step of cascade leaves, or what a layer keeps if that is more "
+            "(default: twice what the layer keeps).",
+        ),
+    ] = None,
+    predictor: options.Predictor = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of what is not the FFN: 4, 8, 16, or per part, attn=8,head=8,embed=16 (default: 16)."
+        ),
+    ] = None,
     prompt_bits: Annotated[
-        int | None, typer.Option(help="Level of the FFN in prompts (default: the highest stored).")
+        int | None, typer.Option(help="Level of the FFN in prompts (default: 16).")
     ] = None,
     out: Annotated[
         Path | None,
@@ -77,7 +91,19 @@ def tune(
             "--out takes the recipe of --bytes-per-token, --bits or --max-kl; without one of them recipes go "
             "into the store"
         )
-    settings = Settings(objective, select, precision, prompt_bits, tokens, dram, cache, threads, io)
+    settings = Settings(
+        objective=objective,
+        select=select,
+        candidates=candidates,
+        predictor=predictor,
+        precision=precision,
+        prompt_bits=prompt_bits,
+        tokens=tokens,
+        dram=dram,
+        cache=cache,
+        threads=threads,
+        io=io,
+    )
     with (
         output.progress("measuring recipes", None, unit="recipes") as done,
         tuning(store, content, settings, lambda count, total: done(count, total=total)) as run,
@@ -103,6 +129,7 @@ def _report(run: Tuning, found: dict[str, Found]) -> dict[str, Any]:
     return {
         "objective": run.settings.objective,
         "selector": run.settings.select,
+        "predictor": run.meter.ranking.predictor,
         "tokens": run.tokens,
         "found": {name or "asked": one.to_dict() for name, one in found.items()},
         "uniform": list(map(asdict, run.uniform)),

@@ -21,8 +21,6 @@ CUTS = ("top", "threshold")
 SELECTS = (*SELECTORS[:3], "certified", SELECTORS[3])
 # What is active where nothing is said.
 _ACTIVE = 0.5
-# A cascade's first step leaves so many times the neurons that its second keeps.
-_CANDIDATES = 2.0
 
 BandsLike = str | Sequence[float]
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
@@ -101,7 +99,7 @@ class Dial:
                 wanted = needed.get(name, ", ".join(SELECTORS))
                 shown = "no select" if self.select is None else f"select {self.select!r}"
                 raise UsageError(f"{name} goes with select {wanted}, not with {shown}")
-        if self.bands is not None and _names_ffn(self.precision):
+        if self.bands is not None and names_ffn(self.precision):
             raise UsageError("bands say the levels of the FFN: drop them, or ffn in precision")
         if self.cut is not None and self.cut not in CUTS:
             raise UsageError(f"cut is {self.cut!r}; it must be one of {', '.join(CUTS)}")
@@ -160,8 +158,13 @@ class Dial:
         if self.select != "cascade":
             return ()
         if self.candidates is None:
-            return (min(1.0, active * _CANDIDATES),)
+            return (twice(active),)
         return (share(self.candidates, "candidates"),)
+
+
+def twice(active: float) -> float:
+    """The share that a cascade's first step leaves for an active share where nothing is said."""
+    return min(1.0, 2 * active)
 
 
 def read_recipe(given: RecipeLike) -> Recipe:
@@ -181,7 +184,7 @@ def read_recipe(given: RecipeLike) -> Recipe:
         raise UsageError(f"the recipe {path} is no JSON") from error
 
 
-def _names_ffn(precision: PrecisionLike) -> bool:
+def names_ffn(precision: PrecisionLike) -> bool:
     """Whether a precision gives the FFN a level of its own: not in one number for all parts."""
     levels = Precision.parse(precision)
     return levels.ffn is not None and len({levels.attn, levels.ffn, levels.head, levels.embed}) > 1

@@ -61,6 +61,11 @@ class Sparse:
     candidates: tuple[float, ...] = ()
     predictor: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses a cascade without candidates, and candidates of anything else."""
+        if (self.selector == "cascade") != bool(self.candidates):
+            raise UsageError("ffn.sparse: candidates go with the selector cascade, and that needs them")
+
     @property
     def bits(self) -> int:
         """The finest level of any layer."""
@@ -267,9 +272,6 @@ def _selector(value: Any, where: str) -> str | Mapping[str, Any]:
 
 
 def _candidates(fields: Mapping[str, Any], where: str) -> tuple[float, ...]:
-    cascade = fields["selector"] == "cascade"
-    if cascade != ("candidates" in fields):
-        raise UsageError(f"{where}: candidates go with the selector cascade, and that needs them")
     given = fields.get("candidates", [])
     found = given if isinstance(given, list) else [given]
     return tuple(share(one, f"{where}.candidates") for one in found)

@@ -20,10 +20,11 @@ from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import Window
 from m2cache_rs.runtime.cut import Shares as Cut
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
+from m2cache_rs.runtime.recipe import Dense, Recipe
 from m2cache_rs.runtime.session import Model
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.layers import UNIFORM, Shares
+from m2cache_rs.tune.ranking import Ranking
 
 # Rows whose probabilities exist at a time in float64.
 _ROWS = 8
@@ -57,8 +58,8 @@ class Meter:
     `base` gives the levels of all but the decode tokens' FFN.
     """
 
-    def __init__(self, text: Text, base: Recipe, selector: str, open_with: Open, kept: Path) -> None:
-        self.text, self.base, self.selector, self._open = text, base, selector, open_with
+    def __init__(self, text: Text, base: Recipe, ranking: Ranking, open_with: Open, kept: Path) -> None:
+        self.text, self.base, self.ranking, self._open = text, base, ranking, open_with
         self._known: dict[tuple[Shares, ...], Point] = {}
         self.progress: Callable[[], None] = lambda: None
         with self._open(Recipe.dense(16), "f32") as model:
@@ -76,7 +77,7 @@ class Meter:
             if same and shares[0] == uniform:
                 return replace(self.base, ffn=Dense(bits))
         layers = shares[:1] if same else shares
-        return replace(self.base, ffn=Sparse(self.selector, tuple(map(cut, layers))))
+        return replace(self.base, ffn=self.ranking.sparse([cut(one) for one in layers]))
 
     def point(self, how: str, shares: Sequence[Shares]) -> Point:
         """What layers with these shares cost; measured once for each, whatever it is called."""

@@ -15,7 +15,8 @@ from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.eval.windows import windows
 from m2cache_rs.runtime import tuned
 from m2cache_rs.runtime.cost import ffn_weights
-from m2cache_rs.runtime.dial import Dial
+from m2cache_rs.runtime.cut import share
+from m2cache_rs.runtime.dial import Dial, names_ffn
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime.session import Model
@@ -24,20 +25,22 @@ from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import Shares
 from m2cache_rs.tune.meter import Meter, Text, cut, scratch
+from m2cache_rs.tune.ranking import SELECTORS, Ranking
 from m2cache_rs.tune.run import OBJECTIVES, Tuner
 
-SELECTORS = ("plane", "lowrank", "cascade")
 WINDOW = 256
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What `m2cache tune` is asked; see the command."""
 
     objective: str = "kl"
     select: str = "plane"
+    candidates: float | str | None = None
+    predictor: str | None = None
     precision: PrecisionLike = None
     prompt_bits: int | None = None
     tokens: int = 2048
@@ -53,6 +56,11 @@ class Settings:
         ):
             if given not in known:
                 raise UsageError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
+        if names_ffn(self.precision):
+            raise UsageError(
+                "precision names ffn, whose levels are what tune finds: name attn, head and embed alone (and "
+                "prompt_bits for the FFN in prompts)"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,7 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
             f"{opened.path} has up to {LEVELS[opened.planes - 1]} bits: recipes are measured against "
             "16 bits, convert with --planes all"
         )
-    dial = Dial(precision=settings.precision, prompt_bits=settings.prompt_bits)
-    base = dial.choose(opened.planes, None).recipe
+    base, ranking = _resolved(opened, settings)
     reserve = scoring_bytes(opened.architecture.vocab, len(text))
 
     def open_with(recipe: Recipe, kv: str) -> Model:
@@ -156,12 +163,29 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
             found = Text(tuple(windows(model, text, settings.tokens, WINDOW)))
         if not found.windows:
             raise UsageError("the text has no token to predict: two tokens are the least")
-        meter = Meter(found, base, settings.select, open_with, kept)
+        meter = Meter(found, base, ranking, open_with, kept)
         size = _size(opened, meter)
-        tuner = Tuner(meter, size, opened.planes, settings.objective)
+        tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
         counted = iter(range(1, 1 << 62))
         meter.progress = lambda: progress(next(counted), tuner.steps(3))
         yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _resolved(opened: Opened, settings: Settings) -> tuple[Recipe, Ranking]:
+    """What all recipes have in common, found before hours are spent. UsageError, StoreError."""
+    best = LEVELS[opened.planes - 1]
+    dial = Dial(
+        precision=settings.precision,
+        select=settings.select,
+        prompt_bits=settings.prompt_bits or best,
+        candidates=settings.candidates,
+        predictor=settings.predictor,
+    )
+    recipe = dial.choose(opened.planes, opened.home).recipe
+    predictor = opened.predictor(recipe)
+    left = None if settings.candidates is None else share(settings.candidates, "candidates")
+    read = 0 if predictor is None else predictor.bytes()
+    return replace(recipe, ffn=Dense(best)), Ranking(settings.select, recipe.predictor, left, read)
 
 
 def _size(opened: Opened, meter: Meter) -> Callable[[Sequence[Shares]], float]:

@@ -32,12 +32,16 @@ Size = Callable[[Sequence[Shares]], float]
 
 @dataclass
 class Tuner:
-    """A model of `planes` planes whose recipes are searched by `objective`: "kl" or "entropy"."""
+    """A model of `planes` planes whose recipes are searched by `objective`: "kl" or "entropy".
+
+    `ranking`: bytes that a token touches to rank neurons, beside those that `size` counts.
+    """
 
     meter: Measures
     size: Size
     planes: int
     objective: str = "kl"
+    ranking: float = 0
 
     def __post_init__(self) -> None:
         self.points: list[Point] = []
@@ -61,7 +65,8 @@ class Tuner:
     def within(self, budget: float) -> Point:
         """The best recipe of at most `budget` bytes a token. UsageError names the least there is."""
         self.uniform()
-        candidates = self._by_kl(budget) if self.objective == "kl" else self._by_entropy(budget)
+        room = budget - self.ranking
+        candidates = self._by_kl(room) if self.objective == "kl" else self._by_entropy(room)
         self._keep(candidates)
         found = best_within(self.points, budget, self.objective)
         if found is None:
