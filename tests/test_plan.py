@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.plan import Request, make
 from m2cache_rs.runtime.planner import Rates, Subject, expect
 from m2cache_rs.runtime.rates import known_rates, rates_of
+from m2cache_rs.runtime.reads import Reads
 from m2cache_rs.runtime.recipe import Recipe, Sparse
 from m2cache_rs.runtime.work import Work
 
@@ -66,7 +68,12 @@ def subject(level: int = 4) -> Subject:
     parts = {"attn": 40_000_000, "ffn": 60_000_000, "head": 20_000_000, "embed": 0}
     weights = Weights(130_000_000, 10_000_000, 10_000_000, 120_000_000, 120, parts)
     work = Work({level: 40_000_000}, {level: 20_000_000})
-    return Subject(spec, Recipe.dense(level), weights, weights, work, work, 1000)
+    return Subject(spec, Recipe.dense(level), weights, weights, work, work, 1000, evenly)
+
+
+def evenly(cache: int) -> Reads:
+    """What a cache does not hold of 120 MB, beside its ring of 10."""
+    return Reads(max(0, 130_000_000 - cache), 0, 0)
 
 
 def fixed(bytes_: int) -> Budget:
@@ -87,6 +94,10 @@ def test_a_token_takes_what_the_definition_says() -> None:
     arithmetic = (120_000_000 - added) / 10e9 + added / 5e9 + 1000 / 100e9
     assert math.isclose(found.compute, arithmetic + chunks * planner._CHUNK)
     assert math.isclose(found.token, max(found.io, found.compute) + found.serial)
+    chosen = replace(subject(), reads=lambda cache: Reads(20_000_000, 30_000_000, 1000))
+    waited = expect(chosen, fixed(70_000_000), replace(rates(), read=lambda size: size / 60_000), 1, 1)
+    assert math.isclose(waited.waits, 0.06), "at the rate of reads of 30,000 bytes"
+    assert math.isclose(waited.token, waited.waits + waited.compute + waited.serial)
     assert (found.bound, found.tokens_per_second) == ("ssd", 1 / found.token)
     # The first token finds the cache empty.
     assert math.isclose(found.first_token, max(0.12, found.compute) + found.serial, rel_tol=1e-3)

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes", "trace_memory"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "forecast", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes", "trace_memory"]
 
 __version__: Final[str]
 """
@@ -357,6 +357,16 @@ class Survey:
 
         Raises StoreIOError where the system refuses to open one that is there.
         """
+
+def forecast(architecture: str, encoding: str, recipe: str, cache: SupportsIndex, request: SupportsIndex | None = None) -> str:
+    """
+    What one decoded token reads from a store, from a model's architecture and encoding alone, under a recipe (see Engine)
+    and beside a cache of so many bytes, as JSON: {"swept": bytes of whole blocks, "chosen": bytes of records that are chosen
+    while it is computed, with the gaps and pages that come with them, "reads": of these}. A read costs as much as request
+    bytes (None: the usual). Neurons are taken to lie evenly spread.
+
+    Raises what needs does, and CacheTooSmallError.
+    """
 
 def isa() -> tuple[list[str], str]:
     """

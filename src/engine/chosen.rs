@@ -17,19 +17,14 @@ struct Chosen {
 
 impl Chosen {
     fn new(walk: &Walk, chunk: usize, wanted: &impl Fn(usize, Matrix, Plane) -> Vec<u32>) -> Chosen {
-        let mut marked = vec![[false; CHUNK]; walk.sections.len()];
-        for (matrix, plane, at) in walk.parts() {
-            wanted(chunk, matrix, plane).iter().for_each(|record| marked[at.section][*record as usize] = true);
-        }
-        let listed = |marks: [bool; CHUNK]| (0..CHUNK as u32).filter(|record| marks[*record as usize]).collect();
-        Chosen { chunk, records: marked.into_iter().map(listed).collect() }
+        Chosen { chunk, records: listed(walk, chunk, wanted) }
     }
 
     /// What is to be read of it, section by section.
     fn picks(&self, weights: &Weights, walk: &Walk) -> Vec<Pick> {
         let range = walk.chunk(self.chunk);
         let pick = |(id, records): (&SectionId, &Vec<u32>)| {
-            let records = &checked(records, weights.store().section(*id).layout.check, range.len());
+            let records = &under_checks(records, weights.store().section(*id).layout.check, range.len());
             let block = want(weights.store(), weights.schedule(), *id, range.start, range.len());
             weights.pick(block, records)
         };
@@ -43,8 +38,18 @@ impl Chosen {
     }
 }
 
+/// The records of a chunk that are wanted, by section of the walk: rising places.
+pub fn listed(walk: &Walk, chunk: usize, wanted: &impl Fn(usize, Matrix, Plane) -> Vec<u32>) -> Vec<Vec<u32>> {
+    let mut marked = vec![[false; CHUNK]; walk.sections.len()];
+    for (matrix, plane, at) in walk.parts() {
+        wanted(chunk, matrix, plane).iter().for_each(|record| marked[at.section][*record as usize] = true);
+    }
+    let listed = |marks: [bool; CHUNK]| (0..CHUNK as u32).filter(|record| marks[*record as usize]).collect();
+    marked.into_iter().map(listed).collect()
+}
+
 /// All records under the checksums of some: what is read is checked. In a chunk of `count` records.
-fn checked(records: &[u32], check: usize, count: usize) -> Vec<u32> {
+pub fn under_checks(records: &[u32], check: usize, count: usize) -> Vec<u32> {
     let same = |a: &u32, b: &u32| *a as usize / check == *b as usize / check;
     let all = |of: &[u32]| {
         let first = of[0] as usize / check * check;

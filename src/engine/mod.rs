@@ -11,6 +11,7 @@ mod chosen;
 mod chosen_tests;
 mod ends;
 mod ffn;
+mod forecast;
 mod heads;
 #[cfg(test)]
 mod lease_tests;
@@ -33,6 +34,7 @@ mod weights;
 pub use crate::io::Choice;
 pub use crate::kernels::Arithmetic;
 pub use crate::select::Factors;
+pub use forecast::Forecast;
 pub use needs::Needs;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
 pub use schedule::{RING_BYTES, usual_ring};

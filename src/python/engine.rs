@@ -5,7 +5,7 @@ use super::cache::KvCache;
 use super::errors::{json, lock};
 use super::store::Store;
 use crate::config::{Architecture, Encoding, Recipe};
-use crate::engine::{self, Arithmetic, Branch, Choice, Factors, Needs, Options, Run, Verify};
+use crate::engine::{self, Arithmetic, Branch, Choice, Factors, Forecast, Needs, Options, Run, Verify};
 use crate::error::{Error, Result};
 use crate::types::{Kind, Level, Tokens};
 use pyo3::prelude::*;
@@ -260,10 +260,35 @@ impl Engine {
 /// Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
 #[pyfunction]
 pub fn needs(architecture: &str, encoding: &str, recipe: &str) -> PyResult<String> {
+    let (arch, encoding) = shape(architecture, encoding)?;
+    json(&Needs::of(&arch, &encoding, &Recipe::parse(recipe)?)?)
+}
+
+/// What one decoded token reads from a store, from a model's architecture and encoding alone, under a recipe (see Engine)
+/// and beside a cache of so many bytes, as JSON: {"swept": bytes of whole blocks, "chosen": bytes of records that are chosen
+/// while it is computed, with the gaps and pages that come with them, "reads": of these}. A read costs as much as request
+/// bytes (None: the usual). Neurons are taken to lie evenly spread.
+///
+/// Raises what needs does, and CacheTooSmallError.
+#[pyfunction]
+#[pyo3(signature = (architecture, encoding, recipe, cache, request=None))]
+pub fn forecast(
+    architecture: &str,
+    encoding: &str,
+    recipe: &str,
+    cache: u64,
+    request: Option<u64>,
+) -> PyResult<String> {
+    let (arch, encoding) = shape(architecture, encoding)?;
+    json(&Forecast::of(&arch, &encoding, &Recipe::parse(recipe)?, cache, request)?)
+}
+
+/// An architecture, and an encoding of it.
+fn shape(architecture: &str, encoding: &str) -> PyResult<(Architecture, Encoding)> {
     let arch = parse_architecture(architecture)?;
     let encoding: Encoding = parse("encoding", encoding)?;
     encoding.validate(&arch).map_err(Error::usage)?;
-    json(&Needs::of(&arch, &encoding, &Recipe::parse(recipe)?)?)
+    Ok((arch, encoding))
 }
 
 /// Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: under a recipe (see

@@ -18,7 +18,7 @@ mod _core {
     #[pymodule_export]
     use super::cache::KvCache;
     #[pymodule_export]
-    use super::engine::{Engine, needs, ring_bytes, scratch_bytes};
+    use super::engine::{Engine, forecast, needs, ring_bytes, scratch_bytes};
     #[pymodule_export]
     use super::probe::{DiskProbe, MemoryProbe, isa};
     #[pymodule_export]

@@ -114,10 +114,11 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
         ),
     )
     yield "expected", f"{speed_words(expected)} of a prompt of {plan.prompt}"
+    waited = f" ({seconds(expected.waits)} of them waited for)" if expected.waits else ""
     yield (
         "a token's time",
         (
-            f"{seconds(expected.io)} of reads beside {seconds(expected.compute)} of arithmetic, and "
+            f"{seconds(expected.io)} of reads{waited} beside {seconds(expected.compute)} of arithmetic, and "
             f"{seconds(expected.serial)} in between"
         ),
     )

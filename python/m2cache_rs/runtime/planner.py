@@ -1,11 +1,13 @@
 """What a model costs per token and how fast it goes: a cost model. Pure: nothing is measured or opened here.
 
 A decoded token touches every dense record once, and of a sparse FFN the records that its recipe lets it
-touch at most, as if nothing else of their blocks were read. What the cache does not hold is read while the
-rest is computed, so
+touch at most. Missing blocks that every token needs are read while others are computed. Which neurons are
+chosen is known only while a token is computed: their records are read by runs, at the rate of reads of that
+size, and waited for. So
 
-    token = max(io, compute) + serial
-    io = missing bytes / read rate
+    token = max(io, waits + compute) + serial
+    io = bytes of missing blocks / read rate + waits
+    waits = bytes of missing chosen runs / their read rate
     compute = dot bytes / dot rate + accumulated bytes / accumulate rate + KV bytes / memory rate
               + chunks of 256 records x what one costs beside its arithmetic
     serial = the embedding row, read before anything can be computed, and sampling
@@ -27,6 +29,7 @@ from typing import Any
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.budget import Budget, Weights
 from m2cache_rs.runtime.decoder import PROMPT_CHUNK
+from m2cache_rs.runtime.reads import Reads
 from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.work import Work
 
@@ -64,7 +67,7 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Of weights."""
+        """Of weights; where records are chosen, with what is read between them."""
         return self.dram + self.ssd
 
 
@@ -75,6 +78,7 @@ class Expectation:
     traffic: Traffic
     read_gbps: float
     io: float
+    waits: float
     compute: float
     serial: float
     first_token: float
@@ -83,7 +87,7 @@ class Expectation:
     @property
     def token(self) -> float:
         """Seconds of one decoded token."""
-        return max(self.io, self.compute) + self.serial
+        return max(self.io, self.waits + self.compute) + self.serial
 
     @property
     def tokens_per_second(self) -> float:
@@ -102,6 +106,7 @@ class Expectation:
             "first_token_seconds": self.first_token,
             "bound": self.bound,
             "io_seconds": self.io,
+            "wait_seconds": self.waits,
             "compute_seconds": self.compute,
             "serial_seconds": self.serial,
             "bytes_per_token": asdict(self.traffic),
@@ -115,7 +120,8 @@ class Subject:
     """What the cost model must know of a model: its shape, its recipe and bytes.
 
     `weights` and `work` are a decode token's, the latter what its FFN is computed from; `prompt` and
-    `prompt_work` a prompt's. `kv_position`: bytes of keys and values of one position.
+    `prompt_work` a prompt's. `kv_position`: bytes of keys and values of one position. `reads` tells what a
+    decode token reads beside a cache of so many bytes.
     """
 
     architecture: Architecture
@@ -125,18 +131,22 @@ class Subject:
     work: Work
     prompt_work: Work
     kv_position: int
+    reads: Callable[[int], Reads]
 
 
 def expect(model: Subject, budget: Budget, rates: Rates, prompt: int, new: int) -> Expectation:
     """What `prompt` tokens and then `new` ones cost under a budget."""
-    ssd = missing(model.weights.token_bytes, model.weights, budget)
-    traffic = Traffic(model.weights.token_bytes - ssd, ssd, model.kv_position * (prompt + new // 2))
+    found = model.reads(budget.cache)
+    held = max(0, model.weights.token_bytes - found.total)
+    traffic = Traffic(held, found.total, model.kv_position * (prompt + new // 2))
     read = rates.read(model.prompt.token_bytes // max(1, model.prompt.blocks))
-    io, row = ssd / _per_second(read), _arithmetic(model, model.weights, model.work, rates)
+    waits = found.chosen / _per_second(rates.read(max(1, found.chosen_read)))
+    io = found.swept / _per_second(read) + waits
+    row = _arithmetic(model, model.weights, model.work, rates)
     compute = row + traffic.kv / _per_second(rates.memory)
     serial = _SAMPLE * model.architecture.vocab / 1e5 + model.weights.parts["embed"] / _per_second(read)
     first = _first_token(model, budget, rates, read, prompt) + serial * -(-prompt // PROMPT_CHUNK)
-    return Expectation(traffic, read, io, compute, serial, first, rates)
+    return Expectation(traffic, read, io, waits, compute, serial, first, rates)
 
 
 def missing(touched: int, weights: Weights, budget: Budget) -> int:

@@ -42,7 +42,7 @@ from m2cache_rs.runtime.memory import peak_rss
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.options import Options, choice
 from m2cache_rs.runtime.planner import Expectation, expect
-from m2cache_rs.runtime.recipe import Dense, Recipe
+from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.sampling import check_finite
 from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
@@ -164,7 +164,7 @@ class Model:
         positions = opened.positions(ctx)
         budget = opened.budget(wish, chosen.recipe, act, positions, threads, kv, logit_rows)
         core = chosen.recipe.core(opened.architecture)
-        request = _request_bytes(opened, chosen.recipe)
+        request = opened.request_bytes(chosen.recipe)
         engine = Engine(opened.store, core, act, budget.cache, verify, threads, io, request=request)
         opened.give_predictors(chosen.recipe, engine)
         capacity = None if dram is None else positions
@@ -434,10 +434,3 @@ class Model:
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
-
-
-def _request_bytes(opened: Opened, recipe: Recipe) -> int | None:
-    """What a read costs beside its bytes, where the disk was measured and records are read by themselves."""
-    from m2cache_rs.runtime.rates import request_bytes
-
-    return None if isinstance(recipe.ffn, Dense) else request_bytes(opened.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,8 @@ from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.planner import Subject
 from m2cache_rs.runtime.predictors import Predictor
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.reads import Reads
+from m2cache_rs.runtime.recipe import Dense, Recipe
 from m2cache_rs.runtime.work import Work
 
 # Positions that have room unless somebody asks for more or less (--ctx).
@@ -113,7 +114,22 @@ class Shape:
         if found is not None:
             work = work.with_dots(found.bits, found.bytes())
         prompt_work = self._work(recipe.of_prompt)
-        return Subject(self.architecture, recipe, weights, prompt, work, prompt_work, position)
+        return Subject(
+            self.architecture, recipe, weights, prompt, work, prompt_work, position, self.reads(recipe)
+        )
+
+    def reads(self, recipe: Recipe) -> Callable[[int], Reads]:
+        """What a decode token reads beside a cache of so many bytes."""
+        request = self.request_bytes(recipe)
+        return lambda cache: Reads.of(self.architecture, self.encoding, recipe, cache, request)
+
+    def request_bytes(self, recipe: Recipe) -> int | None:
+        """What a read of the store's disk costs beside its bytes, where that decides what is read."""
+        if isinstance(recipe.ffn, Dense) or self.home is None:
+            return None
+        from m2cache_rs.runtime.rates import request_bytes
+
+        return request_bytes(self.home.path)
 
     def _work(self, recipe: Recipe) -> Work:
         return Work.of(self.architecture, self.encoding, recipe)
