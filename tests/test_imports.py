@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 WORDS = {"types", "error", "config"}
 RUST = {
     "python": {"engine", "select", "store", "kv", "probe", "tier"},
+    "select": {"kernels", "quant", "mem"},
     "engine": {"prefetch", "tier", "io", "kernels", "kv", "select", "store", "quant"},
     "probe": {"io", "mem", "kernels", "quant"},
     "prefetch": {"tier", "io", "mem"},
@@ -33,7 +34,7 @@ KERNELS = (
     {"neurons"},
 )
 # Rooms whose files all lie in one folder.
-FLAT = ("store", "quant", "kernels/x86", "mem", "prefetch", "kv", "probe", "engine")
+FLAT = ("store", "quant", "kernels/x86", "mem", "prefetch", "kv", "probe", "engine", "select")
 PYTHON = {
     "cli": {"convert", "eval", "predict", "tune", "runtime", "models", "_core", "config", "errors", ""},
     "tune": {"eval", "runtime", "models", "_core", "config", "errors"},
@@ -43,6 +44,15 @@ PYTHON = {
     "convert": {"models", "_core", "config", "errors"},
     "models": {"errors"},
 }
+
+
+def test_every_room_is_known() -> None:
+    rooms = {path.name for path in (ROOT / "src").iterdir() if path.is_dir()} - WORDS
+    assert rooms == RUST.keys()
+    packages = {path.parent.name for path in (ROOT / "python/m2cache_rs").glob("*/__init__.py")}
+    assert packages == PYTHON.keys()
+    described = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [room for room in rooms | packages if f"{room}/" not in described] == []
 
 
 @pytest.mark.parametrize("room", RUST)

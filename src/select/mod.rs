@@ -1,4 +1,4 @@
-//! From scores to active sets: which neurons of a layer are computed for each token, and at which level. Pure.
+//! From scores to active sets: which neurons of a layer are computed for each token, and at which level. No I/O: what it computes scores from is handed to it.
 
 #![forbid(unsafe_code)]
 
