@@ -216,7 +216,7 @@ def test_plan_shows_memory_bytes_speed_and_levels(
     for table in (levels.splitlines()[1:], comparison.splitlines()[1:4]):
         assert [line.split()[0] for line in table] == ["4", "8", "16"]
     assert "plane 50 %" in comparison
-    assert "which pays: all weights lie in memory" in comparison
+    assert "the fastest: at 4 bits " in comparison
     report = json.loads(
         printed("plan", tale, "--ctx", 128, "--dram", "1GiB", "--precision", "ffn=4", "--json")
     )
@@ -256,8 +256,7 @@ def test_levels_that_do_not_fit_are_told_in_their_line(
     command = ["plan", tmp_path, "--dram", dram, "--ctx", 512, "--precision", 4, "--threads", 2]
     plain = printed(*command)
     four, eight, sixteen = plain.split("\n\n")[1].splitlines()[1:]
-    assert "gate and up at 4 bits" in plain.splitlines()[-1]
-    assert "lowrank where its measured KL will do" in plain.splitlines()[-1]
+    assert "at 16 bits nothing fits" in plain.splitlines()[-1]
     assert "reads from the SSD" in plain
     assert four.split()[0] == "4"
     assert "the least that works is" in sixteen

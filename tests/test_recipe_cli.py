@@ -14,7 +14,7 @@ from m2cache_rs.runtime.cut import Above, Shares
 from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
-from m2cache_rs.runtime.regimes import Regimes
+from m2cache_rs.runtime.regimes import Regimes, Row, Way
 from m2cache_rs.runtime.tuned import Measured, Tuned
 
 from tests.stores import Shown
@@ -176,7 +176,10 @@ def test_plan_of_a_recipe(shown: Shown, tale: Path) -> None:
     comparison = report["comparison"]
     assert comparison["active"] == 0.25
     assert comparison["predictor_known"] is False
-    assert comparison["advice"].startswith("all weights lie in memory")
+    assert comparison["advice"].startswith("at 4 bits ")
+    speeds, levels = comparison["tokens_per_second"], report["levels"]
+    assert speeds["16"]["dense"] == levels["16"]["expected"]["tokens_per_second"]
+    assert speeds["16"]["plane"] > speeds["16"]["dense"]
     touched = report["weights"]["parts"]["ffn"]
     assert comparison["ffn_bytes_per_token"]["16"]["plane"] == touched
 
@@ -184,12 +187,24 @@ def test_plan_of_a_recipe(shown: Shown, tale: Path) -> None:
 def test_the_comparison_is_the_design_s(tale: Path) -> None:
     """Dense 3u, 6u, 12u; plane (2 + a)u, (2 + 4a)u, (2 + 10a)u; lowrank 3au, 6au, 12au and its predictor."""
     shape = Opened(tale)
-    a, found = 0.5, Regimes.of(shape, 0.5, Recipe.dense(16))
+    a, found = 0.5, Regimes.of(shape, 0.5, Recipe.dense(16), lambda recipe: None)
     u = found.scan / 2
     for row, level in zip(found.rows, (1, 2, 4), strict=True):
         # Scales are a ninth of u, and the other planes have none.
-        assert row.dense == pytest.approx(3 * u * level, rel=0.15)
-        assert row.plane == pytest.approx((2 + (3 * level - 2) * a) * u, rel=0.15)
-        assert row.lowrank - found.predictor == pytest.approx(3 * a * u * level, rel=0.15)
-    assert "plane" in found.advice(in_memory=False, fixed=found.scan)
-    assert "lowrank" in found.advice(in_memory=False, fixed=found.scan - 1)
+        assert row.dense.bytes == pytest.approx(3 * u * level, rel=0.15)
+        assert row.plane.bytes == pytest.approx((2 + (3 * level - 2) * a) * u, rel=0.15)
+        assert row.lowrank.bytes - found.predictor == pytest.approx(3 * a * u * level, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "pays"),
+    [
+        ((1.0, 1.09, 1.05), "dense"),
+        ((1.0, 1.3, 1.2), "plane (1.3 times dense)"),
+        ((1.0, None, 2.25), "lowrank (2.2 times dense)"),
+        ((None, 0.2, None), "plane"),
+        ((None, None, None), "nothing fits"),
+    ],
+)
+def test_what_pays_is_clearly_faster(speeds: tuple[float | None, ...], pays: str) -> None:
+    assert Row(8, *(Way(1, speed) for speed in speeds)).pays() == pays

@@ -15,7 +15,7 @@ from m2cache_rs.errors import BudgetError
 
 if TYPE_CHECKING:
     from m2cache_rs.runtime.plan import Plan
-    from m2cache_rs.runtime.regimes import Regimes
+    from m2cache_rs.runtime.regimes import Regimes, Way
 
 Plans = Mapping[int, "Plan | BudgetError"]
 
@@ -69,7 +69,6 @@ def plan(
         precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality, heads
     )
     chosen = shape.choose(dial)
-    regimes = Regimes.of(shape, compared_share(chosen.recipe), chosen.recipe)
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)
     plans: dict[int, Plan | BudgetError] = {}
     for bits in LEVELS[: shape.planes]:
@@ -77,6 +76,14 @@ def plan(
             plans[bits] = make(shape, request, Chosen(Recipe.dense(bits)), rates)
         except BudgetError as error:
             plans[bits] = error
+
+    def speed(recipe: Recipe) -> float | None:
+        try:
+            return make(shape, request, Chosen(recipe), rates).expected.tokens_per_second
+        except BudgetError:
+            return None
+
+    regimes = Regimes.of(shape, compared_share(chosen.recipe), chosen.recipe, speed)
     _show(make(shape, request, chosen, rates), plans, regimes, json)
 
 
@@ -86,8 +93,7 @@ def _show(chosen: Plan, plans: Plans, regimes: Regimes, json: bool) -> None:
             str(bits): {"error": str(one)} if isinstance(one, BudgetError) else one.to_dict()
             for bits, one in plans.items()
         }
-        advice = regimes.advice(chosen.in_memory, chosen.budget.fixed)
-        comparison = {**regimes.to_dict(), "advice": advice}
+        comparison = {**regimes.to_dict(), "advice": regimes.advice()}
         output.print_json({**chosen.to_dict(), "levels": compared, "comparison": comparison})
         return
     output.print_rows(list(_rows(chosen)))
@@ -95,7 +101,7 @@ def _show(chosen: Plan, plans: Plans, regimes: Regimes, json: bool) -> None:
     for line in _table(plans):
         print(line)
     print()
-    for line in _comparison(regimes, chosen):
+    for line in _comparison(regimes):
         print(line)
 
 
@@ -142,15 +148,18 @@ def _line(bits: int, plan: Plan) -> str:
     )
 
 
-def _comparison(regimes: Regimes, plan: Plan) -> Iterator[str]:
-    """What a token touches of the FFN, by three ways to compute it."""
+def _comparison(regimes: Regimes) -> Iterator[str]:
+    """What a token touches of the FFN, and how fast it is, by three ways to compute it."""
     share = f"{100 * regimes.active:.3g} %"
     titles = "dense", f"plane {share}", f"lowrank {share}"
-    yield "bits" + "".join(f"{name:>16}" for name in titles) + "   (FFN bytes a token touches)"
+    yield "bits" + "".join(f"{name:>19}" for name in titles) + "   (FFN bytes a token touches, tokens/s)"
     for row in regimes.rows:
-        sizes = (row.dense, row.plane, row.lowrank)
-        yield f"{row.bits:>4}" + "".join(f"{format_size(size):>16}" for size in sizes)
+        yield f"{row.bits:>4}" + "".join(f"{_way(way):>19}" for way in row.ways.values())
     supposed = "" if regimes.known else ", supposed: 5 % of dense at 4 bits"
     predictor = f"{format_size(regimes.predictor)}{supposed}"
     yield f"plane scans {format_size(regimes.scan)} of them; lowrank's predictor takes {predictor}"
-    yield f"which pays: {regimes.advice(plan.in_memory, plan.budget.fixed)}"
+    yield f"the fastest: {regimes.advice()}"
+
+
+def _way(way: Way) -> str:
+    return f"{format_size(way.bytes)}{'-' if way.speed is None else figures(way.speed):>7}"

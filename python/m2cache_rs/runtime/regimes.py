@@ -1,4 +1,4 @@
-"""Which way to compute the FFN pays where: bytes a token touches of it, dense, by `plane`, by `lowrank`.
+"""Which way to compute the FFN pays: what a token touches and how fast it is dense, by `plane`, by `lowrank`.
 
 With u one FFN matrix at 4 bits and a the active share: dense at 4, 8, 16 bits 3u, 6u, 12u; plane (2+a)u,
 (2+4a)u, (2+10a)u, of which its scan of gate and up takes 2u; lowrank 3au, 6au, 12au and the predictor
@@ -7,12 +7,13 @@ With u one FFN matrix at 4 bits and a the active share: dense at 4, 8, 16 bits 3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from m2cache_rs.config import LEVELS, format_size
+from m2cache_rs.config import LEVELS
 from m2cache_rs.runtime.cut import Shares, one_level
-from m2cache_rs.runtime.recipe import Ffn, Recipe, Sparse
+from m2cache_rs.runtime.recipe import Dense, Ffn, Recipe, Sparse
 from m2cache_rs.runtime.shape import Shape
 from m2cache_rs.runtime.work import record_bytes
 
@@ -20,14 +21,45 @@ from m2cache_rs.runtime.work import record_bytes
 _PREDICTOR = 0.05
 
 
+# Less than this is within what the forecast misses, and dense has no loss to weigh.
+_CLEAR = 1.1
+
+Expected = Callable[[Recipe], "float | None"]
+"""Tokens a second to expect of a recipe; None where it cannot run."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compute the FFN at a level: bytes that a token touches of it, tokens a second to expect."""
+
+    bytes: int
+    speed: float | None
+
+
 @dataclass(frozen=True)
 class Row:
-    """Bytes of the FFN that a token touches at a level."""
+    """The ways at a level."""
 
     bits: int
-    dense: int
-    plane: int
-    lowrank: int
+    dense: Way
+    plane: Way
+    lowrank: Way
+
+    @property
+    def ways(self) -> dict[str, Way]:
+        """By name."""
+        return {"dense": self.dense, "plane": self.plane, "lowrank": self.lowrank}
+
+    def pays(self) -> str:
+        """The fastest way and how much faster than dense it is; dense where the others are hardly faster."""
+        speeds = {name: way.speed for name, way in self.ways.items() if way.speed is not None}
+        if not speeds:
+            return "nothing fits"
+        best, dense = max(speeds, key=lambda name: speeds[name]), speeds.get("dense")
+        if dense is None:
+            return best
+        times = speeds[best] / dense
+        return "dense" if times < _CLEAR else f"{best} ({times:.2g} times dense)"
 
 
 @dataclass(frozen=True)
@@ -42,42 +74,33 @@ class Regimes:
     known: bool
 
     @classmethod
-    def of(cls, shape: Shape, active: float, recipe: Recipe) -> Regimes:
+    def of(cls, shape: Shape, active: float, recipe: Recipe, expected: Expected) -> Regimes:
         """Of a shape's stored levels; `recipe` names the predictor, if there is one."""
         found = shape.predictor(recipe)
         predictor = found.bytes() if found else int(_PREDICTOR * _dense(shape, 4))
         rows = []
         for bits in LEVELS[: shape.planes]:
             cut = (Shares(active, one_level(bits)),)
-            plane, lowrank = (_ffn_bytes(shape, Sparse(name, cut)) for name in ("plane", "lowrank"))
-            rows.append(Row(bits, _dense(shape, bits), plane, lowrank + predictor))
+            plane, lowrank = (Sparse(name, cut) for name in ("plane", "lowrank"))
+            speeds = (expected(Recipe(bits, bits, bits, bits, ffn)) for ffn in (Dense(bits), plane, lowrank))
+            touched = _ffn_bytes(shape, plane), _ffn_bytes(shape, lowrank) + predictor
+            rows.append(Row(bits, *map(Way, (_dense(shape, bits), *touched), speeds)))
         return cls(active, tuple(rows), _scan(shape), predictor, found is not None)
 
-    def advice(self, in_memory: bool, fixed: int) -> str:
-        """The rule in words, for weights that lie in memory as a whole, or else for so many fixed bytes."""
-        if in_memory:
-            return (
-                "all weights lie in memory: at 4 bits dense (plane saves little, and scans in every layer), "
-                "at 8 and 16 bits plane"
-            )
-        scan = format_size(self.scan)
-        if self.scan <= fixed:
-            return (
-                f"not all weights lie in memory, but gate and up at 4 bits ({scan}) do fit: plane, at the "
-                "finest level that is stored"
-            )
-        return (
-            f"gate and up at 4 bits ({scan}) do not fit in memory: lowrank where its measured KL will do "
-            "(`m2cache eval`), else dense"
-        )
+    def advice(self) -> str:
+        """Which way is the fastest by what is to be expected, in words."""
+        paying = ", ".join(f"at {row.bits} bits {row.pays()}" for row in self.rows)
+        return f"{paying}; `m2cache eval` says what leaving out neurons costs"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; bytes per token."""
         return {
             "active": self.active,
             "ffn_bytes_per_token": {
-                str(row.bits): {"dense": row.dense, "plane": row.plane, "lowrank": row.lowrank}
-                for row in self.rows
+                str(row.bits): {name: way.bytes for name, way in row.ways.items()} for row in self.rows
+            },
+            "tokens_per_second": {
+                str(row.bits): {name: way.speed for name, way in row.ways.items()} for row in self.rows
             },
             "scan_bytes": self.scan,
             "predictor_bytes": self.predictor,
