@@ -64,24 +64,49 @@ impl HeadScores {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::kernels::testing::on_two;
+    use crate::kernels::testing::{arithmetics, on_two};
     use crate::kernels::{Arithmetic, Isa};
+    use proptest::prelude::*;
 
-    #[test]
-    fn scores_are_products_and_biases() {
-        let (weights, bias): (Vec<f32>, _) = ((0..3 * 70).map(|i| (i % 7) as f32 - 3.0).collect(), [0.5, -1.0, 2.0]);
-        let scores = HeadScores::new(&weights, &bias, 70, 3).unwrap();
-        let x: Vec<f32> = (0..140).map(|i| (i % 5) as f32 - 1.0).collect();
-        for arithmetic in [Arithmetic::Integer, Arithmetic::Float] {
+    /// Hidden size, heads, and numbers of weights, biases and tokens.
+    fn case() -> impl Strategy<Value = (usize, usize, [Vec<f32>; 3])> {
+        (1usize..200, 1usize..9, 1usize..6).prop_flat_map(|(hidden, heads, columns)| {
+            let numbers = |count: usize, most: f32| prop::collection::vec(-most..most, count);
+            let all = [numbers(heads * hidden, 1.0), numbers(heads, 100.0), numbers(columns * hidden, 1.0)];
+            (Just(hidden), Just(heads), all)
+        })
+    }
+
+    /// How far int8 may be off: half a step of its group's largest number, which is no more than that of all.
+    fn half_step(numbers: &[f32]) -> f32 {
+        numbers.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0 * 0.51
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn scores_are_products_and_biases((hidden, heads, [weights, bias, x]) in case(), arithmetic in arithmetics()) {
             let cpu = on_two(Isa::detect(), arithmetic);
-            let have = scores.scores(&cpu, &Inputs::new(&cpu, &x, 70, &[HeadScores::LEVEL]));
-            for (n, x) in x.chunks_exact(70).enumerate() {
-                for (h, weights) in weights.chunks_exact(70).enumerate() {
-                    let want = weights.iter().zip(x).map(|(w, x)| w * x).sum::<f32>() + bias[h];
-                    assert!((have[n * 3 + h] - want).abs() < 5.0, "{} {want}", have[n * 3 + h]);
+            let inputs = Inputs::new(&cpu, &x, hidden, &[HeadScores::LEVEL]);
+            let have = HeadScores::new(&weights, &bias, hidden, heads).unwrap().scores(&cpu, &inputs);
+            let off_w = half_step(&weights);
+            for (n, x) in x.chunks_exact(hidden).enumerate() {
+                let off_x = if arithmetic == Arithmetic::Integer { half_step(x) } else { 0.0 };
+                for (h, weights) in weights.chunks_exact(hidden).enumerate() {
+                    let pairs = || weights.iter().zip(x);
+                    let want = pairs().map(|(w, x)| w * x).sum::<f32>() + bias[h];
+                    let off = pairs().map(|(w, x)| w.abs() * off_x + (x.abs() + off_x) * off_w).sum::<f32>();
+                    let have = have[n * heads + h];
+                    prop_assert!((have - want).abs() <= off + 1e-5 * want.abs().max(1.0), "{have} {want} {off}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn bytes_are_those_of_codes_scales_and_biases() {
+        let scores = HeadScores::new(&[1.0; 3 * 70], &[0.0; 3], 70, 3).unwrap();
         assert_eq!(scores.read_bytes(), 3 * (128 + 4) + 12);
     }
 
