@@ -16,17 +16,20 @@ UNITS = (12.0, 6.0, 3.0)  # of a layer whose neurons are all at 16, 8, 4 bits
 
 
 class Known:
-    """Costs that add up over layers, but for a share `together` of them."""
+    """Costs that add up over layers, but for a share `together` of them; `ranking` bytes to rank neurons."""
 
-    def __init__(self, weights: Sequence[float], together: float = 0.0) -> None:
+    def __init__(self, weights: Sequence[float], together: float = 0.0, ranking: float = 0.0) -> None:
         self.layers, self.weights, self.together = len(weights), weights, together
+        self.ranking = ranking
         self.measured = 0
 
     def point(self, how: str, shares: Sequence[Shares]) -> Point:
         self.measured += 1
         costs = [weight * _cost(one) for weight, one in zip(self.weights, shares, strict=True)]
         kl = sum(costs) * (1 + self.together * sum(cost > 0 for cost in costs))
-        return Point(how, tuple(shares), kl, (kl, kl), 5 - kl, 1.0, size(shares), 0.0)
+        alike = [[one] * self.layers for one in UNIFORM.values()]
+        bytes_ = size(shares) + (0 if list(shares) in alike else self.ranking)
+        return Point(how, tuple(shares), kl, (kl, kl), 5 - kl, 1.0, bytes_, 0.0)
 
 
 def _cost(shares: Shares) -> float:
@@ -56,8 +59,8 @@ def test_what_is_found_fits_and_is_beaten_by_nothing_that_is_known(
         if size([shares]) <= budget:
             other = tuner.meter.point("", [shares] * len(weights))
             assert found.kl <= other.kl * (1 + 1e-9) or abs(other.kl - found.kl) < 1e-4 * other.kl
-    frontier = tuner.frontier()
-    assert found in frontier or any(p.kl <= found.kl and p.bytes <= found.bytes for p in frontier)
+    tuner.within(1.3 * budget * len(weights))
+    assert tuner.within(budget * len(weights)) == found, "an answer rests on no other question"
 
 
 @settings(deadline=None, max_examples=30)
@@ -68,12 +71,12 @@ def test_a_cap_on_kl_is_kept_with_no_more_bytes_than_a_uniform_level(
     tuner = Tuner(Known(weights, together), size, planes=3)
     found = tuner.at_most(kl)
     assert found.kl <= kl
-    assert all(found.bytes <= p.bytes for p in tuner.uniform() if p.kl <= kl)
+    assert all(found.bytes <= p.bytes for p in tuner.uniform().values() if p.kl <= kl)
 
 
 def test_tuned_points_lie_below_the_lines_between_uniform_levels() -> None:
     tuner = Tuner(Known([3.0, 1.0, 0.3]), size, planes=3)
-    best, middle, coarse = tuner.uniform()
+    best, middle, coarse = tuner.uniform().values()
     for fine, rough in ((best, middle), (middle, coarse)):
         for part in (0.25, 0.5, 0.75):
             budget = rough.bytes + part * (fine.bytes - rough.bytes)
@@ -86,7 +89,7 @@ def test_entropy_takes_the_surest_ratio_whose_active_set_fills_the_budget() -> N
     found = tuner.within(10.0)
     assert found.how.startswith(("M2Cache's search", "uniform"))
     assert found.bytes <= 10.0
-    assert all(found.entropy <= point.entropy for point in tuner.points if point.bytes <= 10.0)
+    assert all(found.entropy <= point.entropy for point in tuner.frontier() if point.bytes <= 10.0)
     assert known.measured <= tuner.steps(1) + len(tuner.levels)
 
 
@@ -97,10 +100,17 @@ def test_a_store_without_planes_is_tuned_within_what_it_has() -> None:
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can() -> None:
-    tuner = Tuner(Known([1.0]), size, planes=1)
-    with pytest.raises(
-        UsageError, match=r"as few as 1 bytes a token; 2\.?\d* is the least found|3 is the least"
-    ):
-        tuner.within(1.0)
+    known = Known([1.0, 2.0])
+    tuner = Tuner(known, lambda shares: 100 * size(shares), planes=1)
+    assert tuner.least == 2 * 225  # a quarter of the neurons at 4 bits
+    with pytest.raises(UsageError, match="as few as 449 bytes a token; 450 is the least"):
+        tuner.within(449)
+    assert known.measured == 0
+    for objective in ("kl", "entropy"):
+        for planes in (1, 2, 3):
+            tuner = Tuner(Known([1.0, 2.0], ranking=0.5), size, planes, objective, ranking=0.5)
+            assert tuner.least - 0.01 < tuner.within(tuner.least).bytes <= tuner.least
+            with pytest.raises(UsageError, match="is the least"):
+                tuner.within(tuner.least - 1e-3)
     with pytest.raises(UsageError, match="the least found"):
         Tuner(Known([1.0]), size, planes=1).at_most(1e-9)

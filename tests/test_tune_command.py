@@ -192,7 +192,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_measured(
 def test_the_best_recipe_is_itself(store: Path) -> None:
     """Keys and values in f16 are all that lies between them."""
     with tuning(store, TEXT, Settings(tokens=48), lambda done, total: None) as run:
-        assert run.uniform[0].kl < 1e-6
+        assert run.uniform[16].kl < 1e-6
         assert isinstance(run.meter.recipe([UNIFORM[8]] * run.meter.layers).ffn, Dense)
 
 
@@ -201,7 +201,8 @@ def test_the_best_recipe_is_itself(store: Path) -> None:
     [
         (["--bits", 5, "--max-kl", 1], "--bits and --max-kl are 2 goals"),
         (["--bits", "nan"], "--bits is nan; a number above 0"),
-        (["--bits", 1], "no recipe touches as few"),
+        (["--bits", 1], "no recipe touches as few as 1 bits per FFN weight; "),
+        (["--bytes-per-token", "1MB"], "with --precision attn=4,head=4"),
         (["--bytes-per-token", "much"], "bytes-per-token 'much' is no size"),
         (["--objective", "beauty"], "objective is 'beauty'; it must be one of kl, entropy"),
         (["--select", "oracle"], "select is 'oracle'; it must be one of plane"),
@@ -218,6 +219,17 @@ def test_what_makes_no_sense_is_refused(
     assert code != 0
     assert message in err
     assert not (store / "profiles").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_the_least_that_is_named_works(store: Path) -> None:
+    with tuning(store, TEXT, Settings(tokens=32), lambda done, total: None) as run:
+        for goal, unit, wrong in (("bits", "bits per FFN weight", 1.0), ("bytes", "a token", 1e6)):
+            with pytest.raises(UsageError, match=f"{unit}; ([0-9.]+) ") as refused:
+                run.asked(Goal(**{goal: wrong}))
+            least = float(str(refused.value).split("; ")[1].split()[0])
+            found = run.asked(Goal(**{goal: least})).point
+            assert 0.98 * least < (found.bits if goal == "bits" else found.bytes) <= least
 
 
 def test_a_store_without_16_bits_is_refused(tale_mid: Path) -> None:

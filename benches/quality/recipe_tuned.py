@@ -49,9 +49,8 @@ def tuned(
     for objective, group in (("kl", KL_TUNED), ("entropy", ENTROPY_TUNED)):
         settings = Settings(objective=objective, tokens=tokens, dram=options.dram, threads=options.threads)
         with tuning(store, text, settings, _every(say, f"tuning by {objective}")) as run:
-            bytes_ = {int(point.how.split()[1]): point.bytes for point in run.uniform}
+            bytes_ = {bits: point.bytes for bits, point in run.uniform.items()}
             for name, budget in budgets(bytes_).items():
-                run.tuner.points.clear()  # each budget as the command is asked for it, alone
                 # Half a byte: uniform levels are counted, and must not be lost to rounding.
                 found = run.asked(Goal(bytes=budget + 0.5))
                 yield Budgeted(Choice(group, name, found.recipe), budget)

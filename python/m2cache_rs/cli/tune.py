@@ -132,14 +132,14 @@ def _report(run: Tuning, found: dict[str, Found]) -> dict[str, Any]:
         "predictor": run.meter.ranking.predictor,
         "tokens": run.tokens,
         "found": {name or "asked": one.to_dict() for name, one in found.items()},
-        "uniform": list(map(asdict, run.uniform)),
+        "uniform": list(map(asdict, run.uniform.values())),
         "frontier": list(map(asdict, run.frontier())),
     }
 
 
 def _print(run: Tuning, found: dict[str, Found]) -> None:
     rows = [("", "KL (95 %)                  perplexity  bytes per token  FFN bits per weight")]
-    rows += [(point.how, _line(point)) for point in run.uniform]
+    rows += [(point.how, _line(point)) for point in run.uniform.values()]
     rows += [(name or "asked for", _line(one.point)) for name, one in found.items()]
     output.print_rows(rows)
 

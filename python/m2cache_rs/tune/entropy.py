@@ -15,8 +15,8 @@ from m2cache_rs.tune.layers import Shares, of_active
 
 PAIRS = ((16, 8), (16, 4), (8, 4))
 STEPS = 10
-# Shares of neurons are found to within this.
-_CLOSE = 1e-3
+# Shares of neurons are found to within this, and none is smaller.
+SMALLEST = 2**-10
 
 
 def bands(pair: tuple[int, int], fine: float) -> Shares:
@@ -25,22 +25,26 @@ def bands(pair: tuple[int, int], fine: float) -> Shares:
     return of.get(16, 0.0), of.get(8, 0.0), of.get(4, 0.0)
 
 
+def ratios(levels: tuple[int, ...]) -> Iterator[tuple[str, Shares]]:
+    """All ratios of all pairs of `levels`, as a name and bands."""
+    for pair in PAIRS:
+        if set(pair) <= set(levels):
+            for step in range(STEPS + 1):
+                yield f"{pair[0]}/{pair[1]} bits, {step / STEPS:.0%}", bands(pair, step / STEPS)
+
+
 def candidates(
     size: Callable[[Shares], float], budget: float, levels: tuple[int, ...] = (16, 8, 4)
 ) -> Iterator[tuple[str, Shares]]:
-    """All ratios of all pairs of `levels`, each with the largest active set whose `size` fits the budget.
+    """All `ratios`, each with the largest active set whose `size` fits the budget.
 
     `size`: bytes a token of a model whose layers all have these shares. Ratios without room for any neuron
     are left out.
     """
-    for pair in PAIRS:
-        if not set(pair) <= set(levels):
-            continue
-        for step in range(STEPS + 1):
-            chosen = bands(pair, step / STEPS)
-            active = largest(partial(_active_size, size, chosen), budget)
-            if active > 0:
-                yield f"{pair[0]}/{pair[1]} bits, {step / STEPS:.0%}", of_active(active, chosen)
+    for name, chosen in ratios(levels):
+        active = largest(partial(_active_size, size, chosen), budget)
+        if active > 0:
+            yield name, of_active(active, chosen)
 
 
 def _active_size(size: Callable[[Shares], float], chosen: Shares, active: float) -> float:
@@ -52,7 +56,7 @@ def largest(size: Callable[[float], float], budget: float) -> float:
     if size(1.0) <= budget:
         return 1.0
     least, most = 0.0, 1.0
-    while most - least > _CLOSE:
+    while most - least > SMALLEST:
         middle = (least + most) / 2
         least, most = (middle, most) if size(middle) <= budget else (least, middle)
     return least

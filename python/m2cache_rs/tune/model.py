@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs.config import LEVELS, PrecisionLike
+from m2cache_rs.config import LEVELS, PrecisionLike, format_size
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.eval.windows import windows
@@ -98,14 +99,14 @@ class Tuning:
         """The recipe for a goal."""
         if goal.kl is not None:
             return self._found(self.tuner.at_most(goal.kl))
-        if goal.bytes is not None:
-            return self._found(self.tuner.within(goal.bytes))
-        return self._found(self.tuner.within(self._bytes_of(float(goal.bits or 0))))
+        budget = self._bytes_of(goal.bits or 0) if goal.bytes is None else goal.bytes
+        if budget < self.tuner.least:
+            raise self._too_small(goal)
+        return self._found(self.tuner.within(budget))
 
     def dial(self) -> dict[str, Found]:
         """The named recipes: what uniform 8 bits touch, what uniform 4 touch, and half way between."""
-        coarse = self.uniform[-1].bytes
-        fine = next((point.bytes for point in self.uniform if point.how == "uniform 8"), coarse)
+        coarse, fine = self.uniform[4].bytes, self.uniform[8].bytes
         budgets = {"high": fine, "balanced": (fine + coarse) / 2, "fast": coarse}
         return {name: self._found(self.tuner.within(size)) for name, size in budgets.items()}
 
@@ -124,8 +125,25 @@ class Tuning:
 
     def _bytes_of(self, bits: float) -> float:
         """Bytes a token whose FFN touches so many bits of each of its weights."""
-        least = self.uniform[-1]
-        return least.bytes + (bits - least.bits) * ffn_weights(self.opened.architecture) / 8
+        coarse = self.uniform[4]
+        return coarse.bytes + (bits - coarse.bits) * ffn_weights(self.opened.architecture) / 8
+
+    def _too_small(self, goal: Goal) -> UsageError:
+        """Names the least in the unit of the goal, and what else there is to lower."""
+        least = self.tuner.least
+        if goal.bits is not None:
+            over = (least - self._bytes_of(goal.bits)) / (ffn_weights(self.opened.architecture) / 8)
+            bits = math.ceil(100 * (goal.bits + over)) / 100
+            return UsageError(
+                f"no recipe touches as few as {goal.bits:g} bits per FFN weight; {bits:g} is the least"
+            )
+        parts = self.opened.weights(self.meter.base).parts
+        rest = format_size(sum(parts[part] for part in ("attn", "head", "embed")))
+        return UsageError(
+            f"no recipe touches as few as {format_size(goal.bytes or 0)} a token; {math.ceil(least)} bytes "
+            f"({format_size(least)}) is the least, {rest} of them for attention, head and embedding: less "
+            "with --precision attn=4,head=4"
+        )
 
 
 @contextmanager

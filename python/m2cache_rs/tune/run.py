@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,8 @@ from m2cache_rs.tune.search import allocations
 OBJECTIVES = ("kl", "entropy")
 # Allocations below a budget that are measured as a whole: what layers cost need not quite add up.
 _CHECKED = 3
+# What is counted is the quotient of two sums: a budget that it fills is not lost to that.
+_ROUNDING = 1e-9
 
 
 class Measures(Protocol):
@@ -44,7 +47,7 @@ class Tuner:
     ranking: float = 0
 
     def __post_init__(self) -> None:
-        self.points: list[Point] = []
+        self._whole: dict[tuple[Shares, ...], Point] = {}
         self._allocations: list[list[Choice]] | None = None
 
     @property
@@ -52,9 +55,24 @@ class Tuner:
         """Stored levels, finest first."""
         return tuple(bits for bits, shares in UNIFORM.items() if shares in options(self.planes))
 
-    def uniform(self) -> list[Point]:
+    @property
+    def least(self) -> float:
+        """Bytes a token of the smallest recipe that can be found, from the layout alone."""
+        ratios = [bands for _, bands in entropy.ratios(self.levels)] if self.objective == "entropy" else []
+        smallest = [*ratios, *([FIXED_BANDS] if self._has_fixed else [])]
+        found = [of_active(entropy.SMALLEST, bands) for bands in smallest]
+        found += options(self.planes) if self.objective == "kl" else []
+        ranked = [self._size(shares) + self.ranking for shares in found]
+        return min([self._size(UNIFORM[bits]) for bits in self.levels] + ranked)
+
+    @property
+    def _has_fixed(self) -> bool:
+        """Whether M2Cache's fixed bands are among the candidates."""
+        return self.objective == "kl" and self.planes == 3
+
+    def uniform(self) -> dict[int, Point]:
         """The uniform levels: members of every search, so that none of them beats what it finds."""
-        return [self._point(f"uniform {bits}", UNIFORM[bits]) for bits in self.levels]
+        return {bits: self._alike(f"uniform {bits}", UNIFORM[bits]) for bits in self.levels}
 
     def steps(self, budgets: int) -> int:
         """Recipes that are measured at most, for so many budgets."""
@@ -63,51 +81,54 @@ class Tuner:
         return len(self.levels) + single + budgets * each
 
     def within(self, budget: float) -> Point:
-        """The best recipe of at most `budget` bytes a token. UsageError names the least there is."""
-        self.uniform()
-        room = budget - self.ranking
-        candidates = self._by_kl(room) if self.objective == "kl" else self._by_entropy(room)
-        self._keep(candidates)
-        found = best_within(self.points, budget, self.objective)
+        """The best recipe of at most `budget` bytes a token, whatever else was asked for before.
+
+        UsageError names the least there is, before anything is measured.
+        """
+        found = None
+        if budget >= self.least:
+            room = budget - self.ranking
+            candidates = self._by_kl(room) if self.objective == "kl" else self._by_entropy(room)
+            points = [*self.uniform().values(), *candidates]
+            found = best_within(points, budget * (1 + _ROUNDING), self.objective)
         if found is None:
-            least = min(point.bytes for point in self.points)
             raise UsageError(
-                f"no recipe touches as few as {budget:.0f} bytes a token; {least:.0f} is the least found"
+                f"no recipe touches as few as {budget:.0f} bytes a token; {math.ceil(self.least)} is the "
+                "least"
             )
         return found
 
     def at_most(self, kl: float) -> Point:
         """The fewest bytes whose measured KL is at most `kl`: budgets are halved until they are close."""
-        self.uniform()
-        found = self._found()
+        points, found = list(self.uniform().values()), self._found()
         least, most = 0, len(found) - 1
         while least < most:
             middle = (least + most) // 2
             point = self._joint(found[middle])
-            self._keep([point])
+            points.append(point)
             least, most = (least, middle) if point.kl <= kl else (middle + 1, most)
-        self._keep([self._joint(found[least])])
-        answer = least_bytes(self.points, kl)
+        points.append(self._joint(found[least]))
+        answer = least_bytes(points, kl)
         if answer is None:
-            best = min(point.kl for point in self.points)
+            best = min(point.kl for point in points)
             raise UsageError(f"no recipe has a KL of at most {kl:g} nats; {best:.3g} is the least found")
         return answer
 
     def frontier(self) -> list[Point]:
         """All that was measured as a whole and is beaten by nothing else."""
-        return undominated(self.points, self.objective)
+        return undominated(self._whole.values(), self.objective)
 
     def _by_kl(self, budget: float) -> Iterable[Point]:
         fitting = [layers for layers in self._found() if self.size([c.shares for c in layers]) <= budget]
         for layers in fitting[-_CHECKED:]:
             yield self._joint(layers)
         fixed = entropy.largest(lambda active: self._size(of_active(active, FIXED_BANDS)), budget)
-        if fixed > 0 and self.planes == 3:
-            yield self._point("25/25/50", of_active(fixed, FIXED_BANDS))
+        if fixed > 0 and self._has_fixed:
+            yield self._alike("25/25/50", of_active(fixed, FIXED_BANDS))
 
     def _by_entropy(self, budget: float) -> Iterable[Point]:
         for name, shares in entropy.candidates(self._size, budget, self.levels):
-            yield self._point(f"M2Cache's search, {name}", shares)
+            yield self._alike(f"M2Cache's search, {name}", shares)
 
     def _found(self) -> list[list[Choice]]:
         if self._allocations is None:
@@ -129,16 +150,15 @@ class Tuner:
         return found
 
     def _joint(self, layers: Sequence[Choice]) -> Point:
-        return self.meter.point("tuned", [choice.shares for choice in layers])
+        return self._point("tuned", [choice.shares for choice in layers])
 
-    def _point(self, how: str, shares: Shares) -> Point:
-        point = self.meter.point(how, [shares] * self.meter.layers)
-        self._keep([point])
-        return point
+    def _alike(self, how: str, shares: Shares) -> Point:
+        return self._point(how, [shares] * self.meter.layers)
 
-    def _keep(self, points: Iterable[Point]) -> None:
-        """What was measured as a whole; the uniform levels and some allocations answer several budgets."""
-        self.points += [point for point in points if point not in self.points]
+    def _point(self, how: str, shares: Sequence[Shares]) -> Point:
+        """Measured as a whole, and shown by `frontier`."""
+        point = self.meter.point(how, shares)
+        return self._whole.setdefault(point.shares, point)
 
     def _size(self, shares: Shares) -> float:
         return self.size([shares] * self.meter.layers)
