@@ -178,7 +178,9 @@ def test_a_prompt_that_does_not_fit_is_refused_and_not_cut(tale: Path) -> None:
     chosen = Chosen(Recipe.dense(4))
 
     def planned(prompt: int | None, ctx: int | None) -> int:
-        return make(shape_of(tale), Request(None, ctx, prompt, 2, "f16"), chosen, rates).prompt
+        return make(
+            shape_of(tale), Request(dram=None, ctx=ctx, prompt=prompt, threads=2, kv="f16"), chosen, rates
+        ).prompt
 
     assert [planned(None, None), planned(None, 64), planned(None, 1), planned(63, 64)] == [512, 63, 1, 63]
     with pytest.raises(

@@ -39,6 +39,10 @@ PLANE = Recipe(8, 8, 8, 8, Sparse("plane", (Shares(0.5, (0.25, 0.25, 0.5)),)))
 BITS4 = Chosen(Recipe.dense(4))
 
 
+def asked(dram: int | None = None) -> Request:
+    return Request(dram=dram, ctx=64, prompt=8, threads=2, kv="f16")
+
+
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], DeviceRates]:
     """Keeps the rates of a directory's disk, as doctor does."""
@@ -175,7 +179,7 @@ def test_what_is_different_now_is_said(
     monkeypatch.setattr(module, "_reader", lambda: "uring")
     command = ["generate", tale, "-p", "a", "--max-new-tokens", 1, "--io", "psync"]
     assert "measured with" not in cli(*command).stderr
-    plan = make(shape_of(tale), Request(None, 64, 8, 2, "f16"), BITS4, rates_of(tale))
+    plan = make(shape_of(tale), asked(), BITS4, rates_of(tale))
     assert " tokens/s (measured with psync, not uring), bound by" in speed_words(plan.expected)
     monkeypatch.setenv("M2CACHE_ISA", "portable")
     assert "those in use are for portable" in cli(*command).stderr or isa()[1] == "portable"
@@ -236,8 +240,8 @@ def test_plan_shows_memory_bytes_speed_and_levels(
 def test_what_plan_says_is_least_is_enough(tale: Path, measured: Callable[[Path], DeviceRates]) -> None:
     kept = measured(tale)
     found = rates_of(tale)
-    least = make(shape_of(tale), Request(None, 64, 8, 2, "f16"), BITS4, found).least
-    plan = make(shape_of(tale), Request(least, 64, 8, 2, "f16"), BITS4, found)
+    least = make(shape_of(tale), asked(), BITS4, found).least
+    plan = make(shape_of(tale), asked(least), BITS4, found)
     assert plan.share < 0.5
     assert plan.expected.rates.read(1 << 20) == kept.read_gbps(1 << 20)
 
@@ -251,7 +255,7 @@ def test_levels_that_do_not_fit_are_told_in_their_line(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096}
     config = {**SMALL, **wide, **heads, "head_dim": 128, "attention_bias": False}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    request = Request("64GiB", 512, 8, 2, "f16")
+    request = Request(dram="64GiB", ctx=512, prompt=8, threads=2, kv="f16")
     dram = make(shape_of(tmp_path), request, BITS4, rates_of(tmp_path)).least + (2 << 20)
     command = ["plan", tmp_path, "--dram", dram, "--ctx", 512, "--precision", 4, "--threads", 2]
     plain = printed(*command)

@@ -157,6 +157,11 @@ def test_what_is_wrong_in_a_recipe_is_named(value: Any, message: str) -> None:
         Recipe.from_dict(value)
 
 
+def test_arguments_of_like_types_have_names() -> None:
+    with pytest.raises(TypeError):
+        Dial(8, "plane", 0.5)  # type: ignore[misc]
+
+
 def test_no_cascade_is_made_without_candidates() -> None:
     with pytest.raises(UsageError, match="candidates go with the selector cascade"):
         Sparse("cascade", (Shares(0.5, (0, 0, 1)),))

@@ -79,10 +79,20 @@ def evaluate(
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)
-    parts = Dial(precision, select, active, bands, prompt_bits, candidates, predictor, cut, heads=heads)
+    parts = Dial(
+        precision=precision,
+        select=select,
+        active=active,
+        bands=bands,
+        prompt_bits=prompt_bits,
+        candidates=candidates,
+        predictor=predictor,
+        cut=cut,
+        heads=heads,
+    )
     rows = _rows_of(opened, _dials(parts, recipe or [], quality or []), plot is not None)
     window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)
-    asked = Asked(dram, cache, window, verify, threads, kv, io)
+    asked = Asked(dram=dram, cache=cache, ctx=window, verify=verify, threads=threads, kv=kv, io=io)
     # How many tokens there are is known at the end only; four bytes a token is English. The bar comes first:
     # what it imports is then part of the process that the budget measures.
     total = (tokens or max(1, len(content) // 4)) * len(rows)

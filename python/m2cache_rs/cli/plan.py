@@ -64,9 +64,20 @@ def plan(
     from m2cache_rs.runtime.recipe import Recipe
     from m2cache_rs.runtime.regimes import Regimes, compared_share
 
-    shape, request = shape_of(model), Request(dram, ctx, prompt, threads, kv)
+    shape = shape_of(model)
+    request = Request(dram=dram, ctx=ctx, prompt=prompt, threads=threads, kv=kv)
     dial = Dial(
-        precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality, heads
+        precision=precision,
+        select=select,
+        active=active,
+        bands=bands,
+        prompt_bits=prompt_bits,
+        candidates=candidates,
+        predictor=predictor,
+        cut=cut,
+        recipe=recipe,
+        quality=quality,
+        heads=heads,
     )
     chosen = shape.choose(dial)
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)

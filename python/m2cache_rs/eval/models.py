@@ -19,7 +19,7 @@ from m2cache_rs.runtime.work import Work
 _BEST = Recipe.dense(16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """Options as `Model.open` takes them, but for what is computed."""
 

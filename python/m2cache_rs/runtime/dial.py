@@ -50,7 +50,7 @@ class Chosen:
         return {"name": self.name or None, "recipe": self.recipe.to_dict(), "measured": measured}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dial:
     """Arguments of `Model.open` that say what is computed; all None: `exact`.
 

@@ -10,7 +10,7 @@ from m2cache_rs.runtime.decoder import DECODE_BATCH
 from m2cache_rs.runtime.shape import check_threads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Arguments of `Model.open`, which says what they are. UsageError names one that is wrong."""
 

@@ -15,7 +15,7 @@ from m2cache_rs.runtime.wish import Wish, choose
 _PROMPT = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What is planned for: a cap on memory, room for positions, and a prompt of that many tokens.
 

@@ -153,9 +153,19 @@ class Model:
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
         """
-        options = Options(verify, act, threads, kv, io, logit_rows)
+        options = Options(verify=verify, act=act, threads=threads, kv=kv, io=io, logit_rows=logit_rows)
         dial = Dial(
-            precision, select, active, bands, prompt_bits, candidates, predictor, cut, recipe, quality, heads
+            precision=precision,
+            select=select,
+            active=active,
+            bands=bands,
+            prompt_bits=prompt_bits,
+            candidates=candidates,
+            predictor=predictor,
+            cut=cut,
+            recipe=recipe,
+            quality=quality,
+            heads=heads,
         )
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)
