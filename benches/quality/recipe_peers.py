@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import gguf
 import ggufs
-import numpy as np
 from ggufs import Quantised
 from llamacpp import LlamaCpp, quantise
+from m2cache_rs.eval.gguf import GgufModel
+from m2cache_rs.eval.windows import Window
 from peers import ACTIVATION, Peer
-from recipe_meter import Meter, whole
+from recipe_meter import Float, Meter, whole
 from recipe_rows import PEER, Line
 from subjects import Subject
 
@@ -56,17 +56,14 @@ def ffn_bits(stored: Quantised) -> float:
 
 
 def given(meter: Meter, path: Path) -> Line:
-    """A GGUF file of the same checkpoint, run by llama.cpp. ValueError where its vocabulary is another."""
-    ffn, every, weights = 0, {}, 0
-    for tensor in gguf.GGUFReader(path).tensors:
-        if len(tensor.shape) < 2:
-            continue
-        part = tensor.name.removesuffix(".weight")
-        every[{"token_embd": "embed", "output": "head"}.get(part, part)] = int(tensor.n_bytes)
-        if ".ffn_" in part:
-            ffn, weights = ffn + int(tensor.n_bytes), weights + int(np.prod(tensor.shape))
-    with LlamaCpp(path, _longest(meter)) as model:
-        return meter.other(PEER, path.stem, whole(model.logits), float(token_bytes(every)), 8 * ffn / weights)
+    """A GGUF file of the same checkpoint, run by llama.cpp. UsageError where its vocabulary is another."""
+    # Its barriers spin: on a busy machine more threads are slower.
+    with GgufModel(path, _longest(meter), meter.opened.architecture.vocab, threads=1) as model:
+
+        def batches(window: Window) -> Iterator[Float]:
+            return model.logits_by_batch(window.ids)
+
+        return meter.other(PEER, path.stem, batches, model.size.bytes, model.size.ffn_bits)
 
 
 def _longest(meter: Meter) -> int:

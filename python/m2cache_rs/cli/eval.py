@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +16,9 @@ from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from m2cache_rs.eval.gguf import GgufModel
     from m2cache_rs.runtime.dial import Chosen, Dial
     from m2cache_rs.runtime.opening import Opened
 
@@ -50,6 +52,15 @@ def evaluate(
     verify: options.Verify = "first",
     kv: options.Kv = "f16",
     threads: options.Threads = None,
+    gguf: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--gguf",
+            parser=user_path,
+            metavar="FILE",
+            help="A GGUF file of the same model: llama.cpp runs it beside (the `peers` extra). Repeatable.",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -70,6 +81,8 @@ def evaluate(
         from m2cache_rs.eval.plot import check
 
         check(plot)
+    if gguf and dram is not None:
+        raise UsageError("dram caps this process, and llama.cpp runs in it (--gguf): leave one of them away")
     content = read_text(text)
     from m2cache_rs.eval.models import Asked, free_bytes, open_all
     from m2cache_rs.eval.run import evaluate_all
@@ -95,14 +108,15 @@ def evaluate(
     asked = Asked(dram=dram, cache=cache, ctx=window, verify=verify, threads=threads, kv=kv, io=io)
     # How many tokens there are is known at the end only; four bytes a token is English. The bar comes first:
     # what it imports is then part of the process that the budget measures.
-    total = (tokens or max(1, len(content) // 4)) * len(rows)
+    total = (tokens or max(1, len(content) // 4)) * (len(rows) + len(gguf or []))
     with (
         output.progress("evaluating", total, unit="tokens") as done,
+        _peers(gguf or [], window, opened.architecture.vocab, threads) as peers,
         open_all(opened, asked, [one for _, _, one in rows], len(content)) as (models, reference, words),
     ):
         if plot is not None and reference is None:
             raise UsageError(f"a picture needs a reference, and there is {words}")
-        scores = evaluate_all(models, content, tokens, reference, done, window)
+        scores = evaluate_all(models, content, tokens, reference, done, window, peers)
     reports = [
         {
             "label": label,
@@ -114,13 +128,27 @@ def evaluate(
             **score,
             **({"free_bytes_per_token": free_bytes(opened, chosen.recipe)} if group == "oracle" else {}),
         }
-        for (label, group, chosen), score in zip(rows, scores, strict=True)
+        for (label, group, chosen), score in zip(rows, scores, strict=False)
+    ]
+    reports += [
+        {"label": path.stem, "group": "llama.cpp", "recipe": None, "kv": "f32", "reference": words, **score}
+        for path, score in zip(gguf or [], scores[len(rows) :], strict=True)
     ]
     if plot is not None:
         from m2cache_rs.eval.plot import draw
 
         draw(plot, f"{store.name}, {reports[0]['tokens']} tokens of {text.name}", reports)
-    _show(reports, [chosen for _, _, chosen in rows], peak_rss(), json)
+    said = [chosen_words(chosen) for _, _, chosen in rows] + ["run by llama.cpp"] * len(gguf or [])
+    _show(reports, said, peak_rss(), json)
+
+
+@contextmanager
+def _peers(paths: Sequence[Path], window: int, vocab: int, threads: int | None) -> Iterator[list[GgufModel]]:
+    """llama.cpp's models."""
+    from m2cache_rs.eval.gguf import GgufModel
+
+    with ExitStack() as stack:
+        yield [stack.enter_context(GgufModel(path, window, vocab, threads)) for path in paths]
 
 
 def _dials(parts: Dial, recipes: Sequence[Path], qualities: Sequence[str]) -> list[tuple[str, Dial]]:
@@ -152,20 +180,20 @@ def short_label(chosen: Chosen) -> str:
     return chosen.name or label_of(chosen.recipe)
 
 
-def _show(reports: list[dict[str, Any]], recipes: list[Chosen], peak: int, json: bool) -> None:
+def _show(reports: list[dict[str, Any]], said: list[str], peak: int, json: bool) -> None:
     if json and len(reports) == 1:
         output.print_json({**reports[0], "peak_rss_bytes": peak})
     elif json:
         output.print_json({"recipes": reports, "peak_rss_bytes": peak})
     elif len(reports) == 1:
-        output.print_rows([*_rows(reports[0], recipes[0]), ("peak memory", format_size(peak))])
+        output.print_rows([*_rows(reports[0], said[0]), ("peak memory", format_size(peak))])
     else:
-        _print_table(reports, recipes, peak)
+        _print_table(reports, said, peak)
 
 
-def _rows(report: dict[str, Any], chosen: Chosen) -> list[tuple[str, str]]:
+def _rows(report: dict[str, Any], said: str) -> list[tuple[str, str]]:
     rows = [
-        ("recipe", chosen_words(chosen)),
+        ("recipe", said),
         ("keys and values", report["kv"]),
         ("predicted", f"{report['tokens']} tokens, {report['bytes']} bytes"),
         ("perplexity", f"{report['perplexity']:.4f}"),
@@ -187,7 +215,7 @@ def _rows(report: dict[str, Any], chosen: Chosen) -> list[tuple[str, str]]:
     ]
 
 
-def _print_table(reports: list[dict[str, Any]], recipes: list[Chosen], peak: int) -> None:
+def _print_table(reports: list[dict[str, Any]], said: list[str], peak: int) -> None:
     """A line for each recipe, under what they share."""
     first = reports[0]
     shared = [
@@ -199,8 +227,8 @@ def _print_table(reports: list[dict[str, Any]], recipes: list[Chosen], peak: int
     output.print_rows(shared)
     width = max(len(one["label"]) for one in reports)
     print(f"\n{'':{width}}  perplexity     mean KL   95 % interval          top-1   per token  bits/weight")
-    for one, chosen in zip(reports, recipes, strict=True):
-        print(output.one_line(f"{one['label']:{width}}  {_line(one)}   {chosen_words(chosen)}"))
+    for one, words in zip(reports, said, strict=True):
+        print(output.one_line(f"{one['label']:{width}}  {_line(one)}   {words}"))
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ _STYLES = {
     "uniform": ("uniform levels", "o", "tab:gray"),
     "oracle": ("exact top-k, if ranking were free", "^", "tab:green"),
     "ours": ("recipes", "s", "tab:blue"),
+    "llama.cpp": ("llama.cpp, all parts quantised", "*", "black"),
 }
 
 
@@ -34,7 +35,7 @@ def check(path: Path) -> None:
 
 
 def draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
-    """Writes the picture of reports, each of a `group` (uniform, oracle, ours) and with a `label`.
+    """Writes the picture of reports, each of a `group` (uniform, oracle, ours, llama.cpp) and with a `label`.
 
     Exact top-k stands where its neurons' bytes alone put it (`free_bytes_per_token`): as far as any selector
     can get. StoreIOError where it cannot be written.

@@ -13,6 +13,7 @@ from m2cache_rs.runtime.cost import FfnCost, ffn_cost
 from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats
 
 if TYPE_CHECKING:
+    from m2cache_rs.eval.gguf import GgufModel
     from m2cache_rs.runtime.session import Model
 
 
@@ -55,24 +56,26 @@ def evaluate_all(
     reference: Model | None = None,
     progress: Callable[[int], None] | None = None,
     window: int = WINDOW,
+    others: Sequence[GgufModel] = (),
 ) -> list[dict[str, Any]]:
     """The same of several models of one store, batch by batch, so that they share the reference's logits.
 
     `progress` is told the tokens that all models have done. Memory is a batch of logits for each of them.
+    Results of `others`, which read the same ids, come last; what they read of their files is not known.
     """
     before = [model.stats() for model in models]
-    all_scores, rows = [Scores(compared=reference is not None) for _ in models], 0
+    everyone: list[Model | GgufModel] = [*models, *others]
+    all_scores, rows = [Scores(compared=reference is not None) for _ in everyone], 0
     for part in windows(models[0], text, tokens, window):
-        _score(all_scores, part, models, reference)
+        _score(all_scores, part, everyone, reference)
         rows += len(part.ids)
         if progress is not None:
             progress(sum(scores.tokens for scores in all_scores))
     if not rows:
         raise UsageError("the text has no token to predict: two tokens are the least")
-    return [
-        {**scores.to_dict(), **costs(model, first, rows)}
-        for scores, model, first in zip(all_scores, models, before, strict=True)
-    ]
+    spent = [costs(model, first, rows) for model, first in zip(models, before, strict=True)]
+    spent += [one.costs() for one in others]
+    return [{**scores.to_dict(), **one} for scores, one in zip(all_scores, spent, strict=True)]
 
 
 def scoring_bytes(vocab: int, characters: int, models: int = 1) -> int:
@@ -87,7 +90,10 @@ def scoring_bytes(vocab: int, characters: int, models: int = 1) -> int:
 
 
 def _score(
-    all_scores: Sequence[Scores], window: Window, models: Sequence[Model], reference: Model | None
+    all_scores: Sequence[Scores],
+    window: Window,
+    models: Sequence[Model | GgufModel],
+    reference: Model | None,
 ) -> None:
     """Runs one window through all models, batch by batch."""
     done = 0
@@ -108,14 +114,16 @@ def _score(
         scores.bytes += window.bytes
 
 
-def _batches(window: Window, models: Sequence[Model], reference: Model | None) -> Iterator[Iterator[Floats]]:
+def _batches(
+    window: Window, models: Sequence[Model | GgufModel], reference: Model | None
+) -> Iterator[Iterator[Floats]]:
     """Logits of the models, and of the reference behind them if it is none of them."""
     yield from (model.logits_by_batch(window.ids) for model in models)
     if reference is not None and reference not in models:
         yield reference.logits_by_batch(window.ids)
 
 
-def _place(models: Sequence[Model], reference: Model) -> int:
+def _place(models: Sequence[Model | GgufModel], reference: Model) -> int:
     """Where the reference's logits are among all."""
     return models.index(reference) if reference in models else -1
 
