@@ -59,18 +59,18 @@ def test_several_at_once_are_each_alone(tale: Path) -> None:
         Model.open(tale, precision=16, kv="f32") as best,
     ):
         seen: list[int] = []
-        together = evaluate_all([plane, eight], TEXT, 150, best, seen.append)
-        alone = [evaluate(model, TEXT, 150, best) for model in (plane, eight)]
-        itself = evaluate_all([plane, best], TEXT, 150, best)[1]
+        together = evaluate_all([plane, eight], TEXT, 256, best, seen.append)
+        alone = [evaluate(model, TEXT, 256, best) for model in (plane, eight)]
+        itself = evaluate_all([plane, best], TEXT, 256, best)[1]
     for both, one in zip(together, alone, strict=True):
         both.pop("read_bytes_per_token"), one.pop("read_bytes_per_token")
         assert both == one
         low, high = one["kl_interval"]
         assert 0 < low < one["mean_kl"] < high
-    assert seen[-1] == 2 * 149
+    assert seen[-1] == 2 * 255
     assert together[0]["mean_kl"] > together[1]["mean_kl"]
     assert itself["mean_kl"] == 0
-    assert itself["kl_interval"] == [0, 0]
+    assert itself["kl_interval"] == (0, 0)
 
 
 @pytest.mark.parametrize(("selector", "scanned"), [("plane", 4), ("oracle", 16)])
@@ -94,6 +94,14 @@ def test_touched_bytes_are_those_of_the_records(tale: Path, selector: str, scann
     assert report["active"] == [count / spec.ffn for count in counts.values()]
     others = needs.parts["attn"] + needs.parts["head"] + needs.parts["embed"]
     assert report["needed_bytes_per_token"] == others + touched
+
+
+def test_a_short_text_has_no_interval(shown: Shown, tale: Path, text: Path) -> None:
+    command = ["eval", tale, "--text", text, "--precision", 4, "--tokens"]
+    assert "(95 %: too few tokens to say)" in shown(*command, 40)[1]
+    assert json.loads(shown(*command, 225, "--json")[1])["kl_interval"] is None
+    low, high = json.loads(shown(*command, 226, "--json")[1])["kl_interval"]
+    assert low < high
 
 
 def test_what_a_picture_shows_beside(tale: Path, tale_mid: Path) -> None:

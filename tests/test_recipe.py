@@ -350,7 +350,7 @@ def test_a_store_that_was_never_tuned_says_how(tmp_path: Path) -> None:
             json.dumps(
                 {"version": 1, "store": "id", "recipes": {"high": {"recipe": wrong(), "measured": {}}}}
             ),
-            "kl_interval is None",
+            "text is None",
         ),
     ],
 )

@@ -75,7 +75,7 @@ def tuned_tale(tale: Path, tmp_path: Path) -> Path:
 def test_recipes_in_words(recipe: Recipe, words: str) -> None:
     assert recipe_words(recipe) == words
     assert chosen_words(Chosen(recipe, "balanced", MEASURED)) == (
-        f"balanced: {words} (measured KL 1.23e-02 nats, 95 % of 1.00e-02 to 1.50e-02; perplexity 9.5; "
+        f"balanced: {words} (measured KL 1.23e-02 nats, 95 %: 1.00e-02 to 1.50e-02; perplexity 9.5; "
         "3.0 MiB a token, 6.25 bits per FFN weight)"
     )
 

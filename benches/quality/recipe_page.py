@@ -79,13 +79,13 @@ def _lines(lines: Sequence[Line]) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    low, high = (1e3 * one for one in line.interval)
+    ends = " to ".join(_digits(1e3 * one) for one in line.interval) if line.interval else "too few tokens"
     active = sum(line.active)
     return [
         line.group,
         line.label,
         f"{line.perplexity:.3f}",
-        f"{_digits(1e3 * line.kl)} ({_digits(low)} to {_digits(high)})",
+        f"{_digits(1e3 * line.kl)} ({ends})",
         f"{line.shown[0] / 1e6:.3f}",
         f"{line.shown[1]:.2f}",
         f"{active:.0%}" if active else "100%",

@@ -32,7 +32,7 @@ class Line:
     label: str
     perplexity: float
     kl: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     bytes: float
     bits: float
     active: tuple[float, float, float] = (0.0, 0.0, 0.0)

@@ -11,7 +11,7 @@ import typer
 
 from m2cache_rs.cli import options, output
 from m2cache_rs.cli.texts import read_text
-from m2cache_rs.cli.words import chosen_words
+from m2cache_rs.cli.words import chosen_words, interval_words
 from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
@@ -201,9 +201,8 @@ def _rows(report: dict[str, Any], said: str) -> list[tuple[str, str]]:
         ("reference", report["reference"]),
     ]
     if report["mean_kl"] is not None:
-        low, high = report["kl_interval"]
         rows += [
-            ("mean KL", f"{report['mean_kl']:.3e} nats (95 %: {low:.2e} to {high:.2e})"),
+            ("mean KL", f"{report['mean_kl']:.3e} nats (95 %: {interval_words(report['kl_interval'])})"),
             ("top-1 agreement", f"{report['top1_agreement']:.2%}"),
         ]
     ffn = f"{format_size(report['ffn_bytes_per_token'])}, {report['bits_per_weight']:.3g} bits a weight"
@@ -234,7 +233,7 @@ def _print_table(reports: list[dict[str, Any]], said: list[str], peak: int) -> N
 def _line(report: dict[str, Any]) -> str:
     compared = f"{'':>35}{'':>8}"
     if report["mean_kl"] is not None:
-        low, high = report["kl_interval"]
-        compared = f"{report['mean_kl']:>12.3e}   {low:.2e} to {high:.2e}{report['top1_agreement']:>8.2%}"
+        interval = interval_words(report["kl_interval"])
+        compared = f"{report['mean_kl']:>12.3e}   {interval:<21}{report['top1_agreement']:>7.2%}"
     size = format_size(report["needed_bytes_per_token"])
     return f"{report['perplexity']:>10.4f}{compared}{size:>12}{report['bits_per_weight']:>13.3g}"

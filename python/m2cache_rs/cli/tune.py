@@ -11,6 +11,7 @@ import typer
 
 from m2cache_rs.cli import options, output
 from m2cache_rs.cli.texts import read_text
+from m2cache_rs.cli.words import interval_words
 from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
@@ -138,13 +139,12 @@ def _report(run: Tuning, found: dict[str, Found]) -> dict[str, Any]:
 
 
 def _print(run: Tuning, found: dict[str, Found]) -> None:
-    rows = [("", "KL (95 %)                  perplexity  bytes per token  FFN bits per weight")]
+    rows = [("", "KL (95 %)                         perplexity  bytes per token  FFN bits per weight")]
     rows += [(point.how, _line(point)) for point in run.uniform.values()]
     rows += [(name or "asked for", _line(one.point)) for name, one in found.items()]
     output.print_rows(rows)
 
 
 def _line(point: Point) -> str:
-    low, high = point.interval
-    loss = f"{point.kl:.2e} ({low:.1e} to {high:.1e})"
+    loss = f"{point.kl:.2e} ({interval_words(point.interval)})"
     return f"{loss}  {point.perplexity:10.3f}  {format_size(point.bytes):>15}  {point.bits:19.2f}"

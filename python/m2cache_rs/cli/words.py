@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from m2cache_rs.config import PARTS, Precision, format_size
@@ -76,11 +77,18 @@ def _span(shares: list[float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
+def interval_words(interval: Sequence[float] | None) -> str:
+    """An interval of KL; a text has one if it has eight blocks of 32 tokens."""
+    if interval is None:
+        return "too few tokens to say"
+    low, high = interval
+    return f"{low:.2e} to {high:.2e}"
+
+
 def measured_words(measured: Measured) -> str:
     """What tuning measured."""
-    low, high = measured.kl_interval
     return (
-        f"measured KL {measured.kl:.2e} nats, 95 % of {low:.2e} to {high:.2e}; perplexity "
+        f"measured KL {measured.kl:.2e} nats, 95 %: {interval_words(measured.kl_interval)}; perplexity "
         f"{measured.perplexity:.4g}; {format_size(measured.bytes_per_token)} a token, "
         f"{measured.bits_per_weight:.3g} bits per FFN weight"
     )

@@ -66,8 +66,9 @@ def _points(axes: Any, members: Sequence[dict[str, Any]], style: tuple[str, str,
     name, marker, colour = style
     x = [_bytes(one) / _MIB for one in members]
     y = [max(one["mean_kl"], floor) for one in members]
-    low = [max(0.0, at - max(one["kl_interval"][0], floor)) for at, one in zip(y, members, strict=True)]
-    high = [max(0.0, one["kl_interval"][1] - at) for at, one in zip(y, members, strict=True)]
+    ends = [one["kl_interval"] or (at, at) for at, one in zip(y, members, strict=True)]
+    low = [max(0.0, at - max(end, floor)) for at, (end, _) in zip(y, ends, strict=True)]
+    high = [max(0.0, end - at) for at, (_, end) in zip(y, ends, strict=True)]
     line = "-" if name == _STYLES["uniform"][0] else ""
     axes.errorbar(x, y, yerr=[low, high], fmt=marker + line, color=colour, label=name, capsize=2)
     for i, (one, here, at) in enumerate(zip(members, x, y, strict=True)):

@@ -39,7 +39,8 @@ def evaluate(
     length. `window` is how many ids run together, if the model's context takes them.
 
     In the result `mean_kl` is in nats with its bootstrap 95 % `kl_interval` (blocks of 32 tokens are
-    resampled), `top1_agreement` from 0 to 1, both against the reference. `needed_bytes_per_token` is what one
+    resampled; None of fewer than eight), `top1_agreement` from 0 to 1, both against the reference.
+    `needed_bytes_per_token` is what one
     token touches of all weights, by decode semantics: each token counted as if it were alone. Of it
     `ffn_bytes_per_token` is of the FFN, `bits_per_weight` 8 times that by its weights, `active` the shares of
     neurons at 16, 8 and 4 bits; `attention_bytes_per_token` is of q, k, v and o. `read_bytes_per_token` is

@@ -12,6 +12,9 @@ from m2cache_rs.eval import metrics
 from m2cache_rs.eval.bootstrap import weighted_interval
 from m2cache_rs.runtime.decoder import Ids
 
+# Resampling fewer gives intervals that are far too narrow; of one, none at all.
+_LEAST_BLOCKS = 8
+
 
 @dataclass
 class Scores:
@@ -41,9 +44,12 @@ class Scores:
         return sum(kl for kl, _ in self.blocks) / self.tokens
 
     @property
-    def kl_interval(self) -> tuple[float, float]:
-        """Bootstrap 95 % interval of the mean, blocks being the units."""
-        sums, counts = np.array([one for one in self.blocks if one[1]], np.float64).T
+    def kl_interval(self) -> tuple[float, float] | None:
+        """Bootstrap 95 % interval of the mean, blocks being the units; None of too few of them."""
+        blocks = [one for one in self.blocks if one[1]]
+        if len(blocks) < _LEAST_BLOCKS:
+            return None
+        sums, counts = np.array(blocks, np.float64).T
         return weighted_interval(sums, counts)
 
     def begin_block(self) -> None:
@@ -69,6 +75,6 @@ class Scores:
             "perplexity": self.perplexity,
             "bits_per_byte": self.bits_per_byte,
             "mean_kl": self.kl if compared else None,
-            "kl_interval": list(self.kl_interval) if compared else None,
+            "kl_interval": self.kl_interval if compared else None,
             "top1_agreement": self.agree / self.tokens if compared else None,
         }

@@ -3,9 +3,9 @@
     {"version": 1, "store": ID, "recipes": {"balanced": {"recipe": RECIPE, "measured": MEASURED}, ...}}
 
 `m2cache tune` writes it. RECIPE is a recipe's JSON (recipe.py). MEASURED has `kl` and `kl_interval` (nats a
-token to the same store dense at 16 bits, and its bootstrap 95 % interval), `perplexity`, `bytes_per_token`
-(weights of all parts that a decode token touches), `bits_per_weight` (of the FFN, selection included),
-`tokens`, and `text`, the SHA-256 of the text, in hexadecimal.
+token to the same store dense at 16 bits, and its bootstrap 95 % interval, null of a text too short for one),
+`perplexity`, `bytes_per_token` (weights of all parts that a decode token touches), `bits_per_weight`
+(of the FFN, selection included), `tokens`, and `text`, the SHA-256 of the text, in hexadecimal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Measured:
     """What a recipe cost on a text; see the module for the units."""
 
     kl: float
-    kl_interval: tuple[float, float]
+    kl_interval: tuple[float, float] | None
     perplexity: float
     bytes_per_token: float
     bits_per_weight: float
@@ -45,20 +45,20 @@ class Measured:
         """From its JSON. UsageError names the field."""
         fields = value if isinstance(value, Mapping) else {}
         interval, text = fields.get("kl_interval"), fields.get("text")
-        if not isinstance(interval, list) or len(interval) != 2:
-            raise UsageError(f"measured.kl_interval is {interval!r:.60}; two numbers are needed")
+        if interval is not None and (not isinstance(interval, list) or len(interval) != 2):
+            raise UsageError(f"measured.kl_interval is {interval!r:.60}; two numbers or null are needed")
         if not isinstance(text, str):
             raise UsageError(f"measured.text is {text!r:.60}; a digest is needed")
-        low, high = (number(one, "measured.kl_interval") for one in interval)
+        low, high = (number(one, "measured.kl_interval") for one in interval or (0, 0))
         names = ("kl", "perplexity", "bytes_per_token", "bits_per_weight", "tokens")
         kl, perplexity, bytes_, bits, tokens = (
             number(fields.get(name), f"measured.{name}") for name in names
         )
-        return cls(kl, (low, high), perplexity, bytes_, bits, int(tokens), text)
+        return cls(kl, (low, high) if interval else None, perplexity, bytes_, bits, int(tokens), text)
 
     def to_dict(self) -> dict[str, Any]:
         """Its JSON."""
-        return {**asdict(self), "kl_interval": list(self.kl_interval)}
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ from m2cache_rs.tune.layers import Shares
 class Point:
     """A recipe of the FFN by layer, and what it was measured to cost.
 
-    `kl`: mean nats a token to the store at its best, `interval` its bootstrap 95 %; `entropy`: mean nats of
-    its own predictions; `bytes`: of weights a token touches, `bits`: of an FFN weight. `how`: what found it.
+    `kl`: mean nats a token to the store at its best, `interval` its bootstrap 95 % (None of
+    too short a text); `entropy`: mean nats of its own predictions;
+    `bytes`: of weights a token touches, `bits`: of an FFN weight. `how`: what found it.
     """
 
     how: str
     shares: tuple[Shares, ...]
     kl: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     entropy: float
     perplexity: float
     bytes: float
