@@ -72,13 +72,15 @@ class Engine:
     """
     An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
     """
-    def __new__(cls, /, store: Store, recipe: str, act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None, request: SupportsIndex | None = None) -> Engine:
+    def __new__(cls, /, store: Store, recipe: str, act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None, request: SupportsIndex | None = None, serves: SupportsGetItem[int, str] = ...) -> Engine:
         """
         recipe is what is computed, as JSON: {"attn", "head", "embed": bits, "prompt": bits of the FFN of prompt tokens, "ffn": that of decode tokens,
         {"dense": bits} or another (src/config/recipe.rs)}; act is what 4 and 8 bits are computed in: auto (integers) or f32; cache is bytes of weights
         kept in memory, None for all; verify is first, always or never; io is auto, uring or psync; lookahead is bytes read
         ahead and the size of the ring, request what a read costs beside its bytes, in bytes (gaps up to that between wanted
         records are read too), None for the usual. cache, verify, threads, io, lookahead and request never change a result.
+
+        serves are other recipes that `serve` may be asked for: the cache has room for what all of them read.
 
         Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
         """
@@ -143,6 +145,14 @@ class Engine:
         [N, ffn], larger is more important.
 
         Raises UsageError for a recipe without selector.
+        """
+    def serve(self, /, recipe: str) -> None:
+        """
+        Computes by another recipe (JSON as above) from here on: the bits of an engine that was opened for it. The cache
+        keeps what it holds, counters go on, and so may sequences, whose keys and values are what they were computed as.
+
+        Raises UsageError for a recipe that is none for the model, and for one that needs what no recipe needed that it was
+        opened for; nothing has changed then.
         """
     def set_head_predictor(self, /, layer: SupportsIndex, weights: NDArray[float32], bias: NDArray[float32]) -> None:
         """
@@ -375,12 +385,13 @@ def isa() -> tuple[list[str], str]:
     Raises UsageError if the environment forces one that is not there.
     """
 
-def needs(architecture: str, encoding: str, recipe: str) -> str:
+def needs(architecture: str, encoding: str, recipe: str, serves: SupportsGetItem[int, str] = ...) -> str:
     """
     What a model needs under a recipe (see Engine), from its architecture and encoding alone, as JSON: {"all": cache bytes
     that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "token_bytes": bytes of
     weights that one decoded token touches, in a sparse FFN the most that its cuts let it touch without its predictor,
-    "blocks", "parts": token_bytes by part}.
+    "blocks", "parts": token_bytes by part}. "all", "least", "ring" and "blocks" are those of a model that serves other
+    recipes, too.
 
     Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
     """
@@ -420,11 +431,11 @@ def ring_bytes(cache: SupportsIndex, all: SupportsIndex, least: SupportsIndex) -
     largest step takes `least`; the rest is for weights that stay.
     """
 
-def scratch_bytes(architecture: str, recipe: str, act: str, rows: SupportsIndex, logit_rows: SupportsIndex, positions: SupportsIndex, threads: SupportsIndex) -> int:
+def scratch_bytes(architecture: str, recipe: str, act: str, rows: SupportsIndex, logit_rows: SupportsIndex, positions: SupportsIndex, threads: SupportsIndex, serves: SupportsGetItem[int, str] = ...) -> int:
     """
     Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: under a recipe (see
     Engine), with 4 and 8 bits computed in act, in calls of so many rows and rows of logits, with sequences of up to so
-    many positions, on the instruction set that an Engine would choose here.
+    many positions, on the instruction set that an Engine would choose here; of a model that serves other recipes, too.
 
     Raises UsageError for an act or threads that are none, and for JSON that is no architecture or recipe of it.
     """

@@ -25,7 +25,7 @@ impl Chosen {
         let range = walk.chunk(self.chunk);
         let pick = |(id, records): (&SectionId, &Vec<u32>)| {
             let records = &under_checks(records, weights.store().section(*id).layout.check, range.len());
-            let block = want(weights.store(), weights.schedule(), *id, range.start, range.len());
+            let block = want(weights.store(), weights.room(), *id, range.start, range.len());
             weights.pick(block, records)
         };
         walk.sections.iter().zip(&self.records).filter(|(_, records)| !records.is_empty()).map(pick).collect()

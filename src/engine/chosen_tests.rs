@@ -21,9 +21,10 @@ fn recipe() -> Recipe {
 
 fn weights(store: &Arc<Store>, share: f64, verify: Verify, request: u64) -> Weights {
     let manifest = &store.manifest;
-    let needs = Needs::of(&manifest.architecture, &manifest.encoding, &recipe()).unwrap();
+    let needs = Needs::of(&manifest.architecture, &manifest.encoding, &recipe(), &[]).unwrap();
     let options = Options {
         recipe: recipe(),
+        serves: vec![],
         arithmetic: Arithmetic::Integer,
         cache: Some(needs.least + ((needs.all - needs.least) as f64 * share) as u64),
         verify,

@@ -1,7 +1,7 @@
 //! Where tokens become rows and rows become logits.
 
 use super::Engine;
-use super::schedule::EMBEDDINGS;
+use super::room::EMBEDDINGS;
 use super::threads::{pooled, together};
 use super::walk::WalkId;
 use crate::error::{Error, Result};

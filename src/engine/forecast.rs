@@ -4,8 +4,10 @@
 use super::busy;
 use super::chosen::{listed, under_checks};
 use super::parts;
-use super::schedule::{Schedule, block_bytes};
+use super::room::Room;
+use super::schedule::Schedule;
 use super::walk::{Part, Walk, WalkId};
+use super::widest::block_bytes;
 use crate::config::{Architecture, Cut, Encoding, Ffn, Recipe, Selector, Sparse, Trace};
 use crate::error::Result;
 use crate::io::ALIGN;
@@ -43,10 +45,17 @@ impl Forecast {
         recipe.validate(arch)?;
         let catalog = Catalog::new(arch, encoding);
         let schedule = Schedule::new(arch, &catalog, recipe)?;
-        let dram = Dram::place(&schedule.blocks, schedule.split(cache, None)?.fixed);
+        let room = Room::new(arch, &catalog, [recipe])?;
+        let dram = Dram::place(&room.blocks, room.split(cache, None)?.fixed);
         let request = request.map_or(runs::REQUEST, |bytes| bytes as usize);
-        let mut token =
-            Token { catalog: &catalog, schedule: &schedule, dram: &dram, request, read: Forecast::default() };
+        let mut token = Token {
+            catalog: &catalog,
+            schedule: &schedule,
+            room: &room,
+            dram: &dram,
+            request,
+            read: Forecast::default(),
+        };
         token.sweep(schedule.walk(WalkId::Head)?);
         let mut ranking = Ranking::new(arch);
         for layer in 0..arch.layers {
@@ -77,6 +86,7 @@ fn swept(recipe: &Recipe) -> Vec<Part> {
 struct Token<'a> {
     catalog: &'a Catalog,
     schedule: &'a Schedule,
+    room: &'a Room,
     dram: &'a Dram,
     request: usize,
     read: Forecast,
@@ -124,7 +134,7 @@ impl Token<'_> {
     }
 
     fn is_missing(&self, section: crate::store::SectionId, chunk: usize) -> bool {
-        self.schedule.block(section, chunk).is_none_or(|block| self.dram.find(block) == Place::Ring)
+        self.room.block(section, chunk).is_none_or(|block| self.dram.find(block) == Place::Ring)
     }
 }
 

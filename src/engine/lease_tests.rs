@@ -1,7 +1,7 @@
 //! Leases of a store's records: the bytes that lie there, in order, and errors that leave the rest usable.
 #![allow(clippy::unwrap_used)]
 
-use super::schedule::EMBEDDINGS;
+use super::room::EMBEDDINGS;
 use super::schedule::tests::{architecture, dense, encoding};
 use super::walk::{Part, WalkId};
 use super::weights::{Leased, Weights};
@@ -33,9 +33,10 @@ pub(super) fn stored(directory: &Path) -> Arc<Store> {
 /// Its weights under the least cache, or with room for all.
 fn weights(store: &Arc<Store>, bits: u32, all: bool) -> Weights {
     let manifest = &store.manifest;
-    let needs = Needs::of(&manifest.architecture, &manifest.encoding, &dense(bits)).unwrap();
+    let needs = Needs::of(&manifest.architecture, &manifest.encoding, &dense(bits), &[]).unwrap();
     let options = Options {
         recipe: dense(bits),
+        serves: vec![],
         arithmetic: Arithmetic::Integer,
         cache: Some(if all { needs.all } else { needs.least }),
         verify: Verify::First,

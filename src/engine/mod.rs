@@ -19,9 +19,12 @@ mod needs;
 mod neurons;
 mod parts;
 mod report;
+mod room;
 mod schedule;
 mod score;
 mod scratch;
+#[cfg(test)]
+mod serve_tests;
 mod sparse;
 mod sum;
 mod threads;
@@ -30,6 +33,7 @@ mod vectors;
 mod verified;
 mod walk;
 mod weights;
+mod widest;
 
 pub use crate::io::Choice;
 pub use crate::kernels::Arithmetic;
@@ -37,7 +41,7 @@ pub use crate::select::Factors;
 pub use forecast::Forecast;
 pub use needs::Needs;
 pub use report::{BlockReport, LayerReport, Moved, Report, SectionReport};
-pub use schedule::{RING_BYTES, usual_ring};
+pub use room::{RING_BYTES, usual_ring};
 pub use scratch::Run;
 pub use verified::Verify;
 
@@ -64,9 +68,11 @@ use weights::Weights;
 pub struct Options {
     /// What is computed.
     pub recipe: Recipe,
+    /// What [`Engine::serve`] may be asked for, beside: blocks and rings have room for all of them.
+    pub serves: Vec<Recipe>,
     /// What levels 4 and 8 are computed in.
     pub arithmetic: Arithmetic,
-    /// Weight cache in bytes; none holds every weight the recipe reads.
+    /// Weight cache in bytes; none holds every weight the recipes read.
     pub cache: Option<u64>,
     /// When records are checked against their checksums.
     pub verify: Verify,
@@ -118,7 +124,7 @@ impl Engine {
     /// are not stored or zero threads; the store's own.
     pub fn new(store: Arc<Store>, options: Options) -> Result<Engine> {
         let arch = store.manifest.architecture.clone();
-        options.recipe.validate(&arch)?;
+        std::iter::once(&options.recipe).chain(&options.serves).try_for_each(|recipe| recipe.validate(&arch))?;
         let pool = Arc::new(threads::pool(options.threads)?);
         let vectors = Vectors::load(&store)?;
         let weights = Weights::new(store, &options)?;
@@ -142,6 +148,20 @@ impl Engine {
             attending,
             spent,
         })
+    }
+
+    /// Computes by another recipe from here on: the bits of an engine that was opened for it. The cache keeps what it holds,
+    /// counters go on, and so may sequences: their keys and values are what they were computed as.
+    ///
+    /// # Errors
+    /// `Error::Usage` for a recipe that is none for the model, and for one that needs more than those it was opened for;
+    /// nothing has changed then.
+    pub fn serve(&mut self, recipe: Recipe) -> Result<()> {
+        recipe.validate(&self.arch)?;
+        self.weights.serve(&recipe)?;
+        self.generator = generator(&recipe, &self.arch);
+        self.recipe = Arc::new(recipe);
+        Ok(())
     }
 
     /// Says what the next calls are: layers in order with tokens of a kind, then the head or not, and the same again.

@@ -1,6 +1,7 @@
 //! What a model needs under a recipe.
 
-use super::schedule::{RING_BYTES, Schedule};
+use super::room::{RING_BYTES, Room};
+use super::schedule::Schedule;
 use super::touched::Touched;
 use super::walk::{Part, WalkId};
 use crate::config::{Architecture, Encoding, Ffn, Recipe};
@@ -28,13 +29,15 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Of a model that need not be stored anywhere.
+    /// Of a model that need not be stored anywhere, opened so that it `serves` other recipes, too: a token is of the first.
     ///
     /// # Errors
     /// As [`Schedule::new`]; `Error::Usage` for a recipe that is none for the model.
-    pub fn of(arch: &Architecture, encoding: &Encoding, recipe: &Recipe) -> Result<Needs> {
-        recipe.validate(arch)?;
+    pub fn of(arch: &Architecture, encoding: &Encoding, recipe: &Recipe, serves: &[Recipe]) -> Result<Needs> {
+        let recipes = || std::iter::once(recipe).chain(serves);
+        recipes().try_for_each(|recipe| recipe.validate(arch))?;
         let catalog = Catalog::new(arch, encoding);
+        let room = Room::new(arch, &catalog, recipes())?;
         let schedule = Schedule::new(arch, &catalog, recipe)?;
         let bytes = |ids: &[SectionId]| ids.iter().map(|id| catalog.section(*id).bytes()).sum::<u64>();
         let walks = |part: Part| -> Result<u64> {
@@ -60,11 +63,11 @@ impl Needs {
             ("head", bytes(&schedule.walk(WalkId::Head)?.sections)),
         ]);
         Ok(Needs {
-            all: schedule.all(),
-            least: schedule.least(),
-            ring: (RING_BYTES as u64).max(schedule.least()),
+            all: room.all(),
+            least: room.least(),
+            ring: (RING_BYTES as u64).max(room.least()),
             token_bytes: parts.values().sum(),
-            blocks: schedule.blocks.len(),
+            blocks: room.blocks.len(),
             parts,
         })
     }

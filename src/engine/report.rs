@@ -117,14 +117,14 @@ impl Engine {
 
     /// What the blocks are, by number.
     pub fn blocks(&self) -> Vec<BlockReport> {
-        let (store, schedule) = (self.weights.store(), self.weights.schedule());
+        let (store, room) = (self.weights.store(), self.weights.room());
         let block = |(number, (section, block)): (usize, (SectionId, &Block))| BlockReport {
             layer: store.files[store.section(section).file].layout.layer,
             section: store.section(section).layout.name.clone(),
             bytes: block.bytes,
             fixed: self.weights.fetcher().dram().find(BlockId(number as u32)) != Place::Ring,
         };
-        schedule.block_sections().iter().copied().zip(&schedule.blocks).enumerate().map(block).collect()
+        room.block_sections().iter().copied().zip(&room.blocks).enumerate().map(block).collect()
     }
 
     /// Begins or ends to note every access to a block.

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::{Arithmetic, Extent, Isa, kept};
 use crate::select::HeadScores;
-use crate::types::BLOCK;
+use crate::types::{BLOCK, Level};
 
 /// Stack of a thread and what its arena holds between calls, where nothing is stated: 0.7 MiB measured where each of 32
 /// threads has an arena (benches/NOTES.md), less where they share.
@@ -16,8 +16,8 @@ const THREAD: usize = 768 << 10;
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What is computed.
-    pub recipe: Recipe,
+    /// What is computed, by one recipe or another.
+    pub recipes: Vec<Recipe>,
     /// What levels 4 and 8 are computed in.
     pub arithmetic: Arithmetic,
     /// Rows of a call at most.
@@ -37,7 +37,7 @@ impl Run {
     /// `Error::Usage` for no threads or too many, for an instruction set this machine does not have, and for a recipe that
     /// is none for the model.
     pub fn scratch(&self, arch: &Architecture) -> Result<usize> {
-        self.recipe.validate(arch)?;
+        self.recipes.iter().try_for_each(|recipe| recipe.validate(arch))?;
         threads::check(self.threads)?;
         let heads = Heads {
             kv_heads: arch.kv_heads,
@@ -51,14 +51,17 @@ impl Run {
 
     /// What products meet: the most columns in each arithmetic.
     fn extent(&self, arch: &Architecture) -> Extent {
-        let Recipe { attn, head, prompt, .. } = self.recipe;
-        let ffn = self.recipe.ffn_levels().into_iter().chain([attn, prompt]).map(|level| (level, self.rows));
-        let choosing = self.recipe.heads.as_ref().map(|_| (HeadScores::LEVEL, self.rows));
-        let met: Vec<_> = ffn.chain([(head, self.logit_rows)]).chain(choosing).collect();
+        let met: Vec<_> = self.recipes.iter().flat_map(|recipe| self.met(recipe)).collect();
         let most = |integer: bool| {
             let of_it = met.iter().filter(|(level, _)| self.arithmetic.is_integer(*level) == integer);
             of_it.map(|(_, columns)| *columns).max().unwrap_or(0)
         };
         Extent { blocks: arch.hidden.div_ceil(BLOCK), integer: most(true), float: most(false) }
+    }
+    /// Levels, each with the columns that are met at it.
+    fn met(&self, recipe: &Recipe) -> Vec<(Level, usize)> {
+        let choosing = recipe.heads.as_ref().map(|_| HeadScores::LEVEL);
+        let of_rows = recipe.ffn_levels().into_iter().chain([recipe.attn, recipe.prompt]).chain(choosing);
+        of_rows.map(|level| (level, self.rows)).chain([(recipe.head, self.logit_rows)]).collect()
     }
 }

@@ -2,10 +2,11 @@
 
 use super::Options;
 use super::parts;
-use super::schedule::{RING_BYTES, Schedule};
+use super::room::{RING_BYTES, Room};
+use super::schedule::Schedule;
 use super::verified::Verified;
 use super::walk::{Part, Walk, WalkId};
-use crate::config::Coding;
+use crate::config::{Coding, Recipe};
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
 use crate::prefetch::{Fetcher, Held, Home, Layout, Pick, Steps, Want, runs};
@@ -20,7 +21,8 @@ use std::sync::Arc;
 pub struct Weights {
     store: Arc<Store>,
     verified: Verified,
-    schedule: Arc<Schedule>,
+    room: Room,
+    schedule: Schedule,
     /// What prompt and decode tokens take of every layer.
     taken: [Vec<Part>; 2],
     fetcher: Fetcher,
@@ -47,10 +49,10 @@ struct Located {
 }
 
 impl Located {
-    fn new(store: &Arc<Store>, schedule: &Schedule) -> Located {
+    fn new(store: &Arc<Store>, room: &Room, schedule: &Schedule) -> Located {
         let picks = |walk: &Walk, chunk| {
             let Range { start, end } = walk.chunk(chunk);
-            walk.sections.iter().map(|id| Pick::all(want(store, schedule, *id, start, end - start))).collect()
+            walk.sections.iter().map(|id| Pick::all(want(store, room, *id, start, end - start))).collect()
         };
         let of = |walk: &Arc<Walk>| (0..walk.chunks()).map(|chunk| picks(walk, chunk)).collect::<Vec<_>>();
         Located { store: store.clone(), picks: schedule.walks().iter().flat_map(of).collect() }
@@ -75,12 +77,12 @@ impl Steps for Located {
 }
 
 /// Records of a section, which lie in one block.
-pub(super) fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usize, count: usize) -> Want {
+pub(super) fn want(store: &Store, room: &Room, id: SectionId, first: usize, count: usize) -> Want {
     let section = store.section(id);
     let stride = section.layout.stride;
     let begin = first / CHUNK * CHUNK;
     let size = CHUNK.min(section.layout.records - begin) * stride;
-    let home = schedule.block(id, first / CHUNK).map(|id| Home { id, at: (first - begin) * stride, size });
+    let home = room.block(id, first / CHUNK).map(|id| Home { id, at: (first - begin) * stride, size });
     let offset = section.begin + (first * stride) as u64;
     Want { section: id.0 as usize, file: section.file, offset, len: count * stride, home }
 }
@@ -88,25 +90,44 @@ pub(super) fn want(store: &Store, schedule: &Schedule, id: SectionId, first: usi
 impl Weights {
     /// Places the store's blocks under the budget and opens the reader.
     pub fn new(store: Arc<Store>, options: &Options) -> Result<Weights> {
-        let schedule = Arc::new(Schedule::new(&store.manifest.architecture, store.catalog(), &options.recipe)?);
-        let budget = options.cache.unwrap_or_else(|| schedule.all());
-        let split = schedule.split(budget, options.lookahead)?;
-        let dram = Dram::place(&schedule.blocks, split.fixed);
-        let layout = Layout { ring: split.ring, chosen: split.chosen, singles: schedule.embeddings.clone() };
+        let (arch, catalog, recipe) = (&store.manifest.architecture, store.catalog(), &options.recipe);
+        let schedule = Schedule::new(arch, catalog, recipe)?;
+        let room = Room::new(arch, catalog, std::iter::once(recipe).chain(&options.serves))?;
+        let budget = options.cache.unwrap_or_else(|| room.all());
+        let split = room.split(budget, options.lookahead)?;
+        let mut dram = Dram::place(&room.blocks, split.fixed);
+        dram.watch(&room.blocks_of(&schedule));
+        let layout = Layout { ring: split.ring, chosen: split.chosen, singles: room.embeddings() };
         let arena = layout.arena(&dram)?;
         let sources = store.files.iter().map(|f| Source { path: f.path.clone(), file: f.file.clone() }).collect();
         let Opened { reader, notes } = open(options.io, sources, &arena)?;
-        let steps = Box::new(Located::new(&store, &schedule));
+        let steps = Box::new(Located::new(&store, &room, &schedule));
         // Blocks with slots of their own are read ahead as far as those of the ring.
         let ahead = options.lookahead.map_or(RING_BYTES, |bytes| bytes as usize);
         let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);
-        let taken = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(&options.recipe, kind));
-        let layers = 0..store.manifest.architecture.layers;
-        let verified = Verified::new(&store, options.verify);
+        let (taken, verified) = (taken(recipe), Verified::new(&store, options.verify));
         let request = options.request.map_or(runs::REQUEST, |bytes| bytes as usize);
-        let mut weights = Weights { store, verified, schedule, taken, fetcher, request, notes };
-        weights.follow(layers, true, Kind::Decode)?;
+        let mut weights = Weights { store, verified, room, schedule, taken, fetcher, request, notes };
+        weights.follow_decode()?;
         Ok(weights)
+    }
+
+    /// Takes the order of another recipe: what the cache holds stays, what was read ahead is forgotten.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`] and [`Room::check`]; nothing has changed then.
+    pub fn serve(&mut self, recipe: &Recipe) -> Result<()> {
+        let schedule = Schedule::new(&self.store.manifest.architecture, self.store.catalog(), recipe)?;
+        self.room.check(self.store.catalog(), &schedule)?;
+        let steps = Box::new(Located::new(&self.store, &self.room, &schedule));
+        (self.schedule, self.taken) = (schedule, taken(recipe));
+        let Weights { store, verified, room, schedule, fetcher, .. } = self;
+        fetcher.serve(steps, &room.blocks_of(schedule), &mut |want, bytes| verified.check(store, want, bytes));
+        self.follow_decode()
+    }
+
+    fn follow_decode(&mut self) -> Result<()> {
+        self.follow(0..self.store.manifest.architecture.layers, true, Kind::Decode)
     }
 
     /// Says what the coming calls will ask for, so that it is read ahead.
@@ -187,19 +208,19 @@ impl Weights {
         Ok(run)
     }
 
-    /// Leases the embeddings of some tokens in their order, `schedule::EMBEDDINGS` at most; they are read together.
+    /// Leases the embeddings of some tokens in their order, `room::EMBEDDINGS` at most; they are read together.
     ///
     /// # Errors
     /// As [`Weights::lease`].
     pub fn lease_embeddings(&mut self, tokens: &[u32]) -> Result<Vec<Leased>> {
-        let Weights { store, verified, schedule, fetcher, .. } = self;
+        let Weights { store, verified, room, schedule, fetcher, .. } = self;
         let walk = schedule.embedding.clone();
         let of_row = |row: &u32| walk.sections.iter().map(|id| (*id, *row as usize)).collect::<Vec<_>>();
         let planes: Vec<(SectionId, usize)> = tokens.iter().flat_map(of_row).collect();
         if !planes.iter().all(|(id, row)| is_single(&store.section(*id).layout, *row)) {
             return Err(Error::Internal("a row that has no checksum of its own"));
         }
-        let wants: Vec<Want> = planes.iter().map(|(id, row)| want(store, schedule, *id, *row, 1)).collect();
+        let wants: Vec<Want> = planes.iter().map(|(id, row)| want(store, room, *id, *row, 1)).collect();
         let held = fetcher.fetch_singles(&wants, &mut |want, bytes| verified.check(store, want, bytes))?;
         let mut held = held.into_iter();
         let mut leased = |row: usize| {
@@ -234,10 +255,20 @@ impl Weights {
         &self.notes
     }
 
-    /// The order of its blocks.
+    /// The order in which they are asked for.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
+
+    /// Their blocks.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+}
+
+/// What prompt and decode tokens take of every layer.
+fn taken(recipe: &Recipe) -> [Vec<Part>; 2] {
+    [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(recipe, kind))
 }
 
 /// Whether a record can be read and checked by itself.

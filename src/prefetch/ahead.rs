@@ -44,6 +44,11 @@ impl Ahead {
         Ahead { cursor: order.first(), order, queue: VecDeque::new(), looked: 0, bound }
     }
 
+    /// Bytes that may be under way or waiting ahead of their step.
+    pub fn bound(&self) -> usize {
+        self.bound
+    }
+
     /// Says which steps come from here on; others are not looked at.
     pub fn follow(&mut self, order: Order) {
         self.cursor = self.cursor.or(order.first());

@@ -72,6 +72,15 @@ impl Fetcher {
         self.scheduled.ahead.follow(Order::circle(ranges));
     }
 
+    /// Takes other scheduled steps, over the same blocks, in place of all that it had; what was read ahead of those is
+    /// given up, what failed is read again when it is asked for. `blocks` are all that scheduled and chosen steps may pick.
+    pub fn serve(&mut self, steps: Box<dyn Steps>, blocks: &[BlockId], check: Check) {
+        [Way::Scheduled, Way::Chosen].into_iter().for_each(|way| self.forget(way, check));
+        self.chosen.choose(Chosen::default());
+        self.dram.watch(blocks);
+        self.scheduled.take_up(steps);
+    }
+
     /// Serves all that a scheduled step picks, in order, and begins to read for the steps that follow it.
     ///
     /// What the ring holds of earlier steps must have been dropped, unless the tier [`Fetcher::holds`] this one.

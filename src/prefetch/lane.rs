@@ -47,6 +47,12 @@ impl Lane {
         self.ahead = Ahead::new(Order::line(steps.count()), usize::MAX);
         self.steps = Box::new(steps);
     }
+
+    /// Takes other steps, round and round; nothing is under way for those it had.
+    pub fn take_up(&mut self, steps: Box<dyn Steps>) {
+        self.ahead = Ahead::new(Order::circle(std::iter::once(0..steps.count())), self.ahead.bound());
+        self.steps = steps;
+    }
 }
 
 fn run(first: u32, frames: Frames) -> Run {

@@ -177,6 +177,65 @@ proptest! {
     }
 }
 
+/// One block a step: some of those that there are.
+struct Every(usize);
+
+impl Steps for Every {
+    fn count(&self) -> usize {
+        BLOCKS.div_ceil(self.0)
+    }
+    fn picks(&self, step: usize) -> Arc<[Pick]> {
+        Arc::new([Pick::all(want(step * self.0, 0, SIZE))])
+    }
+}
+
+/// Hands over steps with all that they pick.
+fn serve(fetcher: &mut Fetcher, steps: impl Steps + 'static) {
+    let blocks = |step| steps.picks(step).iter().filter_map(|pick| pick.block.whole()).collect::<Vec<_>>();
+    let blocks: Vec<BlockId> = (0..steps.count()).flat_map(blocks).collect();
+    fetcher.serve(Box::new(steps), &blocks, &mut no_check);
+}
+
+fn take(fetcher: &mut Fetcher, steps: &Every, step: usize) {
+    let held = fetcher.fetch(step, &mut no_check).unwrap();
+    assert_eq!(*held[0], expected(&want(step * steps.0, 0, SIZE)), "step {step} of every {}", steps.0);
+}
+
+proptest! {
+    #[test]
+    fn other_steps_over_the_same_blocks_get_theirs(fixed in 0usize..=BLOCKS, ring in 0u32..12, lookahead in 0usize..12 * SIZE,
+                                                   reverse in any::<bool>(), orders in prop::collection::vec((1usize..6, 0usize..40), 1..8)) {
+        let (_file, source) = file();
+        let mut fetcher = fetcher(psync(source, reverse), fixed, ring, lookahead);
+        let (mut asked, mut next) = (0, 0);
+        for (by, count) in orders {
+            step(&mut fetcher, next);
+            serve(&mut fetcher, Every(by));
+            (0..count).for_each(|i| take(&mut fetcher, &Every(by), i % Every(by).count()));
+            fetcher.dram().validate().unwrap();
+            serve(&mut fetcher, Pairs);
+            (next, asked) = ((next + count) % (BLOCKS / 2), asked + (count + 2) * SIZE);
+        }
+        let sum = |of: fn(&crate::tier::Counters) -> u64| fetcher.stats().sections.iter().map(of).sum::<u64>() as usize;
+        let used = sum(|c| c.hit_bytes) + sum(|c| c.read_bytes);
+        prop_assert!(used >= asked && (fixed > 0 || used == asked), "{} of {}", used, asked);
+    }
+}
+
+#[test]
+fn what_other_steps_need_is_not_waited_for() {
+    let (_file, source) = file();
+    let mut fetcher = fetcher(psync(source, false), BLOCKS, 0, 0);
+    serve(&mut fetcher, Every(4));
+    assert!(!fetcher.dram().is_complete());
+    (0..Every(4).count()).for_each(|at| take(&mut fetcher, &Every(4), at));
+    assert!(fetcher.dram().is_complete(), "all that these steps need");
+    serve(&mut fetcher, Pairs);
+    assert!(!fetcher.dram().is_complete() && !fetcher.holds(0));
+    serve(&mut fetcher, Every(4));
+    assert!(fetcher.dram().is_complete() && fetcher.holds(0), "what was loaded stays");
+}
+
 #[test]
 fn in_order_nothing_is_read_twice_and_nothing_in_vain() {
     let (_file, source) = file();

@@ -24,9 +24,11 @@ impl Engine {
     /// ahead and the size of the ring, request what a read costs beside its bytes, in bytes (gaps up to that between wanted
     /// records are read too), None for the usual. cache, verify, threads, io, lookahead and request never change a result.
     ///
+    /// serves are other recipes that `serve` may be asked for: the cache has room for what all of them read.
+    ///
     /// Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
     #[new]
-    #[pyo3(signature = (store, recipe, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None, request=None))]
+    #[pyo3(signature = (store, recipe, act="auto", cache=None, verify="first", threads=None, io="auto", lookahead=None, request=None, serves=vec![]))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -39,9 +41,11 @@ impl Engine {
         io: &str,
         lookahead: Option<u64>,
         request: Option<u64>,
+        serves: Vec<String>,
     ) -> PyResult<Engine> {
         let options = Options {
             recipe: Recipe::parse(recipe)?,
+            serves: parse_recipes(&serves)?,
             arithmetic: parse_act(act)?,
             cache,
             verify: parse_verify(verify)?,
@@ -52,6 +56,16 @@ impl Engine {
         };
         let store = store.0.clone();
         Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
+    }
+
+    /// Computes by another recipe (JSON as above) from here on: the bits of an engine that was opened for it. The cache
+    /// keeps what it holds, counters go on, and so may sequences, whose keys and values are what they were computed as.
+    ///
+    /// Raises UsageError for a recipe that is none for the model, and for one that needs what no recipe needed that it was
+    /// opened for; nothing has changed then.
+    fn serve(&self, py: Python<'_>, recipe: &str) -> PyResult<()> {
+        let recipe = Recipe::parse(recipe)?;
+        Ok(py.detach(|| lock(&self.0).serve(recipe))?)
     }
 
     /// Says what the next calls are: the layers (a, b) in order with prompt or decode tokens, then the head or not, and the
@@ -255,13 +269,15 @@ impl Engine {
 /// What a model needs under a recipe (see Engine), from its architecture and encoding alone, as JSON: {"all": cache bytes
 /// that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "token_bytes": bytes of
 /// weights that one decoded token touches, in a sparse FFN the most that its cuts let it touch without its predictor,
-/// "blocks", "parts": token_bytes by part}.
+/// "blocks", "parts": token_bytes by part}. "all", "least", "ring" and "blocks" are those of a model that serves other
+/// recipes, too.
 ///
 /// Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
 #[pyfunction]
-pub fn needs(architecture: &str, encoding: &str, recipe: &str) -> PyResult<String> {
+#[pyo3(signature = (architecture, encoding, recipe, serves=vec![]))]
+pub fn needs(architecture: &str, encoding: &str, recipe: &str, serves: Vec<String>) -> PyResult<String> {
     let (arch, encoding) = shape(architecture, encoding)?;
-    json(&Needs::of(&arch, &encoding, &Recipe::parse(recipe)?)?)
+    json(&Needs::of(&arch, &encoding, &Recipe::parse(recipe)?, &parse_recipes(&serves)?)?)
 }
 
 /// What one decoded token reads from a store, from a model's architecture and encoding alone, under a recipe (see Engine)
@@ -293,10 +309,12 @@ fn shape(architecture: &str, encoding: &str) -> PyResult<(Architecture, Encoding
 
 /// Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: under a recipe (see
 /// Engine), with 4 and 8 bits computed in act, in calls of so many rows and rows of logits, with sequences of up to so
-/// many positions, on the instruction set that an Engine would choose here.
+/// many positions, on the instruction set that an Engine would choose here; of a model that serves other recipes, too.
 ///
 /// Raises UsageError for an act or threads that are none, and for JSON that is no architecture or recipe of it.
 #[pyfunction]
+#[pyo3(signature = (architecture, recipe, act, rows, logit_rows, positions, threads, serves=vec![]))]
+#[allow(clippy::too_many_arguments)]
 pub fn scratch_bytes(
     architecture: &str,
     recipe: &str,
@@ -305,9 +323,11 @@ pub fn scratch_bytes(
     logit_rows: usize,
     positions: usize,
     threads: usize,
+    serves: Vec<String>,
 ) -> PyResult<usize> {
-    let (recipe, arithmetic) = (Recipe::parse(recipe)?, parse_act(act)?);
-    let run = Run { recipe, arithmetic, rows, logit_rows, positions, threads };
+    let (first, others) = (Recipe::parse(recipe)?, parse_recipes(&serves)?);
+    let (recipes, arithmetic) = ([vec![first], others].concat(), parse_act(act)?);
+    let run = Run { recipes, arithmetic, rows, logit_rows, positions, threads };
     Ok(run.scratch(&parse_architecture(architecture)?)?)
 }
 
@@ -330,6 +350,10 @@ fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out
 
 fn parse<T: DeserializeOwned>(what: &str, json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|e| Error::usage(format!("this is no {what}: {e}")))
+}
+
+fn parse_recipes(recipes: &[String]) -> Result<Vec<Recipe>> {
+    recipes.iter().map(|recipe| Recipe::parse(recipe)).collect()
 }
 
 fn parse_architecture(json: &str) -> Result<Architecture> {

@@ -38,15 +38,18 @@ pub struct Dram {
     places: Vec<Place>,
     slots: Vec<usize>,
     budget: u64,
-    /// Blocks that are not loaded.
+    /// Whether a block is watched, by block.
+    watched: Vec<bool>,
+    /// Watched blocks that are not loaded.
     missing: usize,
 }
 
 impl Dram {
-    /// Places blocks under a budget in bytes; slots are numbered from 0.
+    /// Places blocks under a budget in bytes, and watches all; slots are numbered from 0.
     pub fn place(blocks: &[Block], budget: u64) -> Dram {
         let places = vec![Place::Ring; blocks.len()];
-        let mut dram = Dram { places, slots: vec![], budget, missing: blocks.len() };
+        let watched = vec![true; blocks.len()];
+        let mut dram = Dram { places, slots: vec![], budget, watched, missing: blocks.len() };
         let mut left = budget;
         for id in even_order(blocks) {
             let bytes = paged(blocks[id].bytes);
@@ -73,11 +76,19 @@ impl Dram {
     pub fn loaded(&mut self, block: BlockId) {
         if let Place::Reserved(slot) = self.find(block) {
             self.places[block.0 as usize] = Place::Loaded(slot);
-            self.missing -= 1;
+            self.missing -= usize::from(self.watched[block.0 as usize]);
         }
     }
 
-    /// Whether every block is loaded.
+    /// Says which blocks will be asked for.
+    pub fn watch(&mut self, blocks: &[BlockId]) {
+        self.watched.fill(false);
+        blocks.iter().for_each(|block| self.watched[block.0 as usize] = true);
+        let loaded = self.places.iter().map(|place| matches!(place, Place::Loaded(_)));
+        self.missing = self.watched.iter().zip(loaded).filter(|(watched, loaded)| **watched && !loaded).count();
+    }
+
+    /// Whether every watched block is loaded.
     pub fn is_complete(&self) -> bool {
         self.missing == 0
     }

@@ -28,6 +28,10 @@ class CpuBackend:
         self.kv = KvCache(spec.layers, spec.kv_heads, spec.head_dim, kv, capacity)
         self._vocab = architecture.vocab
 
+    def serve(self, recipe: str) -> None:
+        """Computes by another recipe (`Recipe.core`) from here on. UsageError: there is no room for it."""
+        self.engine.serve(recipe)
+
     def follow(self, layers: Span, head: bool, prompt: bool = False) -> None:
         """Says what the next calls are: reading ahead follows it."""
         self.engine.follow(layers, head, prompt)

@@ -46,6 +46,10 @@ class Backend(Protocol):
     of a `prompt`, or none.
     """
 
+    def serve(self, recipe: str) -> None:
+        """Computes by another recipe (`Recipe.core`) from here on; sequences go on as they are. UsageError
+        where the backend was not opened with room for it."""
+
     def follow(self, layers: Span, head: bool, prompt: bool = False) -> None:
         """Says what the next calls are (these layers, the head or not): reading ahead follows it."""
 

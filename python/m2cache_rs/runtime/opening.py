@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,12 @@ class Opened(Shape):
         threads: int | None,
         kv: str,
         logit_rows: int,
+        serves: Sequence[Recipe] = (),
+        sequences: int = 1,
     ) -> Budget:
         """The budget of a wish. BudgetError names the least that works."""
-        costs = self.costs(recipe, act, positions, threads, kv, wish.reserve, logit_rows)
-        return choose(wish, self.weights(recipe), costs, peak_rss())
+        costs = self.costs(recipe, act, positions, threads, kv, wish.reserve, logit_rows, serves, sequences)
+        return choose(wish, self.weights(recipe, serves), costs, peak_rss())
 
     def give_predictors(self, recipe: Recipe, engine: Engine) -> None:
         """Hands over, layer by layer, what the recipe ranks neurons by and chooses query heads by."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.runtime.decoder import DECODE_BATCH
 from m2cache_rs.runtime.shape import check_threads
 
@@ -41,3 +41,10 @@ def choice(name: str, value: str, known: Sequence[str]) -> None:
     """UsageError unless `value` is known."""
     if value not in known:
         raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+
+
+def check_sequences(sequences: int) -> int:
+    """UsageError where `sequences` is no count of them."""
+    if integer("sequences", sequences) < 1:
+        raise UsageError(f"sequences is {sequences}; it must be at least 1")
+    return sequences

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
-from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
+from m2cache_rs.config import Precision, PrecisionLike, Sampling, format_size, user_path
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
@@ -40,9 +40,10 @@ from m2cache_rs.runtime.dial import BandsLike, Chosen, Dial, RecipeLike
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.memory import peak_rss
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.options import Options, choice
+from m2cache_rs.runtime.options import Options, check_sequences, choice
 from m2cache_rs.runtime.planner import Expectation, expect
 from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.running import Running, Turn
 from m2cache_rs.runtime.sampling import check_finite
 from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
@@ -71,8 +72,8 @@ class Model:
         chosen: Chosen,
         budget: Budget,
         context: int,
-        backend: Backend,
-        recorder: Recorder | None = None,
+        running: Running,
+        turn: Turn,
     ) -> None:
         self.path = opened.path
         self.options = options
@@ -83,14 +84,9 @@ class Model:
         self.architecture = opened.architecture
         self.assets = opened.assets
         self._opened = opened
-        self._backend: Backend | None = backend
-        self._lock = threading.RLock()
-        self._process = os.getpid()
+        self._running, self._turn, self._closed = running, turn, False
         self._passes = 0
-        self._recorder = recorder
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
-        if opened.manifest["synthetic"]:
-            _LOG.warning("%s is synthetic: random weights, whose text means nothing", opened.path)
 
     @classmethod
     def open(
@@ -119,6 +115,8 @@ class Model:
         recipe: RecipeLike | None = None,
         quality: str | None = None,
         heads: float | str | None = None,
+        serves: Iterable[RecipeLike] = (),
+        sequences: int = 1,
     ) -> Model:
         """Opens the store at `path` (or one that was opened already).
 
@@ -147,8 +145,10 @@ class Model:
         the scores that such shares reached in `m2cache profile`. Instead of all these: `recipe`, a file or
         what one holds, or `quality`: "exact", which is the default, or a recipe that `m2cache tune` found for
         this store: "high", "balanced", "fast". `heads`: the share of the query heads that decode tokens have
-        (all); `m2cache profile --heads` makes what chooses them. Only the recipe, `act` and `kv` change
-        results; nothing else does, not by a bit.
+        (all); `m2cache profile --heads` makes what chooses them. `serves`: recipes that `serving` will be
+        asked for beside this one; cache and budget have room for what all of them read. `sequences`: so many
+        of `ctx` positions have room in the budget at once. Only the recipe, `act` and `kv` change results;
+        nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -171,23 +171,61 @@ class Model:
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         chosen = opened.choose(dial)
-        positions = opened.positions(ctx)
-        budget = opened.budget(wish, chosen.recipe, act, positions, threads, kv, logit_rows)
-        core = chosen.recipe.core(opened.architecture)
-        request = opened.request_bytes(chosen.recipe)
-        engine = Engine(opened.store, core, act, budget.cache, verify, threads, io, request=request)
-        opened.give_predictors(chosen.recipe, engine)
-        capacity = None if dram is None else positions
-        backend = CpuBackend(engine, opened.architecture, kv, capacity)
+        others = [opened.choose(Dial(recipe=one)).recipe for one in serves]
+        positions, sequences = opened.positions(ctx), check_sequences(sequences)
+        recipe, spec = chosen.recipe, opened.architecture
+        budget = opened.budget(wish, recipe, act, positions, threads, kv, logit_rows, others, sequences)
+        turn, served = Turn(recipe, recipe.core(spec)), [one.core(spec) for one in others]
+        request = opened.request_bytes((recipe, *others))
+        given = opened.store, turn.core, act, budget.cache, verify, threads, io
+        engine = Engine(*given, request=request, serves=served)
+        opened.give_predictors(recipe, engine)
+        # Each sequence takes whole blocks of 64 positions.
+        capacity = None if dram is None else sequences * -(-positions // 64) * 64
+        backend = CpuBackend(engine, spec, kv, capacity)
         counted = backend.stats()
         budget = budget.placed(counted["ring_bytes"], counted["fixed_bytes"])
         for note in counted["notes"]:
             _LOG.warning("%s", note)
         recorder = None
         if trace is not None:
-            path, precision = user_path(trace), chosen.recipe.precision
-            recorder = Recorder(path, engine, opened.manifest["id"], precision)
-        return cls(opened, options, chosen, budget, positions, backend, recorder)
+            recorder = Recorder(user_path(trace), engine, opened.manifest["id"], recipe.precision)
+        if opened.manifest["synthetic"]:
+            _LOG.warning("%s is synthetic: random weights, whose text means nothing", opened.path)
+        give = partial(opened.give_predictors, engine=engine)
+        running = Running(backend, turn, give, recorder, capped=dram is not None)
+        return cls(opened, options, chosen, budget, positions, running, turn)
+
+    def serving(self, recipe: RecipeLike | None = None, *, quality: str | None = None) -> Model:
+        """This model by another recipe: the same open store, weight cache, keys and values and budget.
+
+        Both may be used by turns and from any threads, each gives its own recipe's bits, and a sequence of
+        one may go on in the other: its keys and values are what they were computed as. `stats` has what was
+        counted for each; closing this model ends the others, closing one of them ends that one alone.
+
+        Raises UsageError where the model was not opened with room for the recipe (`serves`), and as `open`
+        does of a recipe.
+        """
+        chosen = self._opened.choose(Dial(recipe=recipe, quality=quality))
+        with self._own:
+            self._check_room(chosen.recipe)
+            turn = Turn(chosen.recipe, chosen.recipe.core(self.architecture))
+            self._running.take_up(turn)
+        parts = self._opened, self.options, chosen, self.budget, self.context
+        return Model(*parts, self._running, turn)
+
+    def _check_room(self, recipe: Recipe) -> None:
+        """UsageError where a recipe takes more than the budget has for it beside weights."""
+        options, budget = self.options, self.budget
+        have = budget.scratch + budget.predictor
+        costs = self._opened.costs(
+            recipe, options.act, self.context, options.threads, options.kv, 0, options.logit_rows
+        )
+        if self._running.capped and costs.scratch + costs.predictor > have:
+            raise UsageError(
+                f"this recipe takes {format_size(costs.scratch + costs.predictor)} beside weights, keys and "
+                f"values, and the budget has {format_size(have)}: name it when the model is opened (serves)"
+            )
 
     def generate(
         self,
@@ -332,7 +370,8 @@ class Model:
         return dict(json.loads(self._opened.store.layout()))
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the store was opened; all sizes are bytes, times seconds.
+        """Counters since the store was opened; all sizes are bytes, times seconds. Where a model serves
+        several recipes (`serving`), of the stretches in which this one was computed by.
 
         `fixed_bytes` and `ring_bytes`: the cache's slots. What moved: `hit_bytes` found in the cache,
         `read_bytes` read and used, `aligned_bytes` read beside them because reads begin and end on pages,
@@ -349,25 +388,25 @@ class Model:
         counters its `cost` (runtime/cost.py), None before the first decode token.
         """
         with self._own:
-            backend = self.backend
+            self._check_open()
             counted = {
                 "tokens": dict(self._tokens),
                 "passes": self._passes,
                 "peak_rss_bytes": peak_rss(),
             }
-            found = {**backend.stats(), **counted}
+            found = {**self._running.counted(self._turn), **counted}
         cost = ffn_cost(found["ffn"], self.architecture)
         return {**found, "recipe": {**self.chosen.to_dict(), "cost": cost.to_dict() if cost else None}}
 
     def close(self) -> None:
-        """Frees the cache and every sequence; generations that are under way raise UsageError."""
-        if os.getpid() != self._process:
+        """Frees the cache and every sequence; generations that are under way raise UsageError. What `serving`
+        gave ends by itself alone."""
+        if self._running.is_forked:
             return  # nothing here is a forked child's, and the lock may be held by a thread it does not have
         with self._own:
-            self._backend = None
-            if self._recorder is not None:
-                self._recorder.close()
-                self._recorder = None
+            self._closed = True
+            if self._running.first is self._turn:
+                self._running.close()
 
     def __enter__(self) -> Model:
         return self
@@ -388,8 +427,7 @@ class Model:
             yield created
         finally:
             with self._own:
-                if self._backend is not None:
-                    self._backend.free(created)
+                self._running.free(created)
 
     def forward(
         self,
@@ -400,10 +438,11 @@ class Model:
     ) -> Floats:
         """Logits of the wanted rows; see `Decoder.forward`. One call runs at a time."""
         with self._own:
-            if self._recorder is not None:
-                self._recorder.begin()
+            backend, recorder = self.backend, self._running.recorder
+            if recorder is not None:
+                recorder.begin()
             layers, rows = self.architecture.layers, self.options.head_rows
-            decoder = Decoder(self.backend, layers, observer, self._recorder, rows, progress)
+            decoder = Decoder(backend, layers, observer, recorder, rows, progress)
             logits = decoder.forward(batch, want=want)
             self._passes += len(list(pieces(batch)))
             for kind in Kind:
@@ -412,24 +451,23 @@ class Model:
 
     @property
     def backend(self) -> Backend:
-        """What computes, for callers that build their own batches.
+        """What computes, by this model's recipe until another one `serving` has its turn: for callers that
+        build their own batches.
 
         UsageError when the model is closed, and in a forked child, where the core's threads do not exist.
         """
-        self._check_process()
-        if self._backend is None:
-            raise UsageError("the model is closed")
-        return self._backend
+        with self._own:
+            self._check_open()
+            return self._running.take_up(self._turn)
 
     @property
-    def _own(self) -> threading.RLock:
-        """The lock; not in a forked child, where the thread that holds it may not exist."""
-        self._check_process()
-        return self._lock
+    def _own(self) -> RLock:
+        """The lock of all that share the engine."""
+        return self._running.lock
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise UsageError("the model was opened before a fork; open it in the process that uses it")
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the model is closed")
 
     def _forward_run(self, ids: Ids, kind: Kind, step: int) -> Generator[Floats]:
         with self.sequence(len(ids)) as sequence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -102,9 +102,9 @@ class Shape:
             return None
         return HeadPredictor(self.home.path, self.home.id, self.architecture)
 
-    def weights(self, recipe: Recipe) -> Weights:
-        """What the weights take under a recipe."""
-        return Weights.of(self.architecture, self.encoding, recipe)
+    def weights(self, recipe: Recipe, serves: Sequence[Recipe] = ()) -> Weights:
+        """What the weights take under a recipe, in a model that serves others, too."""
+        return Weights.of(self.architecture, self.encoding, recipe, serves)
 
     def subject(self, recipe: Recipe, kv: str) -> Subject:
         """What the cost model must know."""
@@ -120,12 +120,12 @@ class Shape:
 
     def reads(self, recipe: Recipe) -> Callable[[int], Reads]:
         """What a decode token reads beside a cache of so many bytes."""
-        request = self.request_bytes(recipe)
+        request = self.request_bytes([recipe])
         return lambda cache: Reads.of(self.architecture, self.encoding, recipe, cache, request)
 
-    def request_bytes(self, recipe: Recipe) -> int | None:
+    def request_bytes(self, recipes: Sequence[Recipe]) -> int | None:
         """What a read of the store's disk costs beside its bytes, where that decides what is read."""
-        if isinstance(recipe.ffn, Dense) or self.home is None:
+        if all(isinstance(recipe.ffn, Dense) for recipe in recipes) or self.home is None:
             return None
         from m2cache_rs.runtime.rates import request_bytes
 
@@ -143,16 +143,26 @@ class Shape:
         kv: str,
         reserve: int = 0,
         logit_rows: int = DECODE_BATCH,
+        serves: Sequence[Recipe] = (),
+        sequences: int = 1,
     ) -> Costs:
-        """What a process that runs the model takes beside its weights, from the memory of this one now."""
+        """What a process that runs the model takes beside its weights, from the memory of this one now.
+
+        Of a model that serves other recipes, too; `sequences` of so many positions each are there at once.
+        """
         check_threads(threads)
         workers = threads or usable_cores()
-        scratch = budget.scratch_bytes(self.architecture, recipe, act, positions, workers, logit_rows)
-        predictor = self.predictor(recipe)
-        heads = self.heads(recipe)
-        factors = (predictor.memory() if predictor else 0) + (heads.memory() if heads else 0)
-        kept = budget.kv_bytes(self.architecture, positions, kv)
+        spec = self.architecture
+        scratch = budget.scratch_bytes(spec, recipe, act, positions, workers, logit_rows, serves)
+        factors = self._factors((recipe, *serves))
+        kept = sequences * budget.kv_bytes(spec, positions, kv)
         return Costs(self.base(), kept, scratch, reserve, factors)
+
+    def _factors(self, recipes: Sequence[Recipe]) -> int:
+        """What predictors take at most: one of each kind is there at a time."""
+        predictors, heads = map(self.predictor, recipes), map(self.heads, recipes)
+        most = [max((one.memory() for one in found if one), default=0) for found in (predictors, heads)]
+        return sum(most)
 
     def base(self) -> int:
         """Bytes of this process and of the tokenizer that the model will have."""

@@ -1,0 +1,122 @@
+"""An open engine that models of several recipes share: whose turn it is, and what each was counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from m2cache_rs.errors import UsageError
+from m2cache_rs.runtime.counters import since, total
+from m2cache_rs.runtime.decoder import Backend
+from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.trace import Recorder
+
+
+class Turn:
+    """A recipe that an engine serves in turn with others, `core` being what the engine takes, and what was
+    counted meanwhile."""
+
+    def __init__(self, recipe: Recipe, core: str) -> None:
+        self.recipe, self.core = recipe, core
+        self.counted: Any = None
+
+    def add(self, counted: Any) -> None:
+        """So much more was counted."""
+        self.counted = counted if self.counted is None else total(counted, self.counted)
+
+
+class Running:
+    """A backend that computes by one recipe at a time, from any threads: whoever holds `lock` takes it up.
+
+    `give` hands the backend what a recipe ranks and chooses by; it has that of `first`. `capped`: a budget
+    for the whole process was asked for.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        first: Turn,
+        give: Callable[[Recipe], None],
+        recorder: Recorder | None = None,
+        capped: bool = False,
+    ) -> None:
+        self.first, self.recorder, self.capped = first, recorder, capped
+        self._backend: Backend | None = backend
+        self._give, self._given = give, _needs(first.recipe)
+        self._turn = first
+        self._mark: dict[str, Any] | None = None
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock; not in a forked child, where the thread that holds it may not exist."""
+        self._check_process()
+        return self._lock
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a child of the process that opened the engine."""
+        return os.getpid() != self._process
+
+    @property
+    def backend(self) -> Backend:
+        """The backend by whichever recipe. UsageError when it is closed, and in a forked child."""
+        self._check_process()
+        if self._backend is None:
+            raise UsageError("the model is closed")
+        return self._backend
+
+    def take_up(self, turn: Turn) -> Backend:
+        """The backend, computing by that recipe until somebody takes up another. UsageError, StoreIOError."""
+        backend = self.backend
+        if self._turn is not turn:
+            backend.serve(turn.core)
+            counted = backend.stats()
+            self._turn.add(self._since(counted))
+            self._turn, self._mark = turn, counted
+        self._hand_over(turn.recipe)
+        return backend
+
+    def _hand_over(self, recipe: Recipe) -> None:
+        """Gives what a recipe needs and is not there: one predictor is at a time."""
+        needs = _needs(recipe)
+        if needs.items() <= self._given.items():
+            return
+        for kind in needs:
+            self._given.pop(kind, None)
+        self._give(recipe)
+        self._given |= needs
+
+    def free(self, sequence: int) -> None:
+        """Forgets a sequence, if it is still there."""
+        if self._backend is not None:
+            self._backend.free(sequence)
+
+    def counted(self, turn: Turn) -> dict[str, Any]:
+        """The backend's counters while it served that recipe."""
+        counted = self.backend.stats()
+        now = self._since(counted) if self._turn is turn else since(counted, counted)
+        return dict(now if turn.counted is None else total(now, turn.counted))
+
+    def close(self) -> None:
+        """Frees the backend."""
+        self._backend = None
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = None
+
+    def _since(self, counted: Any) -> Any:
+        return counted if self._mark is None else since(counted, self._mark)
+
+    def _check_process(self) -> None:
+        if self.is_forked:
+            raise UsageError("the model was opened before a fork; open it in the process that uses it")
+
+
+def _needs(recipe: Recipe) -> dict[str, str]:
+    """What a backend has to be given for a recipe: kinds, and which."""
+    found = {"predictor": recipe.predictor, "heads": None if recipe.heads is None else "the store's"}
+    return {kind: which for kind, which in found.items() if which is not None}
