@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_made(
         if one.is_file():
             (store / one.name).hardlink_to(one)
     (store / "profiles").write_text("a file")
-    with pytest.raises(StoreIOError, match=f"{store}/profiles cannot be made"):
+    with pytest.raises(StoreIOError, match=f"{store}/profiles cannot be written to"):
         profile(store)
 
 

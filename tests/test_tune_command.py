@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.predictors import path_of
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
-from m2cache_rs.tune import run
+from m2cache_rs.tune import meter, model, run
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import UNIFORM, of_active
 from m2cache_rs.tune.model import Settings, tuning
@@ -248,6 +251,42 @@ def test_no_room_for_the_reference_is_said_first(store: Path, monkeypatch: pytes
         tuning(store, TEXT, Settings(tokens=48), lambda done, total: None),
     ):
         pass
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_measured(
+    store: Path, text: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter.Meter, "__init__", None)
+    (store / "profiles").write_text("a file")
+    code, _, err = shown("tune", store, "--text", text)
+    assert (code, f"{store}/profiles cannot be written to" in err) == (2, True)
+    for out in (store / "none/x.json", store):
+        code, _, err = shown("tune", store, "--text", text, "--bits", 6, "--out", out)
+        assert (code, f"the recipe cannot be written to {out}" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("few")
+def test_tokens_beyond_the_text_take_no_room(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def scratch(size: int) -> Any:
+        asked.append(size)
+        return meter.scratch(size)
+
+    monkeypatch.setattr(model, "scratch", scratch)
+    with tuning(store, "In the beginning", Settings(tokens=1 << 60), lambda done, total: None) as run:
+        assert run.tokens < 17
+        assert asked == [17 * 4 * run.opened.architecture.vocab]
+
+
+def test_a_killed_run_leaves_nothing(store: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "m2cache_rs", "tune", store, "--text", text, "--json"]
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path / "temporary")}) as run:
+        while not (store / "profiles").exists():
+            assert run.poll() is None
+        run.terminate()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_goal_is_one_number() -> None:

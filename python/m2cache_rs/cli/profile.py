@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import options, output
+from m2cache_rs.cli.texts import read_text
 from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
@@ -69,7 +70,7 @@ def profile(
     kinds = _kinds(no_predictors, trained, rank)
     if text is None and reorder is None:
         raise UsageError("there is nothing to do: name a --text (or --reorder, by a profile that is there)")
-    content = None if text is None else _read(text)
+    content = None if text is None else read_text(text)
     from m2cache_rs.runtime.memory import peak_rss
     from m2cache_rs.runtime.opening import Opened
 
@@ -85,9 +86,10 @@ def profile(
             show(done, total=total, label=what)
 
         if content is not None:
+            from m2cache_rs.eval.windows import most_tokens
             from m2cache_rs.predict.run import TOKENS, Wish
 
-            wish = Wish(TOKENS if tokens is None else tokens, kinds, rank)
+            wish = Wish(most_tokens(content, TOKENS if tokens is None else tokens), kinds, rank)
             asked = (dram, cache, io, verify, threads)
             report |= _make(opened, content, wish, asked, told)
             if heads:
@@ -102,15 +104,6 @@ def _kinds(no_predictors: bool, trained: bool, rank: int | None) -> tuple[str, .
     if no_predictors and (trained or rank is not None):
         raise UsageError("--no-predictors leaves nothing for --trained or --rank to act on: drop one of them")
     return () if no_predictors else ("svd", "trained") if trained else ("svd",)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise UsageError(f"the text cannot be read from {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the text {path} is not UTF-8 (byte {error.start})") from error
 
 
 def _make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,6 +93,8 @@ def tune(
             "--out takes the recipe of --bytes-per-token, --bits or --max-kl; without one of them recipes go "
             "into the store"
         )
+    if out is not None and (out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK)):
+        raise UsageError(f"the recipe cannot be written to {out}: a file that may be written is needed")
     settings = Settings(
         objective=objective,
         select=select,
@@ -107,7 +110,7 @@ def tune(
     )
     with (
         output.progress("measuring recipes", None, unit="recipes") as done,
-        tuning(store, content, settings, lambda count, total: done(count, total=total)) as run,
+        tuning(store, content, settings, lambda count, total: done(count, total=total), goal is None) as run,
     ):
         found = run.dial() if goal is None else {"": run.asked(goal)}
         saved = run.save(found) if goal is None else _write(out, found[""])

@@ -39,6 +39,11 @@ class Window:
         return self.ids[self.given :]
 
 
+def most_tokens(text: str, limit: int) -> int:
+    """Tokens of a text at most, up to `limit`: one for every byte, and one that tokenizers may put first."""
+    return min(limit, max(2, len(text.encode()) + 1))
+
+
 def windows(model: Model, text: str, limit: int | None = None, window: int = WINDOW) -> Iterator[Window]:
     """Windows of min(context, `window`) ids of `text`, of at most `limit` tokens together.
 

@@ -19,7 +19,7 @@ from m2cache_rs.runtime.cut import rounded
 from m2cache_rs.runtime.decoder import DECODE_BATCH, Batch, Floats, Ids, Kind
 from m2cache_rs.runtime.heads import path_of
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.profiles import io_error, write
+from m2cache_rs.runtime.profiles import made, write
 from m2cache_rs.runtime.session import Model
 
 PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
@@ -37,11 +37,7 @@ def make(opened: Opened, model: Model, text: str, tokens: int, told: Told) -> di
     """
     parts = texts(model, text, tokens)
     arch, rows = opened.architecture, rows_of(parts)
-    folder = path_of(opened.path).parent
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise io_error(f"{folder} cannot be made", error) from error
+    folder = made(opened.path)
     with Spool(folder, arch.layers, rows, arch.hidden) as spool:
         worths = Worths(opened, model, spool, rows)
         for part in parts:

@@ -25,7 +25,7 @@ from m2cache_rs.predict.spool import Spool
 from m2cache_rs.runtime.neurons import SHARES, LayerProfile, NeuronProfile, path_of
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.predictors import Factors, Predictor
-from m2cache_rs.runtime.profiles import io_error
+from m2cache_rs.runtime.profiles import made
 from m2cache_rs.runtime.session import Model
 
 TOKENS = 4096
@@ -82,11 +82,7 @@ class _Job:
         self.parts = texts(model, text, wish.tokens)
         self.rows = rows_of(self.parts)
         self.text = hashlib.sha256(text.encode()).hexdigest()
-        self.folder = path_of(opened.path).parent
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise io_error(f"{self.folder} cannot be made", error) from error
+        self.folder = made(opened.path)
 
     def spool(self) -> Spool:
         """Room for what predictors learn from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,17 @@ from uuid import uuid4
 from m2cache_rs.errors import StoreError, StoreIOError
 
 FOLDER = "profiles"
+
+
+def made(store: Path) -> Path:
+    """The folder of profiles, which can be written to: for who will measure first. StoreIOError."""
+    folder = store / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise io_error(f"{folder} cannot be written to", error) from error
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import Window
 from m2cache_rs.runtime.cut import Shares as Cut
 from m2cache_rs.runtime.decoder import Floats
+from m2cache_rs.runtime.profiles import io_error
 from m2cache_rs.runtime.recipe import Dense, Recipe
 from m2cache_rs.runtime.session import Model
 from m2cache_rs.tune.frontier import Point
@@ -58,7 +58,7 @@ class Meter:
     `base` gives the levels of all but the decode tokens' FFN.
     """
 
-    def __init__(self, text: Text, base: Recipe, ranking: Ranking, open_with: Open, kept: Path) -> None:
+    def __init__(self, text: Text, base: Recipe, ranking: Ranking, open_with: Open, kept: IO[bytes]) -> None:
         self.text, self.base, self.ranking, self._open = text, base, ranking, open_with
         self._known: dict[tuple[Shares, ...], Point] = {}
         self.progress: Callable[[], None] = lambda: None
@@ -128,17 +128,21 @@ def _batches(model: Model, window: Window) -> Iterator[tuple[slice, Floats]]:
         at += len(logits)
 
 
-@contextmanager
-def scratch(size: int) -> Iterator[Path]:
-    """Where `size` bytes of the reference's predictions lie while recipes are measured."""
-    with tempfile.TemporaryDirectory(prefix="m2cache-tune-") as folder:
+def scratch(size: int) -> IO[bytes]:
+    """Where `size` bytes of the reference's predictions lie while recipes are measured: a file without a
+    name, of which nothing is left however the process ends. StoreIOError.
+    """
+    try:
+        folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-        if free < size:
-            raise StoreIOError(
-                f"the predictions at 16 bits take {format_size(size)} in {tempfile.gettempdir()}, where "
-                f"{format_size(free)} are free: fewer --tokens, or another TMPDIR"
-            )
-        yield Path(folder) / "reference.f32"
+        if free >= size:
+            return tempfile.TemporaryFile(prefix="m2cache-tune-")
+    except OSError as error:
+        raise io_error("the predictions at 16 bits find no temporary file", error) from error
+    raise StoreIOError(
+        f"the predictions at 16 bits take {format_size(size)} in {folder}, where {format_size(free)} are "
+        "free: fewer --tokens, or another TMPDIR"
+    )
 
 
 def cut(shares: Shares) -> Cut:

@@ -13,8 +13,8 @@ from typing import Any
 from m2cache_rs.config import LEVELS, PrecisionLike, format_size
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
-from m2cache_rs.eval.windows import windows
-from m2cache_rs.runtime import tuned
+from m2cache_rs.eval.windows import most_tokens, windows
+from m2cache_rs.runtime import profiles, tuned
 from m2cache_rs.runtime.cost import ffn_weights
 from m2cache_rs.runtime.cut import share
 from m2cache_rs.runtime.dial import Dial, names_ffn
@@ -147,8 +147,12 @@ class Tuning:
 
 
 @contextmanager
-def tuning(store: str | Path, text: str, settings: Settings, progress: Progress) -> Iterator[Tuning]:
+def tuning(
+    store: str | Path, text: str, settings: Settings, progress: Progress, keeps: bool = False
+) -> Iterator[Tuning]:
     """Opens the store, runs it at its best over the text, and measures the uniform levels.
+
+    `keeps`: what is found will be saved in the store, which is tried first.
 
     `progress` is told how many recipes were measured, and how many will be at most. UsageError where the
     store is not stored to 16 bits, or the text is too short; StoreIOError where the reference's predictions
@@ -176,11 +180,13 @@ def tuning(store: str | Path, text: str, settings: Settings, progress: Progress)
             recipe=recipe,
         )
 
-    with scratch(_reference_bytes(opened, settings)) as kept:
+    with scratch(_reference_bytes(opened, text, settings)) as kept:
         with open_with(base, "f16") as model:
             found = Text(tuple(windows(model, text, settings.tokens, WINDOW)))
         if not found.windows:
             raise UsageError("the text has no token to predict: two tokens are the least")
+        if keeps:
+            profiles.made(opened.path)
         meter = Meter(found, base, ranking, open_with, kept)
         size = _size(opened, meter)
         tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
@@ -218,5 +224,5 @@ def _size(opened: Opened, meter: Meter) -> Callable[[Sequence[Shares]], float]:
     return size
 
 
-def _reference_bytes(opened: Opened, settings: Settings) -> int:
-    return settings.tokens * opened.architecture.vocab * 4
+def _reference_bytes(opened: Opened, text: str, settings: Settings) -> int:
+    return most_tokens(text, settings.tokens) * opened.architecture.vocab * 4
