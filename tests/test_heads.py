@@ -282,8 +282,7 @@ def test_recipes_of_heads_survive_their_json() -> None:
         given = {**Recipe.dense(8).to_dict(), "heads": {"active": active}}
         found = Recipe.from_dict(given)
         assert found.to_dict() == given
-        assert not found.is_dense
-        assert found.of_prompt.is_dense
+        assert found.of_prompt == Recipe.dense(8) != found
         assert json.loads(found.core(arch))["heads"] == {"top": [3] if active == 0.5 else [3, 6]}
     for wrong in ({"active": []}, {"active": 0}, {"top": 3}, 0.5):
         with pytest.raises(UsageError, match="heads"):

@@ -89,10 +89,14 @@ def test_the_only_predictor_needs_no_name(tmp_path: Path) -> None:
     write(tmp_path, "svd")
     assert find(tmp_path, None) == "svd"
     write(tmp_path, "trained")
-    with pytest.raises(UsageError, match=r"several predictors are there .*svd, trained"):
+    with pytest.raises(
+        UsageError, match=r"several predictors are there .*svd, trained \(predictor; --predictor"
+    ):
         find(tmp_path, None)
     with pytest.raises(UsageError, match=r"there is no predictor 'x' .*svd, trained"):
         find(tmp_path, "x")
+    with pytest.raises(UsageError, match=r"there is no predictor 'x' in .*: tune it again"):
+        find(tmp_path, "x", "tune it again")
     assert find(tmp_path, "trained") == "trained"
 
 

@@ -135,7 +135,10 @@ def wrong(**changes: Any) -> dict[str, Any]:
         (wrong(selector=[]), "selector is"),
         (wrong(layers=[]), "layers is"),
         (wrong(layers=[{}]), "layers\\[0\\] is"),
-        (wrong(layers=[{"active": 1.5, "bands": [1, 0, 0]}]), "active is 1.5; a share is above 0"),
+        (
+            wrong(layers=[{"active": 1.5, "bands": [1, 0, 0]}]),
+            "active is 1.5; a share is above 0 and at most 1: 0.5 for half",
+        ),
         (wrong(layers=[{"active": 0, "bands": [1, 0, 0]}]), "active is 0; a share"),
         (wrong(layers=[{"active": "x", "bands": [1, 0, 0]}]), "active is 'x'; a number"),
         (wrong(layers=[{"active": 0.5, "bands": [1, 0]}]), "bands is \\[1, 0\\]; three shares"),
@@ -171,7 +174,7 @@ def test_no_cascade_is_made_without_candidates() -> None:
 
 def test_layers_are_one_or_as_many_as_the_model_s() -> None:
     recipe = Recipe.from_dict(wrong(layers=PLANE["layers"] * 3))
-    with pytest.raises(UsageError, match="layers for 3 layers, the model has 2"):
+    with pytest.raises(UsageError, match="layers for 3 layers, the model has 2: give 1 for all, or 2"):
         recipe.core(SPEC)
 
 

@@ -68,7 +68,7 @@ impl Engine {
     pub(super) fn ranked_inputs(&self, layer: usize, x: &[f32]) -> Result<Inputs> {
         let mut levels = self.recipe.ffn_levels();
         if self.recipe.needs_predictor() {
-            levels.push(Level::L4);
+            levels.extend(self.predictors.get(layer).into_iter().flatten().map(Lowrank::level));
         }
         Ok(self.normed(x, &self.vectors.layer(layer)?.norm_ffn, &levels))
     }
@@ -193,7 +193,7 @@ fn scatter(panel: &Panel, band: &Band, first: usize, neurons: usize, rows: &mut 
 }
 
 fn no_selector() -> Error {
-    Error::usage("the recipe has no selector: all neurons are computed")
+    Error::usage("the recipe has no selector: all neurons are computed; open the store with one (select plane)")
 }
 
 fn no_predictor(layer: usize) -> Error {

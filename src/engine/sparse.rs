@@ -113,8 +113,9 @@ impl Chunk<'_> {
 pub(super) fn check_columns(columns: usize) -> Result<()> {
     match columns <= COLUMNS {
         true => Ok(()),
-        false => {
-            Err(Error::usage(format!("{columns} decode tokens in a call of a sparse recipe; {COLUMNS} are the most")))
-        }
+        false => Err(Error::usage(format!(
+            "{columns} decode tokens in a call of a sparse recipe; {COLUMNS} are the most: cut the \
+                batch into calls of so many"
+        ))),
     }
 }

@@ -67,11 +67,6 @@ impl Coded {
         let record = |plane: &Plane| CODING.plane_bytes(*plane, self.width) as u64;
         self.records as u64 * self.level.planes().iter().map(record).sum::<u64>()
     }
-
-    /// Bytes of memory.
-    pub fn memory(&self) -> u64 {
-        self.bytes.len() as u64
-    }
 }
 
 /// Bytes from record to record, by plane.

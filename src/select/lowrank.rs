@@ -70,16 +70,8 @@ impl Lowrank {
 
     /// Bytes that scoring a token reads.
     pub fn read_bytes(&self) -> u64 {
-        self.down.read_bytes() + self.up.read_bytes() + self.vector_bytes()
-    }
-
-    /// Bytes of memory.
-    pub fn memory(&self) -> u64 {
-        self.down.memory() + self.up.memory() + self.vector_bytes()
-    }
-
-    fn vector_bytes(&self) -> u64 {
-        (size_of_val(&self.bias[..]) + size_of_val(&self.weight[..])) as u64
+        let vectors = size_of_val(&self.bias[..]) + size_of_val(&self.weight[..]);
+        self.down.read_bytes() + self.up.read_bytes() + vectors as u64
     }
 
     /// Scores of N tokens, `[N][neurons]`: |activation(up . (down . x) + bias)| * weight, with a second head
@@ -318,7 +310,6 @@ mod tests {
         let read = |level| Lowrank::new(&factors, 70, 3, level).unwrap().read_bytes();
         assert_eq!(read(Level::L4), 2 * (64 + 4) + 2 * (32 + 2) + 3 * 8);
         assert_eq!(read(Level::L8), read(Level::L4) + 2 * 64 + 2 * 32);
-        assert_eq!(Lowrank::new(&factors, 70, 3, Level::L8).unwrap().memory(), 2 * 4096 + 24);
     }
 
     #[test]

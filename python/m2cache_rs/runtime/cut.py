@@ -107,7 +107,7 @@ def share(value: Any, where: str) -> float:
     """A share of neurons: above 0 and at most 1."""
     found = number(value, where)
     if not 0 < found <= 1:
-        raise UsageError(f"{where} is {value!r:.60}; a share is above 0 and at most 1")
+        raise UsageError(f"{where} is {value!r:.60}; a share is above 0 and at most 1: 0.5 for half")
     return found
 
 

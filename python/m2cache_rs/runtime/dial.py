@@ -114,7 +114,8 @@ class Dial:
         chosen = self._whole(planes, home)
         chosen.recipe.check_planes(planes)
         if isinstance(chosen.recipe.ffn, Sparse) and chosen.recipe.ffn.predicts and home is not None:
-            name = predictors.find(home.path, self.predictor or chosen.recipe.predictor)
+            again = f"tune the store again (`m2cache tune {home.path} --text FILE`)" if self.quality else ""
+            name = predictors.find(home.path, self.predictor or chosen.recipe.predictor, again)
             return Chosen(chosen.recipe.with_predictor(name), chosen.name, chosen.measured)
         return chosen
 

@@ -110,8 +110,11 @@ def names(store: Path) -> list[str]:
     return sorted(match[1] for match in found if match)
 
 
-def find(store: Path, name: str | None) -> str:
-    """The predictor of that name, or the only one. UsageError where there is none, or more than one."""
+def find(store: Path, name: str | None, remedy: str = "") -> str:
+    """The predictor of that name, or the only one. UsageError where there is none, or more than one.
+
+    `remedy`: the way out where another one cannot be named.
+    """
     there = names(store)
     if name is None and len(there) == 1:
         return there[0]
@@ -119,7 +122,8 @@ def find(store: Path, name: str | None) -> str:
         raise UsageError(f"this recipe needs a predictor, and {store} has none; {_MAKE.format(store)}")
     if name is None or name not in there:
         asked = "several predictors are there" if name is None else f"there is no predictor {name!r}"
-        raise UsageError(f"{asked} in {store}: name one of {', '.join(there)} (--predictor NAME)")
+        named = f"name one of {', '.join(there)} (predictor; --predictor NAME)"
+        raise UsageError(f"{asked} in {store}: {remedy or named}")
     return name
 
 

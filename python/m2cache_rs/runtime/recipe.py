@@ -134,12 +134,6 @@ class Recipe:
         return replace(self, ffn=Dense(self.prompt), heads=None)
 
     @property
-    def is_dense(self) -> bool:
-        """Whether every token, of a prompt or not, has all heads, and all neurons at one level: then both
-        give the same bits."""
-        return isinstance(self.ffn, Dense) and self.ffn.bits == self.prompt and self.heads is None
-
-    @property
     def predictor(self) -> str | None:
         """The predictor that it reads, if it does."""
         return self.ffn.predictor if isinstance(self.ffn, Sparse) and self.ffn.predicts else None
@@ -207,7 +201,10 @@ def one_or_each(given: tuple[Any, ...], layer: int) -> Any:
 
 def _check_layers(name: str, given: tuple[Any, ...], spec: Architecture) -> None:
     if len(given) not in (0, 1, spec.layers):
-        raise UsageError(f"the recipe has {name} for {len(given)} layers, the model has {spec.layers}")
+        raise UsageError(
+            f"the recipe has {name} for {len(given)} layers, the model has {spec.layers}: give 1 for all, or "
+            f"{spec.layers}"
+        )
 
 
 def _one_or_list(given: tuple[float, ...]) -> float | list[float]:
