@@ -47,6 +47,7 @@ pub use verified::Verify;
 
 use crate::config::{Architecture, Recipe, Selector};
 use crate::error::{Error, Result};
+use crate::kernels::neurons::KeptDots;
 use crate::kernels::norm::rms_norm;
 use crate::kernels::project::Inputs;
 use crate::kernels::{Cpu, Isa};
@@ -105,6 +106,8 @@ pub struct Engine {
     vectors: Vectors,
     /// The active set of the call, in memory that is used again.
     active: ActiveSet,
+    /// Where the next scan keeps what 8 bits begin with, of every chunk: the memory of the last.
+    room: Vec<KeptDots>,
     /// By layer, where the recipe needs them.
     predictors: Vec<Option<Lowrank>>,
     /// Of a trace.
@@ -141,6 +144,7 @@ impl Engine {
             weights,
             vectors,
             active,
+            room: vec![],
             predictors,
             generator,
             touched,

@@ -6,9 +6,9 @@ use super::walk::{Part, WalkId};
 use super::{Engine, busy};
 use crate::config::Cut;
 use crate::error::{Error, Result};
-use crate::kernels::neurons::values;
+use crate::kernels::neurons::{KeptDots, values, values_kept};
 use crate::kernels::panel::Panel;
-use crate::kernels::project::Inputs;
+use crate::kernels::project::{Inputs, keeps_groups};
 use crate::select::{ActiveSet, Band, Factors, Lowrank, choose};
 use crate::types::{CHUNK, Level};
 use std::time::Instant;
@@ -25,6 +25,8 @@ pub struct Scores {
     pub predictor_bytes: u64,
     /// Values of every chunk.
     panels: Vec<Panel>,
+    /// What 8 bits begin with, of every chunk; none where it is not kept.
+    kept: Vec<KeptDots>,
     /// Of which neurons, where not of all.
     candidates: Option<ActiveSet>,
 }
@@ -39,6 +41,16 @@ impl Scores {
         let places: Vec<u32> = ids.iter().map(|id| known.partition_point(|known| known < id) as u32).collect();
         Some(panel.pick(&places))
     }
+
+    /// What 8 bits of a chunk's neurons begin with, if it was kept.
+    pub fn kept(&self, level: Level, chunk: usize) -> Option<&KeptDots> {
+        self.kept.get(chunk).filter(|_| level == Level::L8)
+    }
+
+    /// The memory of what was kept, to be used again.
+    pub fn into_room(self) -> Vec<KeptDots> {
+        self.kept
+    }
 }
 
 impl Engine {
@@ -51,7 +63,7 @@ impl Engine {
         let count = self.check_rows(x)?;
         let cpu = self.cpu.clone();
         let inputs = self.ranked_inputs(layer, x)?;
-        self.timed(layer, |engine| pooled(&cpu, count, || Ok(engine.score(layer, &inputs, &[])?.rows)))
+        self.timed(layer, |engine| pooled(&cpu, count, || Ok(engine.score(layer, &inputs, &[], false)?.rows)))
     }
 
     /// Sets the low-rank factors by which a layer's neurons are ranked, coded at 4 or 8 bits.
@@ -73,15 +85,18 @@ impl Engine {
         Ok(self.normed(x, &self.vectors.layer(layer)?.norm_ffn, &levels))
     }
 
-    /// Scores by the recipe's selector.
-    pub(super) fn score(&mut self, layer: usize, inputs: &Inputs, positions: &[u32]) -> Result<Scores> {
+    /// Scores by the recipe's selector; those that values at 8 bits follow keep what they begin with.
+    pub(super) fn score(&mut self, layer: usize, inputs: &Inputs, positions: &[u32], keep: bool) -> Result<Scores> {
         let recipe = self.recipe.clone();
         let selector = &recipe.sparse().ok_or_else(no_selector)?.selector;
         let generated = self.generated(layer, inputs.columns, positions)?;
         let predicted = if selector.needs_predictor() { self.predict(layer, inputs)? } else { Scores::none() };
         let mut scores = match (selector.scans(), selector.candidates(layer)) {
             (None, _) => predicted,
-            (Some(level), None) => self.scan(layer, inputs, level)?,
+            (Some(level), None) => {
+                let kept = if keep { self.room(layer, inputs.columns) } else { vec![] };
+                self.scan(layer, inputs, level, kept)?
+            }
             (Some(level), Some(count)) => {
                 let ranking = generated.as_ref().unwrap_or(&predicted.rows);
                 let found = self.scan_some(layer, inputs, level, ranking, count)?;
@@ -115,15 +130,33 @@ impl Engine {
         Ok(Scores { rows, predictor_bytes, ..Scores::none() })
     }
 
-    /// What all neurons give at a level, and its size as their scores.
-    fn scan(&mut self, layer: usize, inputs: &Inputs, level: Level) -> Result<Scores> {
+    /// Where a scan keeps what 8 bits begin with; nowhere if nothing of the layer is computed at 8 bits. Of one token: the
+    /// integers of several would take more room than the planes that they spare.
+    fn room(&mut self, layer: usize, columns: usize) -> Vec<KeptDots> {
+        let coding = &self.weights.store().manifest.encoding.coding;
+        if !(self.recipe.keeps_dots(layer) && keeps_groups(&self.cpu, columns, coding)) {
+            return vec![];
+        }
+        let mut kept = std::mem::take(&mut self.room);
+        kept.resize_with(self.arch.ffn.div_ceil(CHUNK), KeptDots::default);
+        kept
+    }
+
+    /// What all neurons give at a level, and its size as their scores; `kept` is empty or has room for every chunk.
+    fn scan(&mut self, layer: usize, inputs: &Inputs, level: Level, mut kept: Vec<KeptDots>) -> Result<Scores> {
         let Engine { arch, cpu, weights, vectors, .. } = self;
         let vectors = vectors.layer(layer)?;
         let chunks = 0..arch.ffn.div_ceil(CHUNK);
         let (mut rows, mut panels) = (vec![0.0; inputs.columns * arch.ffn], Vec::with_capacity(chunks.end));
+        let mut rooms = kept.iter_mut();
         weights.visit(WalkId::Layer(layer, Part::Scan(level)), chunks, together(inputs.columns), |run| {
-            let found = each(cpu, run.iter().collect(), |leased, _| {
-                Ok(values(cpu, inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?))
+            let tasks = run.iter().map(|leased| (leased, rooms.next())).collect();
+            let found = each(cpu, tasks, |(leased, room), _| {
+                let neurons = neurons(leased, vectors, arch.gated, level)?;
+                Ok(match room {
+                    Some(room) => values_kept(cpu, inputs, arch.activation, &neurons, room),
+                    None => values(cpu, inputs, arch.activation, &neurons),
+                })
             })?;
             let to = run.iter().zip(&found);
             to.for_each(|(leased, panel)| panel.put_rows(&mut rows, arch.ffn, leased.records().start));
@@ -131,7 +164,7 @@ impl Engine {
             Ok(())
         })?;
         rows.iter_mut().for_each(|value| *value = value.abs());
-        Ok(Scores { scanned: rows.len() as u64, rows, level: Some(level), panels, ..Scores::none() })
+        Ok(Scores { scanned: rows.len() as u64, rows, level: Some(level), panels, kept, ..Scores::none() })
     }
 
     /// The same of as many neurons of every token as `ranking` has highest; the others rank behind them.
@@ -171,7 +204,15 @@ impl Engine {
 impl Scores {
     /// No scores.
     pub fn none() -> Scores {
-        Scores { rows: vec![], level: None, scanned: 0, predictor_bytes: 0, panels: vec![], candidates: None }
+        Scores {
+            rows: vec![],
+            level: None,
+            scanned: 0,
+            predictor_bytes: 0,
+            panels: vec![],
+            kept: vec![],
+            candidates: None,
+        }
     }
 }
 

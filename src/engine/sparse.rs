@@ -13,7 +13,7 @@ use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
 use crate::kernels::accumulate::ChunkSum;
-use crate::kernels::neurons::values;
+use crate::kernels::neurons::{values, values_known};
 use crate::kernels::project::Inputs;
 use crate::select::{Band, COLUMNS, choose};
 use crate::types::{CHUNK, Matrix, Plane};
@@ -31,11 +31,12 @@ impl Engine {
         check_columns(x.len() / self.arch.hidden)?;
         let range = check_chunks(chunks.clone(), self.arch.ffn.div_ceil(CHUNK), "FFN chunks")?;
         let inputs = self.ranked_inputs(layer, x)?;
-        let scores = self.score(layer, &inputs, positions)?;
+        let scores = self.score(layer, &inputs, positions, true)?;
         let cut = self.recipe.cut(layer).ok_or(Error::Internal("a layer whose ranking is not cut"))?;
         choose(&scores.rows, self.arch.ffn, cut, &mut self.active);
         let branch = self.active_sum(layer, &inputs, &scores, &range, chunks.is_some())?;
         self.counted.ranked(&self.touched, &self.active, &range, layer, &scores);
+        self.room.extend(scores.into_room());
         Ok(branch)
     }
 
@@ -96,11 +97,15 @@ impl Chunk<'_> {
     fn add(&self, leased: &Leased, band: &Band, sum: &mut ChunkSum, threads: usize) -> Result<()> {
         let Chunk { arch, cpu, inputs, scores, vectors } = self;
         let down = leased.rows_at(Matrix::Down, band.level)?.at(&band.ids);
-        let mut h = match scores.taken(band.level, leased.records().start / CHUNK, &band.ids) {
+        let index = leased.records().start / CHUNK;
+        let mut h = match scores.taken(band.level, index, &band.ids) {
             Some(known) => known,
             None => {
                 let neurons = neurons(leased, vectors, arch.gated, band.level)?.at(&band.ids);
-                values(cpu, inputs, arch.activation, &neurons)
+                match scores.kept(band.level, index) {
+                    Some(kept) => values_known(cpu, inputs, arch.activation, &neurons, kept, &band.ids),
+                    None => values(cpu, inputs, arch.activation, &neurons),
+                }
             }
         };
         h.mask(&band.used);

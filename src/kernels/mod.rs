@@ -19,6 +19,7 @@ mod cpu;
 mod dispatch;
 mod exp;
 mod factors;
+pub mod groups;
 mod isa;
 pub mod lanes;
 pub mod neurons;

@@ -5,8 +5,9 @@
 
 use super::activation::{apply, combine};
 use super::cpu::Cpu;
+use super::groups::{GroupDots, Groups};
 use super::panel::Panel;
-use super::project::{Inputs, project_all};
+use super::project::{Inputs, project_groups};
 use crate::config::Activation;
 use crate::quant::Rows;
 use crate::types::Level;
@@ -38,21 +39,72 @@ pub struct Neurons<'a> {
     pub up: Linear<'a>,
 }
 
+/// Exact dots of groups that [`values_kept`] keeps of neurons.
+#[derive(Clone, Debug, Default)]
+pub struct KeptDots {
+    gate: GroupDots,
+    up: GroupDots,
+}
+
 /// What the neurons give for N inputs: `activation(gate . x) * (up . x)`, or `activation(up . x)` without gate.
 ///
 /// # Panics
 /// If records, biases and inputs do not fit, or the inputs were not prepared for the levels of gate and up.
 pub fn values(cpu: &Cpu, inputs: &Inputs, activation: Activation, neurons: &Neurons) -> Panel {
+    computed(cpu, inputs, activation, neurons, [Groups::Passing, Groups::Passing])
+}
+
+/// [`values`] at 4 bits with one column, of which `kept` keeps what 8 bits can begin with.
+///
+/// # Panics
+/// As [`values`], and where [`super::project::keeps_groups`] says no.
+pub fn values_kept(
+    cpu: &Cpu,
+    inputs: &Inputs,
+    activation: Activation,
+    neurons: &Neurons,
+    kept: &mut KeptDots,
+) -> Panel {
+    let KeptDots { gate, up } = kept;
+    let gate = neurons.gate.map_or(Groups::Passing, |linear| gate.keep(&linear.rows));
+    computed(cpu, inputs, activation, neurons, [gate, up.keep(&neurons.up.rows)])
+}
+
+/// [`values`] at 8 bits with one column, of the neurons at `places` among those that `kept` is of: of their base planes the
+/// scales alone are read. The same bits.
+///
+/// # Panics
+/// As [`values_kept`], and if `kept` is not of the same matrices or has no such places.
+pub fn values_known(
+    cpu: &Cpu,
+    inputs: &Inputs,
+    activation: Activation,
+    neurons: &Neurons,
+    kept: &KeptDots,
+    places: &[u32],
+) -> Panel {
+    let gate = if neurons.gate.is_some() { kept.gate.at(places) } else { Groups::Passing };
+    computed(cpu, inputs, activation, neurons, [gate, kept.up.at(places)])
+}
+
+/// `groups` are those of gate and up.
+fn computed(
+    cpu: &Cpu,
+    inputs: &Inputs,
+    activation: Activation,
+    neurons: &Neurons,
+    [of_gate, of_up]: [Groups; 2],
+) -> Panel {
     let Neurons { gate, up } = neurons;
     let mut h = Panel::new(up.rows.records, inputs.columns);
     let Some(gate) = gate else {
-        project_all(cpu, inputs, [[(&up.rows, &mut h)]]);
+        project_groups(cpu, inputs, [(&up.rows, &mut h, of_up)]);
         up.shift(&mut h);
         cpu.run(|| apply(cpu.isa, activation, h.values_mut()));
         return h;
     };
     let mut ups = h.clone();
-    project_all(cpu, inputs, [[(&gate.rows, &mut h), (&up.rows, &mut ups)]]);
+    project_groups(cpu, inputs, [(&gate.rows, &mut h, of_gate), (&up.rows, &mut ups, of_up)]);
     gate.shift(&mut h);
     up.shift(&mut ups);
     cpu.run(|| combine(cpu.isa, activation, h.values_mut(), ups.values_mut()));

@@ -8,11 +8,13 @@
 #![forbid(unsafe_code)]
 
 use super::columns::{EIGHT, Eight, F32Columns, Int8Columns, STRIP, Strip};
-use super::cpu::Cpu;
+use super::cpu::{Arithmetic, Cpu};
+use super::groups::Groups;
 use super::lanes::LANES;
 use super::panel::Panel;
 use super::work::{Dots, Job};
 use super::{Isa, dispatch};
+use crate::config::Coding;
 use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 use rayon::prelude::*;
@@ -108,9 +110,29 @@ pub fn project_all<'a, const K: usize>(
     inputs: &Inputs,
     jobs: impl IntoIterator<Item = [(&'a Rows<'a>, &'a mut Panel); K]>,
 ) {
+    run(cpu, inputs, jobs.into_iter().map(|job| job.map(|(rows, out)| (rows, out, Groups::Passing))));
+}
+
+/// [`project`] of matrices that share records, whose groups' dots are kept or, of base, known: the same bits.
+///
+/// # Panics
+/// As `project`, if the groups are not for the rows, and where [`keeps_groups`] says no.
+pub fn project_groups<'a, const K: usize>(cpu: &Cpu, inputs: &Inputs, job: [Part<'a>; K]) {
+    run(cpu, inputs, [job]);
+}
+
+/// Whether dots of groups can be kept and known: with one column, in integers, of groups of a block.
+pub fn keeps_groups(cpu: &Cpu, columns: usize, coding: &Coding) -> bool {
+    columns == 1 && cpu.arithmetic == Arithmetic::Integer && coding.group == BLOCK
+}
+
+/// Records, where their dots go, and what becomes of those of their groups.
+pub type Part<'a> = (&'a Rows<'a>, &'a mut Panel, Groups<'a>);
+
+fn run<'a, const K: usize>(cpu: &Cpu, inputs: &Inputs, jobs: impl IntoIterator<Item = [Part<'a>; K]>) {
     let mut all = Vec::new();
     for job in jobs {
-        let records = of_task(inputs.columns, job.iter().map(|(rows, _)| rows.records).max().unwrap_or(0));
+        let records = of_task(inputs.columns, job.iter().map(|(rows, ..)| rows.records).max().unwrap_or(0));
         let micropanels = (records / LANES * inputs.columns).max(1);
         let integer = check(cpu, inputs, &job);
         match (integer, &inputs.integer, &inputs.float) {
@@ -138,10 +160,13 @@ impl<const K: usize> Task<'_, K> {
 }
 
 /// Whether a job is one of integers; refuses what does not fit.
-fn check<const K: usize>(cpu: &Cpu, inputs: &Inputs, job: &[(&Rows, &mut Panel); K]) -> bool {
-    let fits = |(rows, out): &(&Rows, &mut Panel)| out.records() == rows.records && out.columns() == inputs.columns;
+fn check<const K: usize>(cpu: &Cpu, inputs: &Inputs, job: &[Part; K]) -> bool {
+    let fits = |(rows, out, _): &Part| out.records() == rows.records && out.columns() == inputs.columns;
     assert!(job.iter().all(fits), "outputs that do not fit the rows");
-    let mut integer = job.iter().map(|(rows, _)| cpu.arithmetic.is_integer(rows.level));
+    let keeps = |rows: &Rows| keeps_groups(cpu, inputs.columns, &rows.coding);
+    let fits = |(rows, _, groups): &Part| groups.fit(rows) && (groups.pass() || keeps(rows));
+    assert!(job.iter().all(fits), "dots of groups that do not fit the rows");
+    let mut integer = job.iter().map(|(rows, ..)| cpu.arithmetic.is_integer(rows.level));
     let first = integer.next().unwrap_or(false);
     assert!(integer.all(|one| one == first), "records of one job in two arithmetics");
     first
@@ -150,15 +175,15 @@ fn check<const K: usize>(cpu: &Cpu, inputs: &Inputs, job: &[(&Rows, &mut Panel);
 /// The tasks of matrices that share records, so many records each.
 fn tasks<'a, C, const K: usize>(
     x: &'a C,
-    job: [(&'a Rows<'a>, &'a mut Panel); K],
+    job: [Part<'a>; K],
     records: usize,
     micropanels: usize,
 ) -> Vec<[Job<'a, 'a, C>; K]> {
-    let tasks = job.iter().map(|(rows, _)| rows.records.div_ceil(records)).max().unwrap_or(0);
-    let mut parts = job.map(|(rows, out)| (rows, out.micropanels_mut().chunks_mut(micropanels)));
+    let tasks = job.iter().map(|(rows, ..)| rows.records.div_ceil(records)).max().unwrap_or(0);
+    let mut parts = job.map(|(rows, out, groups)| (rows, out.micropanels_mut().chunks_mut(micropanels), groups));
     let task = |task| {
-        parts.each_mut().map(|(rows, parts)| {
-            let work = Dots { rows, first: task * records, x };
+        parts.each_mut().map(|(rows, parts, groups)| {
+            let work = Dots { rows, first: task * records, x, groups: groups.part(records, rows.width) };
             (work, parts.next().unwrap_or_default())
         })
     };

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::groups::Groups;
 use super::lanes::LANES;
 use crate::quant::Rows;
 use std::ops::Range;
@@ -13,6 +14,8 @@ pub struct Dots<'a, Columns> {
     /// A multiple of sixteen.
     pub first: usize,
     pub x: &'a Columns,
+    /// Of the task, which has one column in int8 where they do not pass.
+    pub groups: Groups<'a>,
 }
 
 impl<Columns> Dots<'_, Columns> {
@@ -43,7 +46,7 @@ pub type Job<'a, 'out, Columns> = (Dots<'a, Columns>, &'out mut [[f32; LANES]]);
 #[inline(always)]
 pub fn record_by_record<'a, Columns>(
     jobs: &mut [Job<'a, '_, Columns>],
-    mut dot: impl FnMut(&Dots<'a, Columns>, usize, &mut f32),
+    mut dot: impl FnMut(&mut Dots<'a, Columns>, usize, &mut f32),
 ) {
     let most = jobs.iter().map(|(_, out)| out.len() * LANES).max().unwrap_or(0);
     for r in 0..most {

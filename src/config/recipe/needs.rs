@@ -27,6 +27,13 @@ impl Recipe {
         }
     }
 
+    /// Whether what a layer's scan computes at 4 bits is the beginning of what its active neurons are computed in at 8.
+    pub fn keeps_dots(&self, layer: usize) -> bool {
+        let scans =
+            |sparse: &Sparse| sparse.selector.scans() == Some(Level::L4) && sparse.selector.candidates(layer).is_none();
+        self.sparse().is_some_and(scans) && self.cut(layer).is_some_and(|cut| cut.uses(Level::L8))
+    }
+
     /// How many query heads a decode token has in a layer; none where it has all.
     pub fn heads(&self, layer: usize) -> Option<usize> {
         one_or_each(&self.heads.as_ref()?.top, layer).copied()

@@ -12,7 +12,10 @@ use crate::types::KvRows;
 
 /// Dots in int8 of matrices that share records.
 pub fn dots_int8(_: Isa, jobs: &mut [Job<Int8Columns>]) {
-    jobs.iter_mut().for_each(|(work, out)| portable::dots_int8(work, out));
+    match jobs.iter().all(|(work, _)| work.groups.pass()) {
+        true => jobs.iter_mut().for_each(|(work, out)| portable::dots_int8(work, out)),
+        false => portable::dots_groups(jobs),
+    }
 }
 
 /// Dots in f32; `out` is `[micropanels][N][16]`.

@@ -42,6 +42,7 @@ pub fn dots_int8(isa: Isa, jobs: &mut [Job<Int8Columns>]) {
         Set::Avx2 | Set::Avx512 if one => unsafe { dots_int8_one_avx2::dots(jobs) },
         // SAFETY: as above.
         Set::Avx512Vnni if one => unsafe { dots_int8_one::dots(jobs) },
+        Set::Portable if jobs.iter().any(|(work, _)| !work.groups.pass()) => portable::dots_groups(jobs),
         _ => jobs.iter_mut().for_each(|(work, out)| dots_int8_many(isa, work, out)),
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::config::Coding;
 use crate::kernels::columns::{F32Columns, HALF, Int8Columns, STRIP, Strip};
+use crate::kernels::groups::{Groups, kept};
 use crate::kernels::lanes::{LANES, fold16};
-use crate::kernels::work::Dots;
-use crate::quant::{Cells, Rows, cells, codes_u8, values};
-use crate::types::{BLOCK, CHUNK};
+use crate::kernels::work::{Dots, Job, record_by_record};
+use crate::quant::{Cells, Record, Rows, cells, codes_u8, values};
+use crate::types::{BLOCK, CHUNK, Level};
 
 /// Bytes of a thread's decoded record.
 pub fn kept_f32(blocks: usize) -> usize {
@@ -64,6 +65,40 @@ pub fn dots_int8(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
                 out[lane] = fold16(std::mem::take(lanes));
             }
         }
+    }
+}
+
+/// In int8 with one column, of groups whose dots are kept or, of base, known.
+#[inline(always)]
+pub fn dots_groups(jobs: &mut [Job<Int8Columns>]) {
+    record_by_record(jobs, |work, r, out| {
+        let (rows, record, mut lanes) = (work.rows, work.rows.record(r), [0.0; LANES]);
+        for block in 0..rows.blocks() {
+            let (x, of_strip) = (&work.x.strips[block / STRIP], block % STRIP);
+            let cells = cells(&rows.coding, rows.level, record.scales, block);
+            let dot = dot_group(work, r, &record, block) as f32 * x.scales[of_strip];
+            add_term(&mut lanes[block % LANES], &cells, dot, x.sums[of_strip]);
+        }
+        *out = fold16(lanes);
+    });
+}
+
+/// The exact dot of group `block` of record `r`.
+#[inline(always)]
+fn dot_group(work: &mut Dots<Int8Columns>, r: usize, record: &Record, block: usize) -> i32 {
+    let (strip, of_strip) = (block / STRIP, block % STRIP);
+    let x = &work.x.strips[strip];
+    let dot = |[low, high]: [[u8; HALF]; 2]| dot_u8(&low, x.half(of_strip, 0)) + dot_u8(&high, x.half(of_strip, 1));
+    let nibbles =
+        |plane| dot(codes_u8(Level::L4, &Record { codes: [record.codes[plane], &[], &[]], ..*record }, block));
+    match &mut work.groups {
+        Groups::Passing => dot(codes_u8(work.rows.level, record, block)),
+        Groups::Kept(of_task) => {
+            let kept = &mut kept(of_task, r - work.first, work.x.strips.len())[strip].0[of_strip];
+            *kept = nibbles(0);
+            *kept
+        }
+        Groups::Known(known) => 16 * known.record(r)[strip].0[of_strip] + nibbles(1),
     }
 }
 

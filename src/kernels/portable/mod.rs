@@ -14,7 +14,7 @@ mod sums;
 pub use activation::activate;
 pub use attention::{join, largest, mix, score, soften};
 pub use bounds::{CHAINS, multiply_add, read};
-pub use dots::{dots_f32, dots_int8, kept_f32, kept_int8};
+pub use dots::{dots_f32, dots_groups, dots_int8, kept_f32, kept_int8};
 pub use exact::sums_exact;
 pub use quantise::quantise;
 pub use sums::sums_f32;

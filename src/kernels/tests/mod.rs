@@ -3,6 +3,7 @@
 
 mod bands;
 mod exact;
+mod groups;
 mod neurons;
 mod places;
 pub(crate) mod records;

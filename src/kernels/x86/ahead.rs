@@ -3,11 +3,14 @@
 
 use super::load::prefetch;
 use crate::kernels::columns::STRIP;
+use crate::kernels::groups::{Known, StripDots};
 use crate::quant::{Record, Rows};
 use crate::types::{Level, Plane};
 
 /// A cache line.
 pub const LINE: usize = 64;
+
+const _: () = assert!(size_of::<StripDots>() == LINE);
 
 /// Prefetch distance: how far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
 pub type Distance = [usize; 3];
@@ -43,7 +46,13 @@ pub fn both(one: Distance, other: Distance) -> Distance {
 /// Asks for the lines of the block that lies `far` behind block `block`.
 #[inline(always)]
 pub fn block(level: Level, record: &Record, block: usize, far: Distance) {
-    for plane in level.planes() {
+    planes(level.planes(), record, block, far);
+}
+
+/// The same in some planes.
+#[inline(always)]
+fn planes(planes: &[Plane], record: &Record, block: usize, far: Distance) {
+    for plane in planes {
         let bytes = plane.block_bytes();
         if (block * bytes).is_multiple_of(LINE) {
             prefetch(record.codes[*plane as usize], (block * bytes).wrapping_add(far[*plane as usize]));
@@ -61,13 +70,22 @@ pub fn scales(rows: &Rows, scales: &[u8], block: usize, far: Distance) {
 /// Records between an int8 dot with one column and what is asked for: the lines of a record and a half are in flight.
 pub const ONE_COLUMN: usize = 2;
 
-/// Asks for codes of 4 or 8 bits and scales of the strip that lies `far` behind the one from block `first` on.
+/// Asks for codes in the planes base and mid, or in one of them, and scales of the strip that lies `far` behind the one
+/// from block `first` on.
 #[inline(always)]
-pub fn strip<const MID: bool>(rows: &Rows, record: &Record, first: usize, far: Distance) {
+pub fn strip<const BASE: bool, const MID: bool>(rows: &Rows, record: &Record, first: usize, far: Distance) {
+    let wanted = &Level::L8.planes()[usize::from(!BASE)..1 + usize::from(MID)];
     for i in 0..STRIP {
-        block(if MID { Level::L8 } else { Level::L4 }, record, first + i, far);
+        planes(wanted, record, first + i, far);
     }
     scales(rows, record.scales, first, far);
+}
+
+/// Asks for the known dots of the record as far behind record `r`.
+#[inline(always)]
+pub fn known(known: &Known, r: usize) {
+    let dots = known.ahead(r + ONE_COLUMN);
+    (0..dots.len()).for_each(|strip| prefetch(dots, strip * LINE));
 }
 
 /// Lines that are wanted next, asked for in the order they lie in, whatever the order they are computed in: the memory

@@ -2,10 +2,11 @@
 //! lane, so that scaling and summing are two vector expressions in the order `project` states.
 
 use super::ahead;
-use super::load::{bytes, floats, signed, store};
+use super::load::{bytes, floats, ints, signed, store, store_ints};
 use super::pack::joined;
 use super::scales::{cells, whole};
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
+use crate::kernels::groups::{Groups, kept};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Job, record_by_record};
 use crate::quant::{Record, Rows};
@@ -19,23 +20,42 @@ const BYTES: usize = STRIP * BLOCK / 2;
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn dots(jobs: &mut [Job<Int8Columns>]) {
     record_by_record(jobs, |work, r, out| {
-        *out = match work.rows.level {
-            Level::L4 => dot::<false>(work.rows, r, &work.x.strips),
-            _ => dot::<true>(work.rows, r, &work.x.strips),
+        let (rows, x) = (work.rows, &work.x.strips);
+        *out = match (&mut work.groups, rows.level) {
+            (Groups::Passing, Level::L4) => dot::<true, false>(rows, r, x, |_, dots| dots),
+            (Groups::Passing, _) => dot::<true, true>(rows, r, x, |_, dots| dots),
+            (Groups::Kept(of_task), _) => {
+                let kept = kept(of_task, r - work.first, x.len());
+                dot::<true, false>(rows, r, x, |strip, dots| {
+                    store_ints(&mut kept[strip].0, dots);
+                    dots
+                })
+            }
+            (Groups::Known(known), _) => {
+                ahead::known(known, r);
+                let known = known.record(r);
+                let base = |strip: usize| _mm512_slli_epi32::<4>(ints(&known[strip].0));
+                dot::<false, true>(rows, r, x, |strip, dots| _mm512_add_epi32(base(strip), dots))
+            }
         };
     });
 }
 
-/// The dot of record `r`.
+/// The dot of record `r` from its codes in some planes; `groups` makes exact dots of a strip's groups of what those give.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
+fn dot<const BASE: bool, const MID: bool>(
+    rows: &Rows,
+    r: usize,
+    x: &[Strip],
+    mut whole: impl FnMut(usize, __m512i) -> __m512i,
+) -> f32 {
     let (record, next) = (rows.record(r), ahead::records(rows, r, ahead::ONE_COLUMN));
     let mut lanes = _mm512_setzero_ps();
     for (strip, x) in x.iter().enumerate() {
-        ahead::strip::<MID>(rows, &record, strip * STRIP, next);
+        ahead::strip::<BASE, MID>(rows, &record, strip * STRIP, next);
         let cells = cells(&rows.coding, rows.level, record.scales, strip * STRIP);
-        let dots = _mm512_cvtepi32_ps(groups(&codes::<MID>(&record, strip), &x.codes));
+        let dots = _mm512_cvtepi32_ps(whole(strip, groups(&codes::<BASE, MID>(&record, strip), &x.codes)));
         lanes = _mm512_fmadd_ps(cells.width, _mm512_mul_ps(dots, floats(&x.scales)), lanes);
         lanes = _mm512_fmadd_ps(cells.origin, floats(&x.sums), lanes);
     }
@@ -44,17 +64,21 @@ fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
     fold16(out)
 }
 
-/// The codes of a strip, laid out as [`Strip::codes`], zeros behind the record's end.
+/// The codes of a strip in the planes base and mid, or in one of them, laid out as [`Strip::codes`], zeros behind the
+/// record's end.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn codes<const MID: bool>(record: &Record, strip: usize) -> [__m512i; STRIP] {
+fn codes<const BASE: bool, const MID: bool>(record: &Record, strip: usize) -> [__m512i; STRIP] {
     let mut codes = [_mm512_setzero_si512(); STRIP];
     let mut spare = [None; 2];
-    let [spare_base, spare_mid] = &mut spare;
-    let base = whole::<BYTES>(&record.codes[0][strip * BYTES..], spare_base).as_chunks().0;
-    let mid = if MID { whole::<BYTES>(&record.codes[1][strip * BYTES..], spare_mid) } else { &[0; BYTES] };
+    let [spare_first, spare_mid] = &mut spare;
+    let first = whole::<BYTES>(&record.codes[usize::from(!BASE)][strip * BYTES..], spare_first).as_chunks().0;
+    let joins = BASE && MID;
+    let mid = if joins { whole::<BYTES>(&record.codes[1][strip * BYTES..], spare_mid) } else { &[0; BYTES] };
     for (pair, mid) in mid.as_chunks().0.iter().enumerate() {
-        [codes[2 * pair], codes[2 * pair + 1]] = joined::<MID>(bytes(&base[pair]), bytes(mid));
+        let (first, mid) = (bytes(&first[pair]), bytes(mid));
+        [codes[2 * pair], codes[2 * pair + 1]] =
+            if joins { joined::<true>(first, mid) } else { joined::<false>(first, mid) };
     }
     codes
 }

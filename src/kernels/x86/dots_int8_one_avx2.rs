@@ -3,9 +3,10 @@
 //! 4 * 15 * 127) fit.
 
 use super::ahead;
-use super::load::{bytes32, floats8, signed32, store8};
+use super::load::{bytes32, floats8, ints8, signed32, store_ints8, store8};
 use super::scales::cells8;
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
+use crate::kernels::groups::{Groups, kept};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Job, record_by_record};
 use crate::quant::{Record, Rows};
@@ -13,33 +14,57 @@ use crate::types::{BLOCK, Level};
 use std::arch::x86_64::*;
 
 /// Groups at a time: half a strip.
-const GROUPS: usize = STRIP / 2;
+const GROUPS: usize = STRIP / PARTS;
+
+/// Parts of a strip.
+const PARTS: usize = 2;
 
 /// Dots of records of one group a block with the only column.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn dots(jobs: &mut [Job<Int8Columns>]) {
     record_by_record(jobs, |work, r, out| {
-        *out = match work.rows.level {
-            Level::L4 => dot::<false>(work.rows, r, &work.x.strips),
-            _ => dot::<true>(work.rows, r, &work.x.strips),
+        let (rows, x) = (work.rows, &work.x.strips);
+        *out = match (&mut work.groups, rows.level) {
+            (Groups::Passing, Level::L4) => dot::<true, false>(rows, r, x, |_, dots| dots),
+            (Groups::Passing, _) => dot::<true, true>(rows, r, x, |_, dots| dots),
+            (Groups::Kept(of_task), _) => {
+                let kept = kept(of_task, r - work.first, x.len());
+                dot::<true, false>(rows, r, x, |part, dots| {
+                    store_ints8(&mut kept[part / PARTS].0.as_chunks_mut().0[part % PARTS], dots);
+                    dots
+                })
+            }
+            (Groups::Known(known), _) => {
+                ahead::known(known, r);
+                let known = known.record(r);
+                let base = |part: usize| ints8(&known[part / PARTS].0.as_chunks().0[part % PARTS]);
+                dot::<false, true>(rows, r, x, |part, dots| _mm256_add_epi32(_mm256_slli_epi32::<4>(base(part)), dots))
+            }
         };
     });
 }
 
-/// The dot of record `r`.
+/// The dot of record `r` from its codes in some planes; `whole` makes exact dots of half a strip's groups of what those
+/// give.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
+fn dot<const BASE: bool, const MID: bool>(
+    rows: &Rows,
+    r: usize,
+    x: &[Strip],
+    mut whole: impl FnMut(usize, __m256i) -> __m256i,
+) -> f32 {
     let (record, next) = (rows.record(r), ahead::records(rows, r, ahead::ONE_COLUMN));
     let mut lanes = [0.0; LANES];
     for first in (0..rows.blocks()).step_by(GROUPS) {
         let (strip, part) = (first / STRIP, first % STRIP / GROUPS);
         if part == 0 {
-            ahead::strip::<MID>(rows, &record, first, next);
+            ahead::strip::<BASE, MID>(rows, &record, first, next);
         }
         let (x, cells) = (&x[strip], cells8(&rows.coding, rows.level, record.scales, first));
         let (sums, scales) = (&x.sums.as_chunks().0[part], &x.scales.as_chunks().0[part]);
-        let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(groups::<MID>(&record, first, &x.codes)), floats8(scales));
+        let dots = whole(first / GROUPS, groups::<BASE, MID>(&record, first, &x.codes));
+        let dots = _mm256_mul_ps(_mm256_cvtepi32_ps(dots), floats8(scales));
         let lanes = &mut lanes.as_chunks_mut().0[part];
         let sum = _mm256_fmadd_ps(cells.width, dots, floats8(lanes));
         store8(lanes, _mm256_fmadd_ps(cells.origin, floats8(sums), sum));
@@ -47,23 +72,23 @@ fn dot<const MID: bool>(rows: &Rows, r: usize, x: &[Strip]) -> f32 {
     fold16(lanes)
 }
 
-/// Exact dots of blocks `first..first + 8` with their activations in a strip, zeros behind the record's last block.
+/// Exact dots of blocks `first..first + 8`, in the planes base and mid or in one of them, with their activations in a strip, zeros behind the record's last block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn groups<const MID: bool>(record: &Record, first: usize, x: &[[i8; BLOCK]; STRIP]) -> __m256i {
-    let base = &record.codes[0].as_chunks().0[first..];
-    let mid = if MID { &record.codes[1].as_chunks().0[first..] } else { &[] };
+fn groups<const BASE: bool, const MID: bool>(record: &Record, first: usize, x: &[[i8; BLOCK]; STRIP]) -> __m256i {
+    let one = &record.codes[usize::from(!BASE)].as_chunks().0[first..];
+    let mid = if BASE && MID { &record.codes[1].as_chunks().0[first..] } else { &[] };
     let mut dots = [_mm256_setzero_si256(); GROUPS];
-    for (i, (dot, base)) in dots.iter_mut().zip(base).enumerate() {
+    for (i, (dot, one)) in dots.iter_mut().zip(one).enumerate() {
         let pair = first % STRIP / 2 + i / 2;
         let low = signed32(&x[2 * pair].as_chunks().0[i % 2]);
         let high = signed32(&x[2 * pair + 1].as_chunks().0[i % 2]);
-        *dot = if MID {
-            let (base, mid) = (nibble_dots(base, low, high), nibble_dots(&mid[i], low, high));
+        *dot = if BASE && MID {
+            let (base, mid) = (nibble_dots(one, low, high), nibble_dots(&mid[i], low, high));
             let base = _mm256_madd_epi16(base, _mm256_set1_epi16(16));
             _mm256_add_epi32(base, _mm256_madd_epi16(mid, _mm256_set1_epi16(1)))
         } else {
-            _mm256_madd_epi16(nibble_dots(base, low, high), _mm256_set1_epi16(1))
+            _mm256_madd_epi16(nibble_dots(one, low, high), _mm256_set1_epi16(1))
         };
     }
     gather(&dots)

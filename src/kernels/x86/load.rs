@@ -106,9 +106,9 @@ impl<'a, const N: usize> Pieces<'a, N> {
 
 /// Asks for the cache line `distance` bytes behind the start of `at`; beyond our memory nothing happens.
 #[inline(always)]
-pub fn prefetch(at: &[u8], distance: usize) {
+pub fn prefetch<T>(at: &[T], distance: usize) {
     // SAFETY: a prefetch reads nothing that the program sees and never faults, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(distance).cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast::<i8>().wrapping_add(distance)) }
 }
 
 #[cfg(test)]
