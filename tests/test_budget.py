@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from m2cache_rs import BudgetError, Model, UsageError, _core
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import budget
 from m2cache_rs.runtime.budget import Costs, Weights
+from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.runtime.recipe import Recipe, Sparse
 from m2cache_rs.runtime.wish import Wish, choose
 
 from tests.stores import SMALL
@@ -72,6 +74,20 @@ def test_scratch_grows_with_positions_and_threads(positions: int, threads: int, 
 
     assert of(positions, threads) <= of(positions + 1, threads)
     assert of(positions, threads) < of(positions, threads + 1)
+
+
+def test_scratch_has_room_for_what_a_scan_keeps() -> None:
+    """A line of sixteen integers of four bytes for every record of gate and up: records of 72 are one."""
+    spec = architecture_of(SMALL)[1]
+
+    def of(selector: Any, bands: tuple[float, float, float], act: str = "auto") -> int:
+        recipe = Recipe(8, 8, 8, 8, Sparse(selector, (Shares(0.5, bands),)))
+        return _core.scratch_bytes(spec.to_json(), recipe.core(spec), act, 1, 1, 1, 1)
+
+    kept, none = (0.0, 0.5, 0.5), (0.0, 0.0, 1.0)
+    assert of("plane", kept) - of("plane", none) == 2 * SMALL["intermediate_size"] * 64
+    assert of("plane", kept, "f32") == of("plane", none, "f32")
+    assert of("lowrank", kept) == of("lowrank", none)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.999, 1])

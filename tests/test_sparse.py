@@ -13,17 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from m2cache_rs._core import Engine
+from m2cache_rs.convert import convert
 from m2cache_rs.errors import UsageError
-from m2cache_rs.models import Architecture
+from m2cache_rs.models import Architecture, architecture_of
 from m2cache_rs.runtime.decoder import Floats
 from m2cache_rs.runtime.opening import Opened
 
 from tests.engines import FFN, Json, Sequence, dense, factors, needed, noise, opened, predicting, sparse
-from tests.reference import decoder
+from tests.reference import checkpoint, decoder, tiny
 from tests.reference import sparse as reference
 from tests.reference import store as stored
 from tests.reference.sums import Ordered
 from tests.reference.weights import Quantised, uniform
+from tests.stores import EXAMPLE, SMALL
 
 CHUNKS = 2
 SELECTORS: list[Any] = ["plane", "oracle", "lowrank", {"cascade": [200]}]
@@ -148,6 +150,28 @@ def test_layers_may_be_cut_differently(small: Path) -> None:
     engine = opened(small, sparse("plane", *cuts))
     for layer, cut in enumerate(cuts):
         same(engine.ffn(layer, x), expected(small, layer, x, "plane", cut))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of 33 blocks, the last one short: two times the sixteen that kernels take at once, and one."""
+    folder, config = tmp_path_factory.mktemp("wide"), SMALL | {"hidden_size": 2100}
+    checkpoint.save(folder / "model", config, tiny.weights(architecture_of(config)[1], seed=3), "BF16")
+    (folder / "model/tokenizer.json").write_bytes((EXAMPLE / "tokenizer.json").read_bytes())
+    convert(folder / "model", folder / "wide.m2c", planes="mid")
+    return folder / "wide.m2c"
+
+
+def test_a_token_alone_at_8_bits_begins_with_its_scan(wide: Path) -> None:
+    """One token takes the integers that its scan kept, several do not; layers share their memory."""
+    x = np.random.default_rng(5).standard_normal((3, 2100)).astype(np.float32)
+    cuts = [{"top": [0, 70, 30]}, {"top": [0, 0, 20]}]
+    engine = opened(wide, sparse("plane", *cuts))
+    for layer in (0, 1, 0):
+        want = expected(wide, layer, x, "plane", cuts[layer])
+        same(engine.ffn(layer, x), want)
+        for row, wanted in zip(x, want, strict=True):
+            same(engine.ffn(layer, row[None]), wanted[None])
 
 
 def test_prompt_tokens_stay_dense(small: Path) -> None:

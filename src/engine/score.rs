@@ -130,8 +130,8 @@ impl Engine {
         Ok(Scores { rows, predictor_bytes, ..Scores::none() })
     }
 
-    /// Where a scan keeps what 8 bits begin with; nowhere if nothing of the layer is computed at 8 bits. Of one token: the
-    /// integers of several would take more room than the planes that they spare.
+    /// Where a scan keeps what 8 bits begin with; nowhere if nothing of the layer is computed at 8 bits, and for
+    /// several tokens, which read the planes together.
     fn room(&mut self, layer: usize, columns: usize) -> Vec<KeptDots> {
         let coding = &self.weights.store().manifest.encoding.coding;
         if !(self.recipe.keeps_dots(layer) && keeps_groups(&self.cpu, columns, coding)) {
