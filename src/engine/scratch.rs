@@ -52,8 +52,8 @@ impl Run {
 
     /// What a scan keeps of a layer's neurons for those that are computed at 8 bits: 5.6 MB at 7B.
     fn kept_dots(&self, arch: &Architecture) -> usize {
-        let kept =
-            self.arithmetic == Arithmetic::Integer && (0..arch.layers).any(|layer| self.recipe.keeps_dots(layer));
+        let keeps = |recipe: &Recipe| (0..arch.layers).any(|layer| recipe.keeps_dots(layer));
+        let kept = self.arithmetic == Arithmetic::Integer && self.recipes.iter().any(keeps);
         usize::from(kept) * arch.ffn * arch.ahead_matrices().len() * GroupDots::bytes(arch.hidden)
     }
 
@@ -66,6 +66,7 @@ impl Run {
         };
         Extent { blocks: arch.hidden.div_ceil(BLOCK), integer: most(true), float: most(false) }
     }
+
     /// Levels, each with the columns that are met at it.
     fn met(&self, recipe: &Recipe) -> Vec<(Level, usize)> {
         let choosing = recipe.heads.as_ref().map(|_| HeadScores::LEVEL);
