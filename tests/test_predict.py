@@ -255,6 +255,10 @@ def test_wishes_that_cannot_be(profiled: Path) -> None:
         (lambda value: _with(value, "overlap", [0.5] * 4), "has 4 values where there are 5 shares"),
         (lambda value: _with(value, "frequency", [[1, 2]] * 5), "other layers or neurons"),
         (lambda value: _with(value, "nonzero", float("nan")), "has a number of nan"),
+        (lambda value: _with_cut(value, "score", 1e39), r"has a number of 1e\+39"),
+        (lambda value: _with_cut(value, "most", 0), "has a count of 0"),
+        (lambda value: _with_cut(value, "most", "7"), "has a count of '7'"),
+        (lambda value: _with_cut(value, "most", 769), "other layers or neurons"),
     ],
 )
 def test_profiles_that_are_none_are_named(profiled: Path, tmp_path: Path, change: Any, message: str) -> None:
@@ -263,6 +267,11 @@ def test_profiles_that_are_none_are_named(profiled: Path, tmp_path: Path, change
     path_of(tmp_path).write_text(json.dumps(change(value)))
     with pytest.raises(StoreError, match=rf"{path_of(tmp_path)} .*{message}.*; `m2cache profile"):
         NeuronProfile.load(tmp_path, value["store"], 6, 768)
+
+
+def _with_cut(value: dict[str, Any], name: str, other: Any) -> dict[str, Any]:
+    cut = {"score": 1.0, "share": 0.5, "most": 400, name: other}
+    return _with(value, "thresholds", {"oracle": [cut] * 5, "plane": [cut] * 5})
 
 
 def _with(value: dict[str, Any], name: str, other: Any) -> dict[str, Any]:

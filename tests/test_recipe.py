@@ -13,7 +13,7 @@ from m2cache_rs import StoreError, StoreIOError, UsageError
 from m2cache_rs.models import architecture_of
 from m2cache_rs.runtime import profiles, tuned
 from m2cache_rs.runtime.cut import Above, Shares, parse_bands, parse_cut
-from m2cache_rs.runtime.dial import Dial, Home
+from m2cache_rs.runtime.dial import Dial, Home, read_recipe
 from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
 from m2cache_rs.runtime.tuned import Measured, Tuned
 
@@ -381,3 +381,39 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     written = profiles.write(folder / "x", lambda file: file.write(b"x"))
     (folder / "other").touch()
     assert written.stat().st_mode == (folder / "other").stat().st_mode, "whoever reads stores reads profiles"
+
+
+TRACE: dict[str, Any] = {"trace": {"paid": "plane", "memory": 0.5, "skew": 1.0, "seed": 0}}
+
+
+@pytest.mark.parametrize("given", [3, b"x", [], 1.5])
+def test_a_recipe_that_is_none(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"recipe is .*; a Recipe, what"):
+        Dial(recipe=given).choose(3, None)
+
+
+def test_bits_of_prompts_are_integers() -> None:
+    with pytest.raises(UsageError, match=r"prompt_bits is 8\.0; an integer is needed"):
+        Dial(prompt_bits=8.0)  # type: ignore[arg-type]
+
+
+def test_files_that_hold_no_recipe_of_a_user(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    trace = Recipe(8, 8, 8, 8, Sparse(TRACE, (Shares(0.5, (0, 0, 1)),)))
+    for text, message in (
+        (" " * (16 << 20) + "{}", "more than 16 MiB"),
+        (
+            json.dumps(trace.to_dict()),
+            "for benches alone",
+        ),
+        ('{"attn": 8, "attn": 4}', "the recipe names attn twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=f"the recipe {path}: .*{message}"):
+            read_recipe(path)
+
+
+def test_thresholds_beyond_f32_are_named() -> None:
+    above = {"above": {"scores": [1e39, None, None], "most": 0.5}}
+    with pytest.raises(UsageError, match=r"scores is 1e\+39; scores are f32, up to 3\.4e\+38"):
+        parse_cut(above, "layers")

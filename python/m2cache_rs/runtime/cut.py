@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from m2cache_rs.errors import UsageError
 
 LEVELS = (16, 8, 4)
 # Shares that are written with three digits add up to no less and no more.
 _SLACK = 2e-3
+# Scores are f32.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,18 @@ def _thresholds(value: Any, where: str) -> tuple[float | None, float | None, flo
     name = f"{where}.above.scores"
     if not isinstance(value, list) or len(value) != 3:
         raise UsageError(f"{name} is {value!r:.60}; three thresholds are needed, at 16, 8, 4 bits (or null)")
-    first, second, third = (None if one is None else number(one, name) for one in value)
+    first, second, third = (None if one is None else _score(one, name) for one in value)
     used = [one for one in (first, second, third) if one is not None]
     if not used or used != sorted(used, reverse=True):
         raise UsageError(f"{name} is {value!r:.60}; thresholds rise with the level, and one is needed")
     return first, second, third
+
+
+def _score(value: Any, where: str) -> float:
+    found = number(value, where)
+    if abs(found) > _LARGEST:
+        raise UsageError(f"{where} is {value!r:.60}; scores are f32, up to {_LARGEST:.3g}")
+    return found
 
 
 def _finest(used: list[bool]) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from m2cache_rs.config import LEVELS, Precision, PrecisionLike, user_path
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.runtime import predictors, tuned
 from m2cache_rs.runtime.cut import Shares, one_level, parse_bands, share
 from m2cache_rs.runtime.neurons import NeuronProfile
@@ -103,7 +104,7 @@ class Dial:
             raise UsageError("bands say the levels of the FFN: drop them, or ffn in precision")
         if self.cut is not None and self.cut not in CUTS:
             raise UsageError(f"cut is {self.cut!r}; it must be one of {', '.join(CUTS)}")
-        if self.prompt_bits is not None and self.prompt_bits not in LEVELS:
+        if self.prompt_bits is not None and integer("prompt_bits", self.prompt_bits) not in LEVELS:
             raise UsageError(f"prompt_bits is {self.prompt_bits!r}; the levels are 4, 8 and 16 bits")
 
     def choose(self, planes: int, home: Home | None) -> Chosen:
@@ -168,15 +169,21 @@ def twice(active: float) -> float:
     return min(1.0, 2 * active)
 
 
+# Layers by the ten thousands fit.
+_LONGEST = 16 << 20
+
+
 def read_recipe(given: RecipeLike) -> Recipe:
     """A recipe out of a file, or of what one holds. UsageError names the file and what is wrong."""
     if isinstance(given, Recipe):
         return given
     if isinstance(given, Mapping):
         return Recipe.from_dict(given)
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"recipe is {given!r:.60}; a Recipe, what its file holds, or a path is needed")
     path = user_path(given)
     try:
-        return Recipe.from_dict(json.loads(path.read_bytes()))
+        return _of_file(Recipe.from_dict(json.loads(_read(path), object_pairs_hook=_once)))
     except OSError as error:
         raise UsageError(f"the recipe {path} cannot be read: {error.strerror or error}") from error
     except UsageError as error:
@@ -189,3 +196,27 @@ def names_ffn(precision: PrecisionLike) -> bool:
     """Whether a precision gives the FFN a level of its own: not in one number for all parts."""
     levels = Precision.parse(precision)
     return levels.ffn is not None and len({levels.attn, levels.ffn, levels.head, levels.embed}) > 1
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        found = file.read(_LONGEST + 1)
+    if len(found) > _LONGEST:
+        raise UsageError(f"has more than {_LONGEST >> 20} MiB, which no recipe takes")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ; json would keep the last of two."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UsageError(f"the recipe names {name:.60} twice")
+        found[name] = value
+    return found
+
+
+def _of_file(recipe: Recipe) -> Recipe:
+    if isinstance(recipe.ffn, Sparse) and not isinstance(recipe.ffn.selector, str):
+        raise UsageError("its selector is a trace, which ranks neurons by chance: that is for benches alone")
+    return recipe

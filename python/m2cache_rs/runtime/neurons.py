@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from m2cache_rs.errors import StoreError, UsageError
 from m2cache_rs.runtime.profiles import FOLDER, read_json, write
@@ -17,6 +18,8 @@ SHARES = (0.7, 0.5, 0.35, 0.25, 0.1)
 """Shares of a layer's neurons that statistics and thresholds are kept for."""
 BANDS = (0.25, 0.25, 0.5)
 """Shares of an active set at 16, 8 and 4 bits whose overlap is measured."""
+# Scores are f32.
+_LARGEST = float(np.finfo(np.float32).max)
 SELECTORS = ("oracle", "plane")
 """Whose scores have thresholds: |h| at the highest level, and at 4 bits."""
 
@@ -123,7 +126,8 @@ class NeuronProfile:
         except ValueError as error:
             raise StoreError(f"{path} {error}; {remedy}") from error
         shapes = {len(row) for layer in found.layers for row in layer.frequency}
-        if len(found.layers) != layers or shapes != {neurons}:
+        cuts = [cut for layer in found.layers for cuts in layer.thresholds.values() for cut in cuts]
+        if len(found.layers) != layers or shapes != {neurons} or any(cut.most > neurons for cut in cuts):
             raise StoreError(f"{path} has other layers or neurons than the store; {remedy}")
         return found
 
@@ -142,7 +146,7 @@ def path_of(store: Path) -> Path:
 def _layer(value: Any) -> LayerProfile:
     thresholds = {
         name: tuple(
-            Threshold(_number(one["score"]), _share(one["share"]), int(one["most"]))
+            Threshold(_number(one["score"]), _share(one["share"]), _count(one["most"]))
             for one in _five(value["thresholds"][name])
         )
         for name in SELECTORS
@@ -171,9 +175,16 @@ def _five(values: Any) -> list[Any]:
 
 def _number(value: Any) -> float:
     number = float(value)
-    if not 0 <= number < math.inf:
+    if not 0 <= number <= _LARGEST:
         raise ValueError(f"has a number of {number}")
     return number
+
+
+def _count(value: Any) -> int:
+    """Of neurons, at least one; that there are so many is checked with the store."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"has a count of {value!r:.20}")
+    return value
 
 
 def _share(value: Any) -> float:
