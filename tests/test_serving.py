@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,11 @@ from hypothesis import strategies as st
 from m2cache_rs import Model
 from m2cache_rs._core import Engine
 from m2cache_rs.errors import BudgetError, UsageError
+from m2cache_rs.eval.models import Asked, open_all
+from m2cache_rs.runtime import session
 from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.decoder import Batch, Floats, Kind
+from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 
@@ -140,8 +145,12 @@ def test_a_recipe_without_room_is_refused(small: Path) -> None:
 def test_a_named_recipe_that_was_not_tuned_is_refused(small: Path) -> None:
     with Model.open(small) as model:
         assert model.serving(quality="exact").recipe == Recipe.dense(16)
-        with pytest.raises(UsageError, match="m2cache tune"):
-            model.serving(quality="fast")
+    with Model.open(small, precision=4, serves=["exact"]) as model:
+        assert model.serving(quality="exact").logits(IDS).tobytes() == truth(small, "16")
+    with pytest.raises(UsageError, match="m2cache tune"):
+        Model.open(small, serves=["fast"])
+    with Model.open(small) as model, pytest.raises(UsageError, match="m2cache tune"):
+        model.serving(quality="fast")
 
 
 def test_closing_ends_one_or_all(small: Path) -> None:
@@ -174,6 +183,39 @@ def test_a_cap_has_room_for_all_recipes_and_sequences(small: Path) -> None:
             model.forward(Batch.run(np.zeros(100, np.uint32), _sequence(model), 0, Kind.PROMPT))
         with pytest.raises(BudgetError):
             model.forward(Batch.run(np.zeros(1, np.uint32), _sequence(model), 0, Kind.PROMPT))
+
+
+@pytest.mark.parametrize(("kv", "opened"), [("f16", 2), ("f32", 1)])
+def test_recipes_that_are_scored_share_one_open_store(
+    tale: Path, kv: str, opened: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is apart where it keeps keys and values otherwise; all have their own bits."""
+    engines = _counted(monkeypatch)
+    recipes = [Chosen(RECIPES[name]) for name in ("plane", "4", "8")]
+    with open_all(Opened(tale), Asked(kv=kv, ctx=64, dram="1GiB"), recipes, 100) as (models, best, _):
+        assert len(engines) == opened
+        assert best is not None
+        found = [np.concatenate(one) for one in zip(*_together([*models, best]), strict=True)]
+    for rows, recipe in zip(found, [RECIPES[name] for name in ("plane", "4", "8", "16")], strict=True):
+        with Model.open(tale, recipe=recipe, kv="f32" if recipe == RECIPES["16"] else kv) as alone:
+            assert rows.tobytes() == alone.logits(IDS).tobytes()
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Engines that are opened from here on."""
+    engines: list[Engine] = []
+
+    def opening(*arguments: Any, **options: Any) -> Engine:
+        engines.append(Engine(*arguments, **options))
+        return engines[-1]
+
+    monkeypatch.setattr(session, "Engine", opening)
+    return engines
+
+
+def _together(models: list[Model]) -> Iterator[tuple[Floats, ...]]:
+    """Batches of all models by turns."""
+    return zip(*(model.logits_by_batch(IDS) for model in models), strict=True)
 
 
 def _sequence(model: Model) -> int:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from m2cache_rs import Model
+from m2cache_rs._core import Engine
 from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.eval.run import evaluate
-from m2cache_rs.runtime import tuned
+from m2cache_rs.runtime import session, tuned
 from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.predictors import path_of
@@ -145,6 +146,32 @@ def test_a_tuned_recipe_names_its_predictor(store: Path, text: Path, shown: Show
         assert one.recipe.predictor == ("two" if isinstance(one.recipe.ffn, Sparse) else None)
         with Model.open(store, quality=name) as model:
             assert model.stats()["recipe"]["recipe"] == one.recipe.to_dict()
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_measured_is_what_the_recipe_gives_in_a_model_of_its_own(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All recipes run by turns in one open model, beside one for the reference."""
+    engines: list[Engine] = []
+
+    def opening(*arguments: Any, **options: Any) -> Engine:
+        engines.append(Engine(*arguments, **options))
+        return engines[-1]
+
+    monkeypatch.setattr(session, "Engine", opening)
+    with tuning(store, TEXT, Settings(tokens=48), lambda done, total: None) as run:
+        run.dial()
+        points = [run.meter.point("", shares) for shares in list(run.meter._known)[::7]]
+        assert len(points) > 3
+        assert len(engines) == 2
+        recipes = [run.meter.recipe(point.shares) for point in points]
+    for point, recipe in zip(points, recipes, strict=True):
+        with Model.open(store, recipe=recipe) as model:
+            alone = evaluate(model, TEXT, 48)
+        # Both sum the same logarithms, rows in other portions.
+        assert point.perplexity == pytest.approx(alone["perplexity"], rel=1e-13)
+        assert point.bytes == alone["needed_bytes_per_token"]
 
 
 @pytest.mark.usefixtures("few")

@@ -36,26 +36,30 @@ class Asked:
 def open_all(
     opened: Opened, asked: Asked, recipes: Sequence[Chosen], characters: int
 ) -> Iterator[tuple[list[Model], Model | None, str]]:
-    """The models, what to compare them with (the same store at its best), and in words what that is.
+    """A model for each recipe, what to compare them with (the same store at its best), and in words what that
+    is.
 
-    `characters` is the length of the text. A cap holds for all of them and for the scoring: in turn each
-    takes what leaves the later ones what they need at least, the reference coming last.
+    `characters` is the length of the text. The models share one open store, its weight cache and threads; the
+    reference, too, where it keeps keys and values as they do. A cap holds for all and for the scoring: a
+    reference of its own is left what it needs at least.
     """
     scoring = scoring_bytes(opened.architecture.vocab, characters, len(recipes) + 1)
-    wanted = [(recipe, asked) for recipe in recipes]
-    itself = next((i for i, one in enumerate(recipes) if one.recipe == _BEST and asked.kv == "f32"), None)
-    if itself is None and opened.planes == 3:
-        wanted.append((Chosen(_BEST), replace(asked, cache=None, kv="f32")))
+    wanted = [one.recipe for one in recipes]
+    itself = asked.kv == "f32" and _BEST in wanted
+    compared = [_BEST] if opened.planes == 3 and not itself else []
+    apart = [] if asked.kv == "f32" else compared
+    of_best = replace(asked, cache=None, kv="f32")
+    later = sum(_least(opened, one, of_best) for one in apart)
     with ExitStack() as stack:
-        models: list[Model] = []
-        for i, (chosen, options) in enumerate(wanted):
-            later = sum(_least(opened, one.recipe, its) for one, its in wanted[i + 1 :])
-            taken = sum(model.budget.ahead for model in models)
-            models.append(stack.enter_context(_open(opened, options, chosen, scoring + later + taken)))
-        scored = models[: len(recipes)]
-        if itself is not None:
-            yield scored, scored[itself], f"itself: this is the store {_AT_BEST}"
-        elif opened.planes == 3:
+        together = wanted if apart else [*wanted, *compared]
+        first = stack.enter_context(_open(opened, asked, together, scoring + later))
+        models = [first, *map(first.serving, together[1:])]
+        taken = scoring + first.budget.ahead
+        models += [stack.enter_context(_open(opened, of_best, [one], taken)) for one in apart]
+        scored = models[: len(wanted)]
+        if itself:
+            yield scored, scored[wanted.index(_BEST)], f"itself: this is the store {_AT_BEST}"
+        elif compared:
             yield scored, models[-1], f"the same store {_AT_BEST}"
         else:
             yield scored, None, _NONE
@@ -65,7 +69,8 @@ _AT_BEST = "dense at 16 bits, keys and values in f32"
 _NONE = "none: the store leaves out the plane 'low' that 16 bits need (convert with --planes all)"
 
 
-def _open(opened: Opened, asked: Asked, chosen: Chosen, reserve: int) -> Model:
+def _open(opened: Opened, asked: Asked, recipes: Sequence[Recipe], reserve: int) -> Model:
+    """A model that computes by all of them, batch by batch."""
     return Model.open(
         opened,
         asked.dram,
@@ -76,7 +81,9 @@ def _open(opened: Opened, asked: Asked, chosen: Chosen, reserve: int) -> Model:
         kv=asked.kv,
         io=asked.io,
         reserve=reserve,
-        recipe=chosen.recipe,
+        recipe=recipes[0],
+        serves=recipes[1:],
+        sequences=len(recipes),
     )
 
 

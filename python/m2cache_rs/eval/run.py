@@ -40,11 +40,11 @@ def evaluate(
 
     In the result `mean_kl` is in nats with its bootstrap 95 % `kl_interval` (blocks of 32 tokens are
     resampled; None of fewer than eight), `top1_agreement` from 0 to 1, both against the reference.
-    `needed_bytes_per_token` is what one
-    token touches of all weights, by decode semantics: each token counted as if it were alone. Of it
-    `ffn_bytes_per_token` is of the FFN, `bits_per_weight` 8 times that by its weights, `active` the shares of
-    neurons at 16, 8 and 4 bits; `attention_bytes_per_token` is of q, k, v and o. `read_bytes_per_token` is
-    what this run took from the store (a batch of 32 shares its reads). Raises UsageError where the
+    `needed_bytes_per_token` is what one token touches of all weights, by decode semantics: each token counted
+    as if it were alone. Of it `ffn_bytes_per_token` is of the FFN, `bits_per_weight` 8 times that by its
+    weights, `active` the shares of neurons at 16, 8 and 4 bits; `attention_bytes_per_token` is of q, k, v and
+    o. `read_bytes_per_token` is what this run took from the store: a batch of 32 shares its reads, and models
+    that share an open store (`Model.serving`) find what another one has read. Raises UsageError where the
     text has no token to predict.
     """
     return evaluate_all([model], text, tokens, reference, progress, window)[0]

@@ -47,6 +47,7 @@ from m2cache_rs.runtime.running import Running, Turn
 from m2cache_rs.runtime.sampling import check_finite
 from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
+from m2cache_rs.runtime.tuned import QUALITIES
 from m2cache_rs.runtime.wish import Wish
 
 if TYPE_CHECKING:
@@ -145,10 +146,10 @@ class Model:
         the scores that such shares reached in `m2cache profile`. Instead of all these: `recipe`, a file or
         what one holds, or `quality`: "exact", which is the default, or a recipe that `m2cache tune` found for
         this store: "high", "balanced", "fast". `heads`: the share of the query heads that decode tokens have
-        (all); `m2cache profile --heads` makes what chooses them. `serves`: recipes that `serving` will be
-        asked for beside this one; cache and budget have room for what all of them read. `sequences`: so many
-        of `ctx` positions have room in the budget at once. Only the recipe, `act` and `kv` change results;
-        nothing else does, not by a bit.
+        (all); `m2cache profile --heads` makes what chooses them. `serves`: recipes, or names that `quality`
+        takes, that `serving` will be asked for beside this one; cache and budget have room for what all of
+        them read. `sequences`: so many of `ctx` positions have room in the budget at once. Only the recipe,
+        `act` and `kv` change results; nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -171,7 +172,7 @@ class Model:
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         chosen = opened.choose(dial)
-        others = [opened.choose(Dial(recipe=one)).recipe for one in serves]
+        others = [opened.choose(_asked(one)).recipe for one in serves]
         positions, sequences = opened.positions(ctx), check_sequences(sequences)
         recipe, spec = chosen.recipe, opened.architecture
         budget = opened.budget(wish, recipe, act, positions, threads, kv, logit_rows, others, sequences)
@@ -482,3 +483,9 @@ class Model:
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
+
+
+def _asked(recipe: RecipeLike) -> Dial:
+    """What `serves` names."""
+    is_name = isinstance(recipe, str) and recipe in QUALITIES
+    return Dial(quality=str(recipe)) if is_name else Dial(recipe=recipe)

@@ -29,9 +29,6 @@ from m2cache_rs.tune.ranking import Ranking
 # Rows whose probabilities exist at a time in float64.
 _ROWS = 8
 
-Open = Callable[[Recipe, str], Model]
-"""Opens the store with a recipe and its keys and values as "f16" or "f32"."""
-
 
 @dataclass(frozen=True)
 class Text:
@@ -51,24 +48,28 @@ class Text:
         return [sum(lengths[:i]) for i in range(len(lengths) + 1)]
 
 
-class Meter:
-    """Runs recipes on a text and compares each with the store dense at 16 bits, keys and values in f32.
+def predictions(model: Model, text: Text, kept: IO[bytes]) -> Floats:
+    """What a model predicts for a text, as logarithms [rows, vocab] that lie in the file `kept`, 4 bytes
+    each; memory is a few rows of it."""
+    found = np.memmap(kept, np.float32, "w+", shape=(text.rows, model.architecture.vocab))
+    for window, first in zip(text.windows, text.starts, strict=False):
+        for rows, logits in _batches(model, window):
+            found[first + rows.start : first + rows.stop] = metrics.log_softmax(logits)
+    return found
 
-    What that predicts lies in a file, 4 bytes a row and entry of the vocabulary; memory is a few rows of it.
-    `base` gives the levels of all but the decode tokens' FFN.
+
+class Meter:
+    """Runs recipes on a text and compares what each predicts with a `reference` (`predictions`).
+
+    `base` gives the levels of all but the decode tokens' FFN; `model` has room for every recipe with them.
     """
 
-    def __init__(self, text: Text, base: Recipe, ranking: Ranking, open_with: Open, kept: IO[bytes]) -> None:
-        self.text, self.base, self.ranking, self._open = text, base, ranking, open_with
+    def __init__(self, text: Text, base: Recipe, ranking: Ranking, model: Model, reference: Floats) -> None:
+        self.text, self.base, self.ranking = text, base, ranking
+        self.layers = model.architecture.layers
+        self._model, self._reference = model, reference
         self._known: dict[tuple[Shares, ...], Point] = {}
         self.progress: Callable[[], None] = lambda: None
-        with self._open(Recipe.dense(16), "f32") as model:
-            self.layers = model.architecture.layers
-            shape = (text.rows, model.architecture.vocab)
-            self._reference = np.memmap(kept, np.float32, "w+", shape=shape)
-            for window, first in zip(text.windows, text.starts, strict=False):
-                for rows, logits in _batches(model, window):
-                    self._reference[first + rows.start : first + rows.stop] = metrics.log_softmax(logits)
 
     def recipe(self, shares: Sequence[Shares]) -> Recipe:
         """The recipe whose layers have these shares: dense where all have all neurons at one level."""
@@ -89,7 +90,7 @@ class Meter:
 
     def _measured(self, how: str, shares: tuple[Shares, ...]) -> Point:
         scores, entropy = Scores(compared=True), 0.0
-        with self._open(self.recipe(shares), "f16") as model:
+        with self._model.serving(self.recipe(shares)) as model:
             before = model.stats()
             for window, first in zip(self.text.windows, self.text.starts, strict=False):
                 for rows, logits in _batches(model, window):

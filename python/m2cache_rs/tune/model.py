@@ -24,8 +24,8 @@ from m2cache_rs.runtime.session import Model
 from m2cache_rs.runtime.tuned import Measured, Tuned
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
-from m2cache_rs.tune.layers import Shares
-from m2cache_rs.tune.meter import Meter, Text, cut, scratch
+from m2cache_rs.tune.layers import UNIFORM, Shares
+from m2cache_rs.tune.meter import Meter, Text, cut, predictions, scratch
 from m2cache_rs.tune.ranking import SELECTORS, Ranking
 from m2cache_rs.tune.run import OBJECTIVES, Tuner
 
@@ -167,7 +167,7 @@ def tuning(
     base, ranking = _resolved(opened, settings)
     reserve = scoring_bytes(opened.architecture.vocab, len(text))
 
-    def open_with(recipe: Recipe, kv: str) -> Model:
+    def open_with(kv: str, recipe: Recipe, *others: Recipe) -> Model:
         return Model.open(
             opened,
             settings.dram,
@@ -178,21 +178,26 @@ def tuning(
             kv=kv,
             reserve=reserve,
             recipe=recipe,
+            serves=others,
         )
 
     with scratch(_reference_bytes(opened, text, settings)) as kept:
-        with open_with(base, "f16") as model:
-            found = Text(tuple(windows(model, text, settings.tokens, WINDOW)))
-        if not found.windows:
-            raise UsageError("the text has no token to predict: two tokens are the least")
-        if keeps:
-            profiles.made(opened.path)
-        meter = Meter(found, base, ranking, open_with, kept)
-        size = _size(opened, meter)
-        tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
-        counted = iter(range(1, 1 << 62))
-        meter.progress = lambda: progress(next(counted), tuner.steps(3))
-        yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest())
+        with open_with("f32", Recipe.dense(LEVELS[-1])) as best:
+            found = Text(tuple(windows(best, text, settings.tokens, WINDOW)))
+            if not found.windows:
+                raise UsageError("the text has no token to predict: two tokens are the least")
+            if keeps:
+                profiles.made(opened.path)
+            reference = predictions(best, found, kept)
+        # All neurons at the finest level, chosen one by one: no recipe that is searched needs more.
+        widest = replace(base, ffn=ranking.sparse([cut(UNIFORM[LEVELS[-1]])]))
+        with open_with("f16", base, widest) as model:
+            meter = Meter(found, base, ranking, model, reference)
+            size = _size(opened, meter)
+            tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
+            counted = iter(range(1, 1 << 62))
+            meter.progress = lambda: progress(next(counted), tuner.steps(3))
+            yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _resolved(opened: Opened, settings: Settings) -> tuple[Recipe, Ranking]:
