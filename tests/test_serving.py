@@ -29,7 +29,7 @@ from tests.stores import SMALL
 from tests.test_predictors import tensors, write
 
 IDS = [int(one) for one in np.random.default_rng(5).integers(0, SMALL["vocab_size"], 40)]
-ALL_FINE = Shares(1.0, (1.0, 0.0, 0.0))
+ALL_FINE = Shares(1.0, (0.3, 0.3, 0.4))
 RECIPES = {
     "4": Recipe.dense(4),
     "8": Recipe(8, 8, 16, 16, Dense(8)),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from m2cache_rs._core import Engine
 from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.eval.run import evaluate
 from m2cache_rs.runtime import session, tuned
+from m2cache_rs.runtime.budget import scratch_bytes
 from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.predictors import path_of
 from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.tune import meter, model, run
 from m2cache_rs.tune.goal import Goal
-from m2cache_rs.tune.layers import UNIFORM, of_active
-from m2cache_rs.tune.model import Settings, tuning
+from m2cache_rs.tune.layers import UNIFORM, of_active, options
+from m2cache_rs.tune.meter import cut
+from m2cache_rs.tune.model import Settings, tuning, widest
+from m2cache_rs.tune.ranking import Ranking
 from safetensors.numpy import save_file
 
 from tests.stores import Shown
@@ -172,6 +176,23 @@ def test_what_is_measured_is_what_the_recipe_gives_in_a_model_of_its_own(
         # Both sum the same logarithms, rows in other portions.
         assert point.perplexity == pytest.approx(alone["perplexity"], rel=1e-13)
         assert point.bytes == alone["needed_bytes_per_token"]
+
+
+@pytest.mark.parametrize("selector", ["plane", "lowrank", "cascade"])
+@pytest.mark.parametrize("prompt", [4, 16])
+def test_no_recipe_that_is_searched_needs_more_than_the_model_was_opened_for(
+    tale: Path, selector: str, prompt: int
+) -> None:
+    opened, base = Opened(tale), replace(Recipe.dense(16), prompt=prompt)
+    ranking = Ranking(selector)
+    spec, room = opened.architecture, widest(base, ranking)
+    have = opened.weights(base, [room])
+    kept = scratch_bytes(spec, base, "auto", 256, 2, serves=[room])
+    for shares in options(3):
+        ffn = Dense(16) if shares == UNIFORM[16] else ranking.sparse([cut(shares)])
+        recipe = replace(base, ffn=ffn)
+        assert opened.weights(base, [room, recipe]).all == have.all
+        assert scratch_bytes(spec, recipe, "auto", 256, 2) <= kept
 
 
 @pytest.mark.usefixtures("few")

@@ -24,7 +24,7 @@ from m2cache_rs.runtime.session import Model
 from m2cache_rs.runtime.tuned import Measured, Tuned
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
-from m2cache_rs.tune.layers import UNIFORM, Shares
+from m2cache_rs.tune.layers import FIXED_BANDS, Shares
 from m2cache_rs.tune.meter import Meter, Text, cut, predictions, scratch
 from m2cache_rs.tune.ranking import SELECTORS, Ranking
 from m2cache_rs.tune.run import OBJECTIVES, Tuner
@@ -189,15 +189,18 @@ def tuning(
             if keeps:
                 profiles.made(opened.path)
             reference = predictions(best, found, kept)
-        # All neurons at the finest level, chosen one by one: no recipe that is searched needs more.
-        widest = replace(base, ffn=ranking.sparse([cut(UNIFORM[LEVELS[-1]])]))
-        with open_with("f16", base, widest) as model:
+        with open_with("f16", base, widest(base, ranking)) as model:
             meter = Meter(found, base, ranking, model, reference)
             size = _size(opened, meter)
             tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
             counted = iter(range(1, 1 << 62))
             meter.progress = lambda: progress(next(counted), tuner.steps(3))
             yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest())
+
+
+def widest(base: Recipe, ranking: Ranking) -> Recipe:
+    """All neurons, chosen one by one, some at every level: with `base` enough for all that is searched."""
+    return replace(base, ffn=ranking.sparse([cut(FIXED_BANDS)]))
 
 
 def _resolved(opened: Opened, settings: Settings) -> tuple[Recipe, Ranking]:
