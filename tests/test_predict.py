@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from m2cache_rs.predict.coding import as_kept
 from m2cache_rs.predict.lowrank import FfnMatrices, factorise, scores, svd
 from m2cache_rs.predict.rank import default_rank, heads, predictor_bytes, predictor_share
 from m2cache_rs.predict.recall import Recall
+from m2cache_rs.predict.train import require
 from m2cache_rs.runtime.neurons import SHARES, NeuronProfile, path_of
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.predictors import Predictor
@@ -276,6 +280,14 @@ def _with_cut(value: dict[str, Any], name: str, other: Any) -> dict[str, Any]:
 
 def _with(value: dict[str, Any], name: str, other: Any) -> dict[str, Any]:
     return value | {"layers": [{**layer, name: other} for layer in value["layers"]]}
+
+
+def test_torch_s_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    for said, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        monkeypatch.setattr(os, "environ", said)
+        require()
+        assert os.environ["OMP_WAIT_POLICY"] == expected
 
 
 def test_no_profile_and_no_json(tmp_path: Path) -> None:

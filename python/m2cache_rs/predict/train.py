@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,13 @@ _SMALL = {True: 1e-3, False: 0.1}
 
 
 def require() -> Any:
-    """torch. UnsupportedError names the extra that brings it."""
+    """torch, whose threads sleep while they wait for each other, unless OMP_WAIT_POLICY says otherwise.
+
+    UnsupportedError names the extra that brings it.
+    """
+    # They spin otherwise: on two cores that had other work a predictor took more than 112 s of processor time
+    # instead of 30 (benches/NOTES.md, certified and statistical).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch
     except ImportError as error:
