@@ -91,6 +91,12 @@ class Dial:
         if self.recipe is None:
             self._check_parts()
 
+    @classmethod
+    def named(cls, recipe: RecipeLike) -> Dial:
+        """A recipe, or one of the names that `quality` takes."""
+        is_name = isinstance(recipe, str) and recipe in QUALITIES
+        return cls(quality=str(recipe)) if is_name else cls(recipe=recipe)
+
     def _check_parts(self) -> None:
         ranks = self.select in SELECTORS
         of_ranking = {"active": ranks, "bands": ranks, "cut": ranks, "candidates": self.select == "cascade"}

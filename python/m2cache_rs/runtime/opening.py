@@ -10,12 +10,13 @@ from typing import Any
 
 from m2cache_rs._core import Engine, Store, Survey
 from m2cache_rs.config import user_path
-from m2cache_rs.errors import M2CacheError
+from m2cache_rs.errors import M2CacheError, UsageError
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.assets import Assets
 from m2cache_rs.runtime.budget import Budget
 from m2cache_rs.runtime.dial import Home
 from m2cache_rs.runtime.memory import peak_rss, rss
+from m2cache_rs.runtime.options import Options
 from m2cache_rs.runtime.places import why_no_store
 from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.shape import Shape
@@ -60,6 +61,18 @@ class Opened(Shape):
         """The budget of a wish. BudgetError names the least that works."""
         costs = self.costs(recipe, act, positions, threads, kv, wish.reserve, logit_rows, serves, sequences)
         return choose(wish, self.weights(recipe, serves), costs, peak_rss())
+
+    def check_scratch(self, recipe: Recipe, budget: Budget, options: Options, positions: int) -> None:
+        """UsageError where a recipe takes more than the budget has for it beside weights, keys and values."""
+        costs = self.costs(
+            recipe, options.act, positions, options.threads, options.kv, logit_rows=options.logit_rows
+        )
+        needs, have = costs.scratch + costs.predictor, budget.scratch + budget.predictor
+        if needs > have:
+            raise UsageError(
+                f"this recipe takes {needs} bytes beside weights, keys and values, and the budget has {have}: name "
+                "it when the model is opened (serves)"
+            )
 
     def give_predictors(self, recipe: Recipe, engine: Engine) -> None:
         """Hands over, layer by layer, what the recipe ranks neurons by and chooses query heads by."""

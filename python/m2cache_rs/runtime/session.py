@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
-from m2cache_rs.config import Precision, PrecisionLike, Sampling, format_size, user_path
+from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
@@ -47,7 +47,6 @@ from m2cache_rs.runtime.running import Running, Turn
 from m2cache_rs.runtime.sampling import check_finite
 from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
-from m2cache_rs.runtime.tuned import QUALITIES
 from m2cache_rs.runtime.wish import Wish
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ class Model:
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         chosen = opened.choose(dial)
-        others = [opened.choose(_asked(one)).recipe for one in serves]
+        others = [opened.choose(Dial.named(one)).recipe for one in serves]
         positions, sequences = opened.positions(ctx), check_sequences(sequences)
         recipe, spec = chosen.recipe, opened.architecture
         budget = opened.budget(wish, recipe, act, positions, threads, kv, logit_rows, others, sequences)
@@ -209,24 +208,12 @@ class Model:
         """
         chosen = self._opened.choose(Dial(recipe=recipe, quality=quality))
         with self._own:
-            self._check_room(chosen.recipe)
+            if self._running.capped:
+                self._opened.check_scratch(chosen.recipe, self.budget, self.options, self.context)
             turn = Turn(chosen.recipe, chosen.recipe.core(self.architecture))
             self._running.take_up(turn)
         parts = self._opened, self.options, chosen, self.budget, self.context
         return Model(*parts, self._running, turn)
-
-    def _check_room(self, recipe: Recipe) -> None:
-        """UsageError where a recipe takes more than the budget has for it beside weights."""
-        options, budget = self.options, self.budget
-        have = budget.scratch + budget.predictor
-        costs = self._opened.costs(
-            recipe, options.act, self.context, options.threads, options.kv, 0, options.logit_rows
-        )
-        if self._running.capped and costs.scratch + costs.predictor > have:
-            raise UsageError(
-                f"this recipe takes {format_size(costs.scratch + costs.predictor)} beside weights, keys and "
-                f"values, and the budget has {format_size(have)}: name it when the model is opened (serves)"
-            )
 
     def generate(
         self,
@@ -483,9 +470,3 @@ class Model:
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
-
-
-def _asked(recipe: RecipeLike) -> Dial:
-    """What `serves` names."""
-    is_name = isinstance(recipe, str) and recipe in QUALITIES
-    return Dial(quality=str(recipe)) if is_name else Dial(recipe=recipe)
