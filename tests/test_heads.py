@@ -79,7 +79,8 @@ def give(store: Path, found: Lines, **metadata: str) -> Path:
 
 
 def some(*top: int, bits: int = 8) -> Json:
-    return recipe({"dense": bits}, bits, bits) | {"heads": {"top": list(top) if len(top) > 1 else top[0]}}
+    counts = list(top) if len(top) > 1 else top[0]
+    return recipe({"dense": bits}, bits, bits) | {"query_heads": {"top": counts}}
 
 
 def engine(store: Path, *top: int, seed: int = 1, bits: int = 8, **options: Any) -> Any:
@@ -105,7 +106,7 @@ def test_some_heads_are_the_reference(
     arch = architecture_of(config)[1]
     named, ids = tiny.weights(arch, seed), tiny.tokens(arch, 9, seed)
     wanted = Recipe(bits, bits, bits, bits, Dense(bits), (share,))
-    top = json.loads(wanted.core(arch))["heads"]["top"]
+    top = json.loads(wanted.core(arch))["query_heads"]["top"]
     with stored(tmp_path_factory.mktemp("heads"), config, named, equalize=False) as path:
         give(path, of(arch, seed))
         twin = Quantised(named, uniform(bits), act == "auto", sums=Ordered())
@@ -220,7 +221,7 @@ def test_errors_name_the_way_out(small: Path, tmp_path: Path) -> None:
     core = opened(small, some(2))
     sequence = Sequence(core)
     ids = np.full(33, sequence.id, np.uint32)
-    with pytest.raises(UsageError, match=r"those of layer 0: `m2cache profile STORE --text FILE --heads`"):
+    with pytest.raises(UsageError, match=r"those of layer 0: `m2cache profile .* --query-heads`"):
         core.attention(0, x[:1], sequence.kv, ids[:1], at[:1])
     with pytest.raises(UsageError, match="33 decode tokens"):
         core.attention(0, x, sequence.kv, ids, at)
@@ -228,16 +229,16 @@ def test_errors_name_the_way_out(small: Path, tmp_path: Path) -> None:
         core.set_head_predictor(0, np.zeros((1, 72), np.float32), np.zeros(6, np.float32))
     with pytest.raises(UsageError, match="layer 2 of a model with 2"):
         core.set_head_predictor(2, np.zeros((6, 72), np.float32), np.zeros(6, np.float32))
-    with pytest.raises(UsageError, match=r"recipe.heads.top\[0\] is 7; a layer of this model has 6"):
+    with pytest.raises(UsageError, match=r"recipe.query_heads.top\[0\] is 7; a layer of this model has 6"):
         opened(small, some(7))
     path_of(small).unlink(missing_ok=True)
-    with pytest.raises(UsageError, match=rf"m2cache profile {small} --text FILE --heads"):
-        Model.open(small, heads=0.5)
+    with pytest.raises(UsageError, match=rf"m2cache profile {small} --text FILE --query-heads"):
+        Model.open(small, query_heads=0.5)
     for value in ("0", 0, 1.5, "x"):
-        with pytest.raises(UsageError, match="heads is"):
-            Model.open(small, heads=value)
-    with pytest.raises(UsageError, match="recipe says all that is computed: drop it, or heads"):
-        Model.open(small, recipe=Recipe.dense(8), heads=0.5)
+        with pytest.raises(UsageError, match="query_heads is"):
+            Model.open(small, query_heads=value)
+    with pytest.raises(UsageError, match="recipe says all that is computed: drop it, or query_heads"):
+        Model.open(small, recipe=Recipe.dense(8), query_heads=0.5)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, Any]
         for part, one in zip(("weight", "bias"), both, strict=True)
     }
     save_file(found | changes, path, metadata)
-    with pytest.raises(StoreError, match=f"{path} .*{message}.*m2cache profile STORE --text FILE --heads"):
+    with pytest.raises(StoreError, match=f"{path} .*{message}.*m2cache profile .* --query-heads"):
         HeadPredictor(tmp_path, "id", arch)
 
 
@@ -279,15 +280,15 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
 def test_recipes_of_heads_survive_their_json() -> None:
     arch = architecture_of(SMALL)[1]
     for active in (0.5, [0.5, 1]):
-        given = {**Recipe.dense(8).to_dict(), "heads": {"active": active}}
+        given = {**Recipe.dense(8).to_dict(), "query_heads": {"active": active}}
         found = Recipe.from_dict(given)
         assert found.to_dict() == given
         assert found.of_prompt == Recipe.dense(8) != found
-        assert json.loads(found.core(arch))["heads"] == {"top": [3] if active == 0.5 else [3, 6]}
+        assert json.loads(found.core(arch))["query_heads"] == {"top": [3] if active == 0.5 else [3, 6]}
     for wrong in ({"active": []}, {"active": 0}, {"top": 3}, 0.5):
-        with pytest.raises(UsageError, match="heads"):
-            Recipe.from_dict({**Recipe.dense(8).to_dict(), "heads": wrong})
-    with pytest.raises(UsageError, match="heads for 3 layers, the model has 2"):
+        with pytest.raises(UsageError, match="query_heads"):
+            Recipe.from_dict({**Recipe.dense(8).to_dict(), "query_heads": wrong})
+    with pytest.raises(UsageError, match="query_heads for 3 layers, the model has 2"):
         Recipe(8, 8, 8, 8, Dense(8), (0.5, 0.5, 0.5)).core(arch)
 
 
@@ -295,17 +296,17 @@ def test_a_profile_of_heads_is_learned_and_used(tale: Path, cli: Cli, tmp_path: 
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a little dog. It liked to play with a ball in the park. " * 9)
     options = ("--no-predictors", "--tokens", "160", "--json")
-    made = json.loads(cli("profile", tale, "--text", text, "--heads", *options).stdout)
+    made = json.loads(cli("profile", tale, "--text", text, "--query-heads", *options).stdout)
     recalls = made["query_heads"]["recall"]
     assert all(0.7 < one <= 1 for one in recalls)
-    with Model.open(tale, precision=8) as full, Model.open(tale, precision=8, heads=0.5) as half:
+    with Model.open(tale, precision=8) as full, Model.open(tale, precision=8, query_heads=0.5) as half:
         rows = [evaluate(model, text.read_text(), 100, full) for model in (full, half)]
         # The profile left no positions behind that it appended.
         assert half.stats()["attention"]["tokens"] == rows[1]["tokens"] + 1
     assert rows[1]["attention_bytes_per_token"] < rows[0]["attention_bytes_per_token"]
     assert rows[1]["needed_bytes_per_token"] < rows[0]["needed_bytes_per_token"]
     assert 0 < rows[1]["mean_kl"] < 1
-    shown = cli("generate", tale, "--prompt", "Once", "--heads", "0.5", "--max-new-tokens", "3")
+    shown = cli("generate", tale, "--prompt", "Once", "--query-heads", "0.5", "--max-new-tokens", "3")
     assert "50 % of query heads" in shown.stderr
 
 
@@ -314,7 +315,7 @@ def test_batches_of_both_kinds_through_branches(small: Path) -> None:
     give(small, lines(HEADS, SMALL["hidden_size"], LAYERS))
     ids = np.arange(20, dtype=np.uint32)
     kinds = np.array([Kind.PROMPT] * 12 + [Kind.DECODE] * 8, np.uint8)
-    with Model.open(small, precision=8, heads=0.5) as model:
+    with Model.open(small, precision=8, query_heads=0.5) as model:
         found = []
         for observer in (None, lambda layer, which, x: None):
             with model.sequence(20) as sequence:

@@ -19,7 +19,7 @@ from m2cache_rs.predict import file, run
 from m2cache_rs.predict.activation import ACTIVATIONS
 from m2cache_rs.predict.coding import as_kept
 from m2cache_rs.predict.lowrank import FfnMatrices, factorise, scores, svd
-from m2cache_rs.predict.rank import default_rank, heads, predictor_bytes, predictor_share
+from m2cache_rs.predict.rank import default_rank, outputs, predictor_bytes, predictor_share
 from m2cache_rs.predict.recall import Recall
 from m2cache_rs.predict.train import require
 from m2cache_rs.runtime.neurons import SHARES, NeuronProfile, path_of
@@ -97,7 +97,7 @@ def test_activations_are_the_reference_s(activation: str) -> None:
 
 
 def test_recall_at_full_rank_is_1() -> None:
-    """Without a gate, and with two heads; one has the gate's own ranking, which misses what up decides."""
+    """Without a gate, and with two outputs; one has the gate's own ranking, which misses what up decides."""
     gate, up, x = (RNG.standard_normal(shape).astype(np.float32) for shape in ((64, 16), (64, 16), (300, 16)))
     zero = np.zeros(64, np.float32)
     without = svd(FfnMatrices(None, tiles(up), zero, "silu"), x, 16, 1)
@@ -131,7 +131,7 @@ def test_the_default_rank_costs_what_design_allows() -> None:
     ):
         for act, found in (("silu", rank), ("relu", relu)):
             arch = shaped(hidden_size=hidden, intermediate_size=ffn, hidden_act=act)
-            assert heads(arch) == (2 if act == "silu" else 1)
+            assert outputs(arch) == (2 if act == "silu" else 1)
             assert default_rank(arch) == found
             assert 0.03 < predictor_share(arch, found) <= 0.06 < predictor_share(arch, found + 64)
     assert default_rank(shaped()) == 64
@@ -189,7 +189,7 @@ def test_a_profile_and_predictors_are_found_by_who_needs_them(profiled: Path) ->
         found.threshold(0, "plane", 0.6)
     predictor = Predictor(profiled, "svd", identity, arch)
     assert (predictor.kind, predictor.bits, set(predictor.ranks)) == ("svd", 4, {64})
-    assert (set(predictor.heads), predictor.bytes()) == ({2}, 6 * predictor_bytes(arch, 64))
+    assert (set(predictor.outputs), predictor.bytes()) == ({2}, 6 * predictor_bytes(arch, 64))
     assert sorted(one.name for one in (profiled / "profiles").iterdir()) == [
         "neurons.json",
         "predictor-svd.safetensors",

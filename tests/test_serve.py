@@ -36,13 +36,13 @@ RECIPES: dict[str, Json] = {
     "cascade": sparse({"cascade": [80]}, {"top": [5, 5, 30]}),
     "oracle": sparse("oracle", {"top": [20, 0, 0]}),
     "certified": recipe({"certified": 16}, 4),
-    "heads": recipe({"dense": 8}) | {"heads": {"top": 2}},
+    "heads": recipe({"dense": 8}) | {"query_heads": {"top": 2}},
 }
 # What needs as much as all of them.
 WIDEST = [
     dense(16),
     sparse("plane", {"top": [1, 0, 0]}),
-    recipe({"certified": 16}, 16, 16) | {"heads": {"top": 1}},
+    recipe({"certified": 16}, 16, 16) | {"query_heads": {"top": 1}},
 ]
 
 many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -50,8 +50,8 @@ def factors(arch: Architecture, seed: int, bits: int) -> dict[int, sparse.Factor
     """Random low-rank factors, of a rank of its own in every layer; every other has a head for up, too."""
     rng, found = np.random.default_rng(seed), {}
     for layer in range(arch.layers):
-        rank, heads = 5 + 67 * (layer % 2), 1 + layer % 2 * arch.gated
-        shapes = (rank, arch.hidden), (heads * arch.ffn, rank), (arch.ffn,), (arch.ffn,)
+        rank, outputs = 5 + 67 * (layer % 2), 1 + layer % 2 * arch.gated
+        shapes = (rank, arch.hidden), (outputs * arch.ffn, rank), (arch.ffn,), (arch.ffn,)
         down, up, bias, weight = (rng.standard_normal(shape).astype(np.float32) / 4 for shape in shapes)
         found[layer] = sparse.Factors(down, up, bias, np.abs(weight), bits)
     return found

@@ -11,7 +11,7 @@ use crate::types::Level;
 use serde::{Deserialize, Serialize};
 
 /// What is computed, as JSON: `{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}`, and where some query
-/// heads are left out `"heads": {"top": 16}`.
+/// heads are left out `"query_heads": {"top": 16}`.
 /// [`Recipe::parse`] reads it, and names the field that is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
@@ -27,7 +27,7 @@ pub struct Recipe {
     pub ffn: Ffn,
     /// Query heads of decode tokens; all without.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub heads: Option<TopHeads>,
+    pub query_heads: Option<TopHeads>,
 }
 
 /// How many query heads a decode token has in each layer; a single count is every layer's. Keys and values are always

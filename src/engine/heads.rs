@@ -68,14 +68,14 @@ impl Engine {
 
     /// Whether tokens of a kind have some heads only.
     pub(super) fn chooses(&self, kind: Kind) -> bool {
-        kind == Kind::Decode && self.recipe.heads.is_some()
+        kind == Kind::Decode && self.recipe.query_heads.is_some()
     }
 
     /// The query heads of some KV heads that tokens have. Those of a token rest on all heads, whichever are asked for.
     pub(super) fn heads_of(&mut self, layer: usize, inputs: &Inputs, kind: Kind, kv: &Range<usize>) -> Result<HeadSet> {
         let group = self.arch.heads / self.arch.kv_heads;
         let asked = kv.start * group..kv.end * group;
-        let Some(top) = self.recipe.heads(layer).filter(|_| kind == Kind::Decode) else {
+        let Some(top) = self.recipe.query_heads(layer).filter(|_| kind == Kind::Decode) else {
             return Ok(HeadSet::all(asked));
         };
         let scores = self.attending.scores[layer].as_ref().ok_or_else(|| unknown(layer))?;
@@ -86,7 +86,7 @@ impl Engine {
 
     /// Adds tokens to what was touched, each as if it were alone: what chose their heads with the first KV head.
     pub(super) fn count_heads(&mut self, layer: usize, set: &HeadSet, tokens: usize, kv: &Range<usize>) {
-        let choosing = self.recipe.heads.as_ref().and(self.attending.scores[layer].as_ref());
+        let choosing = self.recipe.query_heads.as_ref().and(self.attending.scores[layer].as_ref());
         let (counted, uses, tokens) = (&mut self.attending.counted, set.uses(tokens), tokens as u64);
         let records = 2 * (uses + tokens * kv.len() as u64) * self.arch.head_dim as u64;
         let scored = choosing.filter(|_| kv.start == 0).map_or(0, |scores| tokens * scores.read_bytes());
@@ -198,7 +198,7 @@ impl Records<'_> {
 fn unknown(layer: usize) -> Error {
     Error::usage(format!(
         "the recipe leaves out query heads, and nothing chooses those of layer {layer}: `m2cache profile STORE --text FILE \
-         --heads` makes it"
+         --query-heads` makes it"
     ))
 }
 

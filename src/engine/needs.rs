@@ -49,7 +49,7 @@ impl Needs {
         let of_heads = |layer| -> Result<u64> {
             let walk = |part| Ok(bytes(&schedule.walk(WalkId::Layer(layer, part))?.sections));
             let all = walk(q)? + walk(o)?;
-            Ok(recipe.heads(layer).map_or(all, |top| all / arch.heads as u64 * top as u64))
+            Ok(recipe.query_heads(layer).map_or(all, |top| all / arch.heads as u64 * top as u64))
         };
         let chosen = (0..arch.layers).map(of_heads).sum::<Result<u64>>()?;
         let ffn = match &recipe.ffn {

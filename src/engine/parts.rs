@@ -38,7 +38,7 @@ pub fn taken(recipe: &Recipe, kind: Kind) -> Vec<Part> {
 
 /// Whether decode tokens take some records of a part only, and prompt tokens all.
 pub fn is_chosen(recipe: &Recipe, part: Part) -> bool {
-    recipe.heads.is_some() && matches!(part, Part::Attention(Matrix::Q | Matrix::O))
+    recipe.query_heads.is_some() && matches!(part, Part::Attention(Matrix::Q | Matrix::O))
 }
 
 fn at(matrices: &[Matrix], level: Level) -> Vec<(Matrix, Level)> {

@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn is_dense(recipe: &Recipe) -> bool {
-        matches!(recipe.ffn, Ffn::Dense(_)) && recipe.heads.is_none()
+        matches!(recipe.ffn, Ffn::Dense(_)) && recipe.query_heads.is_none()
     }
 
     proptest! {

@@ -154,7 +154,7 @@ pub mod tests {
 
     pub fn dense(bits: u32) -> Recipe {
         let level = Level::from_bits(bits).unwrap();
-        Recipe { attn: level, head: level, embed: level, prompt: level, ffn: Ffn::Dense(level), heads: None }
+        Recipe { attn: level, head: level, embed: level, prompt: level, ffn: Ffn::Dense(level), query_heads: None }
     }
 
     /// Recipes whose layers differ in what they read.
@@ -178,7 +178,7 @@ pub mod tests {
             embed: prompt,
             prompt,
             ffn,
-            heads,
+            query_heads: heads,
         })
     }
 
@@ -189,7 +189,7 @@ pub mod tests {
             let schedule = Schedule::new(&arch, &Catalog::new(&arch, &encoding), &recipe).unwrap();
             for kind in [Kind::Prompt, Kind::Decode] {
                 let taken = parts::taken(&recipe, kind);
-                let whole = if kind == Kind::Decode && recipe.heads.is_some() { 2 } else { 4 };
+                let whole = if kind == Kind::Decode && recipe.query_heads.is_some() { 2 } else { 4 };
                 prop_assert_eq!(taken.iter().filter(|part| matches!(part, Part::Attention(_))).count(), whole);
                 let steps: Vec<usize> = schedule.steps_of(0..layers, &taken).unwrap().into_iter().flatten().collect();
                 prop_assert!(steps.is_sorted_by(|a, b| a < b));

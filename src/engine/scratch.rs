@@ -69,7 +69,7 @@ impl Run {
 
     /// Levels, each with the columns that are met at it.
     fn met(&self, recipe: &Recipe) -> Vec<(Level, usize)> {
-        let choosing = recipe.heads.as_ref().map(|_| HeadScores::LEVEL);
+        let choosing = recipe.query_heads.as_ref().map(|_| HeadScores::LEVEL);
         let of_rows = recipe.ffn_levels().into_iter().chain([recipe.attn, recipe.prompt]).chain(choosing);
         of_rows.map(|level| (level, self.rows)).chain([(recipe.head, self.logit_rows)]).collect()
     }

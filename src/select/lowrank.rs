@@ -20,9 +20,9 @@ use std::ops::Range;
 pub struct Factors<'a> {
     /// `[rank][hidden]`.
     pub down: &'a [f32],
-    /// `[neurons][rank]`; or `[2][neurons][rank]`, one head that foretells the gate and one that foretells up.
+    /// `[neurons][rank]`; or `[2][neurons][rank]`, one output that foretells the gate and one that foretells up.
     pub up: &'a [f32],
-    /// `[neurons]`, added to what the (first) head gives.
+    /// `[neurons]`, added to what the (first) output gives.
     pub bias: &'a [f32],
     /// `[neurons]`, times the size of the activation: what the neuron's other weights are worth.
     pub weight: &'a [f32],
@@ -33,7 +33,7 @@ pub struct Factors<'a> {
 pub struct Lowrank {
     /// `[rank][hidden]`.
     down: Coded,
-    /// `[rank][heads x neurons]`.
+    /// `[rank][outputs x neurons]`.
     up: Coded,
     bias: Vec<f32>,
     weight: Vec<f32>,
@@ -74,15 +74,15 @@ impl Lowrank {
         self.down.read_bytes() + self.up.read_bytes() + vectors as u64
     }
 
-    /// Scores of N tokens, `[N][neurons]`: |activation(up . (down . x) + bias)| * weight, with a second head
+    /// Scores of N tokens, `[N][neurons]`: |activation(up . (down . x) + bias)| * weight, with a second output
     /// |activation(gate + bias) * up| * weight. Each rests on its token alone.
     ///
     /// # Panics
     /// If the inputs are not as wide as down, or were not prepared for [`Lowrank::level`].
     pub fn scores(&self, cpu: &Cpu, inputs: &Inputs, activation: Activation) -> Vec<f32> {
-        let heads = self.sums(cpu, &self.narrow(cpu, inputs));
+        let outputs = self.sums(cpu, &self.narrow(cpu, inputs));
         let mut scores = Vec::with_capacity(inputs.columns * self.neurons());
-        for row in heads.chunks_exact(self.up.width()) {
+        for row in outputs.chunks_exact(self.up.width()) {
             let begin = scores.len();
             let (gate, up) = row.split_at(self.neurons());
             scores.extend(gate);
@@ -99,7 +99,7 @@ impl Lowrank {
         rows_of(cpu, &self.down, inputs)
     }
 
-    /// The bias plus up's records by their factors, `[N][heads x neurons]`: chunks of ranks in order (docs/format.md, 6).
+    /// The bias plus up's records by their factors, `[N][outputs x neurons]`: chunks of ranks in order (docs/format.md, 6).
     fn sums(&self, cpu: &Cpu, narrow: &[f32]) -> Vec<f32> {
         let (rank, width) = (self.down.records(), self.up.width());
         let columns = narrow.len() / rank;
@@ -117,7 +117,7 @@ impl Lowrank {
     }
 }
 
-/// `[heads x neurons][rank]` as `[rank][heads x neurons]`.
+/// `[outputs x neurons][rank]` as `[rank][outputs x neurons]`.
 fn by_rank(up: &[f32], rank: usize) -> Vec<f32> {
     (0..rank).flat_map(|of| up.iter().skip(of).step_by(rank).copied()).collect()
 }
@@ -134,10 +134,10 @@ pub(super) fn rows_of(cpu: &Cpu, coded: &Coded, inputs: &Inputs) -> Vec<f32> {
 /// The rank, if all shapes have it.
 fn check(factors: &Factors, hidden: usize, neurons: usize) -> Result<usize> {
     let rank = factors.down.len() / hidden;
-    let heads = if factors.up.len() == 2 * neurons * rank { 2 } else { 1 };
+    let outputs = if factors.up.len() == 2 * neurons * rank { 2 } else { 1 };
     let shapes = [
         ("down", factors.down.len(), rank.max(1) * hidden, "[rank, hidden]"),
-        ("up", factors.up.len(), heads * neurons * rank, "[ffn, rank] or [2 ffn, rank]"),
+        ("up", factors.up.len(), outputs * neurons * rank, "[ffn, rank] or [2 ffn, rank]"),
         ("bias", factors.bias.len(), neurons, "[ffn]"),
         ("weight", factors.weight.len(), neurons, "[ffn]"),
     ];
@@ -178,19 +178,19 @@ mod tests {
         hidden: usize,
         rank: usize,
         neurons: usize,
-        heads: usize,
+        outputs: usize,
         numbers: Vec<f32>,
     }
 
     fn case() -> impl Strategy<Value = Case> {
         let sizes = (1usize..200, 1usize..80, 1usize..40, 1usize..=2, 1usize..6);
-        sizes.prop_flat_map(|(hidden, rank, neurons, heads, columns)| {
-            let all = rank * hidden + neurons * (heads * rank + 2) + columns * hidden;
+        sizes.prop_flat_map(|(hidden, rank, neurons, outputs, columns)| {
+            let all = rank * hidden + neurons * (outputs * rank + 2) + columns * hidden;
             prop::collection::vec(-1f32..1.0, all..=all).prop_map(move |numbers| Case {
                 hidden,
                 rank,
                 neurons,
-                heads,
+                outputs,
                 numbers,
             })
         })
@@ -199,7 +199,7 @@ mod tests {
     impl Case {
         fn parts(&self) -> [&[f32]; 4] {
             let (down, rest) = self.numbers.split_at(self.rank * self.hidden);
-            let (up, rest) = rest.split_at(self.heads * self.neurons * self.rank);
+            let (up, rest) = rest.split_at(self.outputs * self.neurons * self.rank);
             let (bias, rest) = rest.split_at(self.neurons);
             [down, up, bias, rest]
         }
@@ -278,11 +278,11 @@ mod tests {
                 let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
                 let narrow = product(&lowrank.down, &x);
                 let of_narrow = off(&lowrank.down, &x, &vec![0.0; x.len()], arithmetic);
-                let heads = mixed(&lowrank.up, &narrow);
+                let outputs = mixed(&lowrank.up, &narrow);
                 let off = off_mixed(&lowrank.up, &narrow, &of_narrow);
                 for (j, have) in have.iter().enumerate() {
-                    let gate = (heads[j] + f64::from(lowrank.bias[j])).max(0.0);
-                    let (up, off_up) = heads.get(case.neurons + j).map_or((1.0, 0.0), |up| (*up, off[case.neurons + j]));
+                    let gate = (outputs[j] + f64::from(lowrank.bias[j])).max(0.0);
+                    let (up, off_up) = outputs.get(case.neurons + j).map_or((1.0, 0.0), |up| (*up, off[case.neurons + j]));
                     let want = (gate * up).abs() * f64::from(lowrank.weight[j]);
                     let off = off[j] * (up.abs() + off_up) + gate * off_up;
                     prop_assert!((want - f64::from(*have)).abs() <= off + 1e-5 * want.max(1.0), "{want} {have} {off}");

@@ -37,8 +37,8 @@ class Factors:
     def scores(self, x: Array, act: Callable[[Array], Array], int8: bool) -> Array:
         """|act(up . (down . x) + bias)| * weight of normed rows x; times what a second head gives."""
         start = np.concatenate([self.bias, np.zeros(len(self.up) - len(self.bias), np.float32)])
-        heads = self._mix(self.up.T, self._dot(self.down, x, int8), start, int8)
-        gate, *up = np.split(heads, len(self.up) // len(self.bias), axis=1)
+        outputs = self._mix(self.up.T, self._dot(self.down, x, int8), start, int8)
+        gate, *up = np.split(outputs, len(self.up) // len(self.bias), axis=1)
         found = act(gate)
         return np.abs(found * up[0] if up else found) * self.weight
 

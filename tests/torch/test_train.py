@@ -27,10 +27,10 @@ def recall_of(h: Any, guess: Any) -> Any:
     return np.array(recall.neurons())
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("activation", NAMES)
 def test_training_finds_what_the_factors_do_not_tell(
-    activation: str, heads: int, monkeypatch: pytest.MonkeyPatch
+    activation: str, outputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inputs with a mean of their own, so that up has a side that it mostly takes."""
     rng = np.random.default_rng(1)
@@ -38,13 +38,13 @@ def test_training_finds_what_the_factors_do_not_tell(
     x = (rng.standard_normal((1200, 32)) + rng.standard_normal(32)).astype(np.float32)
     h = np.abs(ACTIVATIONS[activation](x @ gate.T) * (x @ up.T)).astype(np.float32)
     matrices = FfnMatrices(lambda: iter([gate]), lambda: iter([up]), np.zeros(96, np.float32), activation)
-    start = svd(matrices, x[:1000], 12, heads)
+    start = svd(matrices, x[:1000], 12, outputs)
     told: list[int] = []
     monkeypatch.setattr(train, "STEPS", 200)
     found = train.train(start, x[:1000], h[:1000], activation, told.append)
     assert told == list(range(1, 201))
     before, after = (recall_of(h[1000:], scores(one, x[1000:], activation)) for one in (start, found))
-    if heads == 1:
+    if outputs == 1:
         assert after[-1] > before[-1]
         assert after.mean() > before.mean()
     else:  # what both matrices tell is what the SVD has: there is little left to learn

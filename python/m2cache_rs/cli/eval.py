@@ -42,7 +42,7 @@ def evaluate(
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
     cut: options.Cut = None,
-    heads: options.Heads = None,
+    query_heads: options.QueryHeads = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipes = None,
     dram: options.Dram = None,
@@ -101,7 +101,7 @@ def evaluate(
         candidates=candidates,
         predictor=predictor,
         cut=cut,
-        heads=heads,
+        query_heads=query_heads,
     )
     rows = _rows_of(opened, _dials(parts, recipe or [], quality or []), plot is not None)
     window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)

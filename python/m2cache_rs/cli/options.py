@@ -81,12 +81,12 @@ Predictor = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Predictor of lowrank and cascade, of several."),
 ]
-Heads = Annotated[
+QueryHeads = Annotated[
     str | None,
     typer.Option(
         metavar="SHARE",
-        help="Share of the query heads that new tokens have (default: all); `m2cache profile --heads` makes "
-        "what chooses them.",
+        help="Share of the query heads that new tokens have (default: all); `m2cache profile --query-heads` "
+        "makes what chooses them.",
     ),
 ]
 PromptBits = Annotated[

@@ -37,7 +37,7 @@ def plan(
     candidates: options.Candidates = None,
     predictor: options.Predictor = None,
     cut: options.Cut = None,
-    heads: options.Heads = None,
+    query_heads: options.QueryHeads = None,
     prompt_bits: options.PromptBits = None,
     recipe: options.Recipe = None,
     prompt: Annotated[
@@ -77,7 +77,7 @@ def plan(
         cut=cut,
         recipe=recipe,
         quality=quality,
-        heads=heads,
+        query_heads=query_heads,
     )
     chosen = shape.choose(dial)
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)

@@ -39,9 +39,11 @@ def profile(
     trained: Annotated[
         bool, typer.Option("--trained", help="Train a predictor as well (needs the extra `train`).")
     ] = False,
-    heads: Annotated[
+    query_heads: Annotated[
         bool,
-        typer.Option("--heads", help="Learn which query heads matter as well, for recipes with --heads."),
+        typer.Option(
+            "--query-heads", help="Learn which query heads matter as well, for generate --query-heads."
+        ),
     ] = False,
     reorder: Annotated[
         Path | None,
@@ -62,11 +64,11 @@ def profile(
     """Measure which neurons matter on a text, how that changes and what foretells it; keep it with the store.
 
     Written into STORE/profiles/: statistics and thresholds (neurons.json), low-rank predictors, and with
-    --heads what chooses query heads (heads.safetensors). The text runs dense at the highest level stored, as
-    new tokens in windows of 512.
+    --query-heads what chooses query heads (query-heads.safetensors). The text runs dense at the highest level
+    stored, as new tokens in windows of 512.
     """
-    if heads and text is None:
-        raise UsageError("--heads learns from a text: name one with --text")
+    if query_heads and text is None:
+        raise UsageError("--query-heads learns from a text: name one with --text")
     kinds = _kinds(no_predictors, trained, rank)
     if text is None and reorder is None:
         raise UsageError("there is nothing to do: name a --text (or --reorder, by a profile that is there)")
@@ -92,7 +94,7 @@ def profile(
             wish = Wish(most_tokens(content, TOKENS if tokens is None else tokens), kinds, rank)
             asked = (dram, cache, io, verify, threads)
             report |= _make(opened, content, wish, asked, told)
-            if heads:
+            if query_heads:
                 report["query_heads"] = _make_heads(opened, content, wish.tokens, asked, told)
         if reorder is not None:
             report["reordered"] = {"path": str(reorder), "id": _reorder(opened, reorder, told)}
@@ -182,7 +184,7 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if "rank" in report:
         share = f"{report['predictor_share']:.1%} of the FFN's bytes at 4 bits"
         learned = f"{report['learned']} tokens learned from, the others are new"
-        two = ", of gate and up" if report["heads"] == 2 else ""
+        two = ", of gate and up" if report["outputs"] == 2 else ""
         facts.append(("predictors", f"rank {report['rank']}{two}, {share}; {learned}"))
     if "query_heads" in report:
         told = zip(report["query_heads"]["shares"], report["query_heads"]["recall"], strict=True)

@@ -33,8 +33,8 @@ def chosen_words(chosen: Chosen) -> str:
 
 def recipe_words(recipe: Recipe) -> str:
     """What is computed: levels, which neurons of the FFN, and which query heads."""
-    if recipe.heads is not None:
-        return f"{_neuron_words(recipe)}; {_span(list(recipe.heads))} of query heads"
+    if recipe.query_heads is not None:
+        return f"{_neuron_words(recipe)}; {_span(list(recipe.query_heads))} of query heads"
     return _neuron_words(recipe)
 
 

@@ -122,9 +122,9 @@ def _has_shares(ffn: Sparse) -> bool:
 
 def label_of(recipe: Recipe) -> str:
     """A few words for a table or a picture."""
-    if recipe.heads is not None:
-        heads = f"{100 * sum(recipe.heads) / len(recipe.heads):.3g} % of heads"
-        return f"{label_of(replace(recipe, heads=None))}, {heads}"
+    if recipe.query_heads is not None:
+        heads = f"{100 * sum(recipe.query_heads) / len(recipe.query_heads):.3g} % of heads"
+        return f"{label_of(replace(recipe, query_heads=None))}, {heads}"
     ffn = recipe.ffn
     if not isinstance(ffn, Sparse):
         words = f"{ffn.bits} bits"

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from m2cache_rs.models import Architecture
-from m2cache_rs.predict.rank import BITS, heads
+from m2cache_rs.predict.rank import BITS, outputs
 from m2cache_rs.runtime.neurons import SHARES
 from m2cache_rs.runtime.predictors import Factors, path_of
 from m2cache_rs.runtime.profiles import write
@@ -38,7 +38,7 @@ class Tensors:
         rank, neurons = about.rank, arch.ffn
         self._shapes = {
             "down": (rank, arch.hidden),
-            "up": (heads(arch) * neurons, rank),
+            "up": (outputs(arch) * neurons, rank),
             "bias": (neurons,),
             "weight": (neurons,),
         }

@@ -30,7 +30,7 @@ Told = Callable[[str, int, int], None]
 
 
 def make(opened: Opened, model: Model, text: str, tokens: int, told: Told) -> dict[str, Any]:
-    """Learns from a text through a model that is open dense; writes `profiles/heads.safetensors`.
+    """Learns from a text through a model that is open dense; writes `profiles/query-heads.safetensors`.
 
     Returns a report: the path, and by `SHARES` the recall of the exact choice on the last fifth of the
     tokens, which nothing is learned from. Raises UsageError, StoreIOError, NumericsError.

@@ -1,8 +1,8 @@
 """Low-rank predictors without training: the SVD of what ranks neurons, in the metric of the inputs.
 
 Deja Vu (arXiv 2310.17157) trains such factors; here they are those of rank r that foretell the gate (with two
-heads gate and up) best, in mean squares over the profile's own inputs. Against the plain SVD that finds 1 to
-7 % more of a top set.
+outputs gate and up) best, in mean squares over the profile's own inputs. Against the plain SVD that finds 1
+to 7 % more of a top set.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FfnMatrices:
 def scores(factors: Factors, x: Floats, activation: str) -> Floats:
     """|act(up . (down . x) + bias)| * weight of normed rows x [N, hidden]: float32 [N, neurons].
 
-    With two heads |act(gate + bias) * up| * weight, as the core computes it (src/select/lowrank.rs).
+    With two outputs |act(gate + bias) * up| * weight, as the core computes it (src/select/lowrank.rs).
     """
     found = np.asarray((x @ factors.down.T) @ factors.up.T, np.float32)
     neurons = len(factors.bias)
@@ -51,14 +51,14 @@ def scores(factors: Factors, x: Floats, activation: str) -> Floats:
     return score
 
 
-def svd(matrices: FfnMatrices, x: Floats, rank: int, heads: int) -> Factors:
+def svd(matrices: FfnMatrices, x: Floats, rank: int, outputs: int) -> Factors:
     """Factors of a rank for a layer, from normed inputs x [T, hidden] that it met.
 
     With one head the score of a neuron with a gate is weighted by the mean |up . x|. Memory: a tile, and some
-    (heads * neurons + hidden + T) * (rank + 16) floats.
+    (outputs * neurons + hidden + T) * (rank + 16) floats.
     """
     gate, up, bias = matrices.gate, matrices.up, matrices.bias
-    if gate is not None and heads == 2:
+    if gate is not None and outputs == 2:
         return Factors(*factorise(_behind(gate, up), x, rank), bias, np.ones(len(bias), np.float32))
     weight = np.ones(len(bias), np.float32) if gate is None else mean_size(up, x)
     return Factors(*factorise(gate or up, x, rank), bias, weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from m2cache_rs.eval.windows import PIECE
 from m2cache_rs.models import Architecture
-from m2cache_rs.predict.rank import default_rank, heads
+from m2cache_rs.predict.rank import default_rank, outputs
 from m2cache_rs.runtime.decoder import DECODE_BATCH
 
 # By neuron: five frequencies and a sum of eight bytes, a rank; by layer: two tails.
@@ -28,7 +28,7 @@ def profile_bytes(
     if kinds:
         width = (rank or default_rank(arch)) + 16
         found += (
-            tokens * arch.hidden * _INPUT + _TILES + 6 * 8 * width * (heads(arch) * arch.ffn + arch.hidden)
+            tokens * arch.hidden * _INPUT + _TILES + 6 * 8 * width * (outputs(arch) * arch.ffn + arch.hidden)
         )
     if "trained" in kinds:
         found += _TORCH + tokens * arch.ffn * _TARGET

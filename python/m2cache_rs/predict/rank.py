@@ -16,10 +16,10 @@ _STEP = 64
 _VECTORS = 8  # bias and weight of a neuron in f32
 
 
-def heads(arch: Architecture) -> int:
+def outputs(arch: Architecture) -> int:
     """2 where up decides as much as the gate: with one that is never quite off. Else 1.
 
-    The exact gate of tale-silu alone ranks 70 % of the top half right, two heads of rank 64 86 %; where the
+    The exact gate of tale-silu alone ranks 70 % of the top half right, two outputs of rank 64 86 %; where the
     gate is off for most neurons (ReLU) it says enough, and one head of twice the rank finds more.
     """
     return 2 if arch.gated and arch.activation not in OFF else 1
@@ -27,7 +27,7 @@ def heads(arch: Architecture) -> int:
 
 def predictor_bytes(arch: Architecture, rank: int) -> int:
     """Bytes of a layer's factors, as the core codes them."""
-    widths = arch.hidden, heads(arch) * arch.ffn
+    widths = arch.hidden, outputs(arch) * arch.ffn
     return rank * sum(record_bytes(CODING, width, BITS) for width in widths) + arch.ffn * _VECTORS
 
 

@@ -18,7 +18,7 @@ from m2cache_rs.predict import file
 from m2cache_rs.predict.coding import as_kept
 from m2cache_rs.predict.collect import Collector, neurons, rows_of, texts
 from m2cache_rs.predict.lowrank import scores, svd
-from m2cache_rs.predict.rank import default_rank, heads, predictor_share
+from m2cache_rs.predict.rank import default_rank, outputs, predictor_share
 from m2cache_rs.predict.recall import Recall
 from m2cache_rs.predict.sample import Sample
 from m2cache_rs.predict.spool import Spool
@@ -102,7 +102,7 @@ class _Job:
         """Makes and writes the predictors; what they are and find."""
         rank, samples = self.wish.rank or 0, [self._sample(spool, layer) for layer in range(self.arch.layers)]
         share = predictor_share(self.arch, rank)
-        found: dict[str, Any] = {"rank": rank, "heads": heads(self.arch), "predictor_share": share}
+        found: dict[str, Any] = {"rank": rank, "outputs": outputs(self.arch), "predictor_share": share}
         found["learned"] = samples[0].learned
         found["plane_held_out"] = file.mean([self._plane(sample, i) for i, sample in enumerate(samples)])
         for kind in self.wish.kinds:
@@ -117,7 +117,7 @@ class _Job:
 
     def _svd(self, samples: Sequence[Sample], told: Told) -> Iterator[tuple[Factors, tuple[float, ...]]]:
         for layer, sample in enumerate(samples):
-            factors = svd(sample.matrices(), sample.inputs(), self.wish.rank or 0, heads(self.arch))
+            factors = svd(sample.matrices(), sample.inputs(), self.wish.rank or 0, outputs(self.arch))
             yield factors, self._recall(sample, factors)
             told("factorising", layer + 1, len(samples))
 

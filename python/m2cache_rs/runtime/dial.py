@@ -61,8 +61,8 @@ class Dial:
     `active`); `predictor`: the name of one of the store's. `cut`: top, as many of the highest as the shares
     say, or threshold, what reaches the scores that so many neurons reached on the text of the store's
     profile. `prompt_bits`: the FFN's level in prompts (that of the finest of its bands). `recipe`: a file, or
-    what one holds. `quality`: exact, high, balanced or fast. `heads`: the share of the query heads that a
-    decode token has (all).
+    what one holds. `quality`: exact, high, balanced or fast. `query_heads`: the share of the query heads
+    that a decode token has (all).
     """
 
     precision: PrecisionLike = None
@@ -75,7 +75,7 @@ class Dial:
     cut: str | None = None
     recipe: RecipeLike | None = None
     quality: str | None = None
-    heads: float | str | None = None
+    query_heads: float | str | None = None
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself, by name."""
@@ -142,7 +142,7 @@ class Dial:
     def _parts(self, planes: int) -> Recipe:
         attn, bits, head, embed = Precision.parse(self.precision).levels(planes)
         ffn = self._ffn(bits)
-        heads = None if self.heads is None else (share(self.heads, "heads"),)
+        heads = None if self.query_heads is None else (share(self.query_heads, "query_heads"),)
         return Recipe(attn, head, embed, self.prompt_bits or ffn.bits, ffn, heads)
 
     def _by_threshold(self, recipe: Recipe, home: Home | None) -> Recipe:

@@ -1,4 +1,4 @@
-"""What chooses a store's query heads: `STORE/profiles/heads.safetensors`, by `m2cache profile --heads`.
+"""What chooses query heads: `STORE/profiles/query-heads.safetensors`, by `m2cache profile --query-heads`.
 
 Tensors of layer N, f32 or f16: `layer.N.weight` [heads, hidden] and `layer.N.bias` [heads]; a head's score is
 weight . x + bias of the normed row x. The metadata hold `store`, the store's id.
@@ -15,9 +15,9 @@ from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.profiles import FOLDER
 from m2cache_rs.runtime.tensors import Floats, TensorFile
 
-_FILE = "heads.safetensors"
-_MAKE = "`m2cache profile {} --text FILE --heads` makes it"
-_REMEDY = "`m2cache profile STORE --text FILE --heads` makes it anew"
+_FILE = "query-heads.safetensors"
+_MAKE = "`m2cache profile {} --text FILE --query-heads` makes it"
+_REMEDY = "`m2cache profile STORE --text FILE --query-heads` makes it anew"
 # A plane begins at a multiple of 64 bytes, and a page is lost at the end.
 _BLOCK, _PAGE = 64, 4096
 

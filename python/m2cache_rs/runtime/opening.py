@@ -76,7 +76,7 @@ class Opened(Shape):
 
     def give_predictors(self, recipe: Recipe, engine: Engine) -> None:
         """Hands over, layer by layer, what the recipe ranks neurons by and chooses query heads by."""
-        predictor, heads = self.predictor(recipe), self.heads(recipe)
+        predictor, heads = self.predictor(recipe), self.query_heads(recipe)
         if predictor is not None:
             for layer, factors in enumerate(predictor.layers()):
                 engine.set_predictor(

@@ -1,8 +1,8 @@
 """Low-rank predictors of a store, kept as `STORE/profiles/predictor-NAME.safetensors` by `m2cache profile`.
 
 Tensors of layer N, f32 or f16: `layer.N.down` [r, hidden], `layer.N.up` [ffn, r], `layer.N.bias` [ffn] and
-`layer.N.weight` [ffn]; r may differ by layer. Where up is [2 ffn, r] it has two heads, one that foretells the
-gate and, behind it, one that foretells up. The metadata hold `store` (its id), `kind` (how they were
+`layer.N.weight` [ffn]; r may differ by layer. Where up is [2 ffn, r] it has two outputs, one that foretells
+the gate and, behind it, one that foretells up. The metadata hold `store` (its id), `kind` (how they were
 found) and `bits` (4 or 8: at which the core keeps the factors).
 """
 
@@ -49,7 +49,7 @@ class Predictor:
         self.kind = str(self._file.about.get("kind", "unknown"))
         self.bits = self._bits()
         shapes = [self._shape(layer, spec) for layer in range(spec.layers)]
-        self.ranks, self.heads = tuple(rank for rank, _ in shapes), tuple(heads for _, heads in shapes)
+        self.ranks, self.outputs = tuple(rank for rank, _ in shapes), tuple(outputs for _, outputs in shapes)
         self._hidden, self._ffn = spec.hidden, spec.ffn
 
     def layers(self) -> Iterator[Factors]:
@@ -60,23 +60,24 @@ class Predictor:
     def bytes(self) -> int:
         """What every decode token touches of it: records, biases and weights."""
         return sum(
-            rank * sum(record_bytes(CODING, width, self.bits) for width in (self._hidden, heads * self._ffn))
+            rank
+            * sum(record_bytes(CODING, width, self.bits) for width in (self._hidden, outputs * self._ffn))
             + self._ffn * _VECTORS
-            for rank, heads in zip(self.ranks, self.heads, strict=True)
+            for rank, outputs in zip(self.ranks, self.outputs, strict=True)
         )
 
     def memory(self) -> int:
         """What the core keeps of it at most, once the factors of the last layer have been handed over."""
         kept = sum(
-            rank * (_stride(self._hidden, self.bits) + _stride(heads * self._ffn, self.bits))
+            rank * (_stride(self._hidden, self.bits) + _stride(outputs * self._ffn, self.bits))
             + self._ffn * _VECTORS
             + 2 * _PAGE
-            for rank, heads in zip(self.ranks, self.heads, strict=True)
+            for rank, outputs in zip(self.ranks, self.outputs, strict=True)
         )
         # Those of one layer exist in f32 while they are handed over.
         return kept + 4 * max(
-            rank * (self._hidden + heads * self._ffn)
-            for rank, heads in zip(self.ranks, self.heads, strict=True)
+            rank * (self._hidden + outputs * self._ffn)
+            for rank, outputs in zip(self.ranks, self.outputs, strict=True)
         )
 
     def _bits(self) -> int:
@@ -86,14 +87,14 @@ class Predictor:
         return int(bits)
 
     def _shape(self, layer: int, spec: Architecture) -> tuple[int, int]:
-        """Rank and heads of a layer, all of whose tensors have their shapes."""
+        """Rank and outputs of a layer, all of whose tensors have their shapes."""
         down, up, *rest = (self._file.shape(f"layer.{layer}.{part}") for part in _PARTS)
         rank = down[0] if down else 0
-        heads = 2 if spec.gated and up == (2 * spec.ffn, rank) else 1
-        wanted = [(rank, spec.hidden), (heads * spec.ffn, rank), (spec.ffn,), (spec.ffn,)]
+        outputs = 2 if spec.gated and up == (2 * spec.ffn, rank) else 1
+        wanted = [(rank, spec.hidden), (outputs * spec.ffn, rank), (spec.ffn,), (spec.ffn,)]
         if rank < 1 or [down, up, *rest] != wanted:
             raise self._file.broken(f"lacks factors of layer {layer} in the model's shape")
-        return rank, heads
+        return rank, outputs
 
 
 _PARTS = ("down", "up", "bias", "weight")

@@ -4,16 +4,16 @@ A recipe speaks of shares, so that it means the same for every shape; `core` tur
 
     {"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {"dense": 4}}
     {..., "ffn": {"certified": 16}}
-    {..., "heads": {"active": 0.5}}
+    {..., "query_heads": {"active": 0.5}}
     {..., "ffn": {"sparse": {"selector": "plane", "layers": [{"active": 0.5, "bands": [0.25, 0.25, 0.5]}]}}}
 
 `prompt` is the level of the FFN in prompt tokens, which are always dense. `bands` are shares of the active
 neurons at 16, 8 and 4 bits. A single one of `layers` is every layer's. Instead of shares a layer may have
 thresholds, {"above": {"scores": [1.5, 0.7, null], "most": 0.3}}, by level as bands are. Beside `selector`:
 `candidates`, the share of neurons that a cascade's first step leaves (a number, or one for each layer), and
-`predictor`, the name of the file that `lowrank` and `cascade` read (`m2cache profile` makes them). `heads`:
-the share of the query heads that a decode token has, one for every layer or a list of each layer's; all
-without it (`m2cache profile --heads` makes what chooses them).
+`predictor`, the name of the file that `lowrank` and `cascade` read (`m2cache profile` makes them).
+`query_heads`: the share of the query heads that a decode token has, one for every layer or a list of each
+layer's; all without it (`m2cache profile --query-heads` makes what chooses them).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from m2cache_rs.runtime.cut import Cut, Shares, parse_cut, rounded, share
 SELECTORS = ("plane", "lowrank", "cascade", "oracle")
 PREDICTED = ("lowrank", "cascade")
 _FIELDS = ("attn", "head", "embed", "prompt", "ffn")
-_KNOWN = (*_FIELDS, "heads")
+_KNOWN = (*_FIELDS, "query_heads")
 _SPARSE = ("selector", "layers", "candidates", "predictor")
 
 
@@ -89,7 +89,7 @@ Ffn = Dense | Certified | Sparse
 class Recipe:
     """Bits of attention, head and embedding rows, and of the FFN in prompts; the FFN of decode tokens.
 
-    `heads`: shares of the query heads of decode tokens, a single one for every layer; None is all.
+    `query_heads`: shares of the query heads of decode tokens, a single one for every layer; None is all.
     """
 
     attn: int
@@ -97,7 +97,7 @@ class Recipe:
     embed: int
     prompt: int
     ffn: Ffn
-    heads: tuple[float, ...] | None = None
+    query_heads: tuple[float, ...] | None = None
 
     @classmethod
     def dense(cls, bits: int) -> Recipe:
@@ -115,13 +115,15 @@ class Recipe:
         """From its JSON. UsageError says which field is wrong."""
         fields = _object(value, "the recipe", _KNOWN, _FIELDS)
         levels = {name: _level(fields[name], name) for name in _FIELDS[:-1]}
-        return cls(**levels, ffn=_ffn(fields["ffn"]), heads=_heads(fields.get("heads")))
+        return cls(**levels, ffn=_ffn(fields["ffn"]), query_heads=_query_heads(fields.get("query_heads")))
 
     def to_dict(self) -> dict[str, Any]:
         """Its JSON."""
         levels = {name: getattr(self, name) for name in _FIELDS[:-1]}
-        heads = {} if self.heads is None else {"heads": {"active": _one_or_list(self.heads)}}
-        return {**levels, "ffn": _ffn_dict(self.ffn), **heads}
+        found = {**levels, "ffn": _ffn_dict(self.ffn)}
+        if self.query_heads is None:
+            return found
+        return {**found, "query_heads": {"active": _one_or_list(self.query_heads)}}
 
     @property
     def precision(self) -> Precision:
@@ -131,7 +133,7 @@ class Recipe:
     @property
     def of_prompt(self) -> Recipe:
         """What prompt tokens are computed by."""
-        return replace(self, ffn=Dense(self.prompt), heads=None)
+        return replace(self, ffn=Dense(self.prompt), query_heads=None)
 
     @property
     def predictor(self) -> str | None:
@@ -164,9 +166,9 @@ class Recipe:
         model's.
         """
         found = {**self.to_dict(), "ffn": _core_ffn(self.ffn, spec)}
-        if self.heads is not None:
-            _check_layers("heads", self.heads, spec)
-            found["heads"] = {"top": [rounded(one, spec.heads) for one in self.heads]}
+        if self.query_heads is not None:
+            _check_layers("query_heads", self.query_heads, spec)
+            found["query_heads"] = {"top": [rounded(one, spec.heads) for one in self.query_heads]}
         return json.dumps(found)
 
 
@@ -211,14 +213,14 @@ def _one_or_list(given: tuple[float, ...]) -> float | list[float]:
     return given[0] if len(given) == 1 else list(given)
 
 
-def _heads(value: Any) -> tuple[float, ...] | None:
+def _query_heads(value: Any) -> tuple[float, ...] | None:
     if value is None:
         return None
-    active = _object(value, "heads", ("active",), ("active",))["active"]
+    active = _object(value, "query_heads", ("active",), ("active",))["active"]
     found = active if isinstance(active, list) else [active]
     if not found:
-        raise UsageError("heads.active is []; a share is needed, or a list of each layer's")
-    return tuple(share(one, "heads.active") for one in found)
+        raise UsageError("query_heads.active is []; a share is needed, or a list of each layer's")
+    return tuple(share(one, "query_heads.active") for one in found)
 
 
 def _ffn_dict(ffn: Ffn) -> dict[str, Any]:

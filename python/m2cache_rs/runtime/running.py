@@ -118,5 +118,8 @@ class Running:
 
 def _needs(recipe: Recipe) -> dict[str, str]:
     """What a backend has to be given for a recipe: kinds, and which."""
-    found = {"predictor": recipe.predictor, "heads": None if recipe.heads is None else "the store's"}
+    found = {
+        "predictor": recipe.predictor,
+        "query_heads": None if recipe.query_heads is None else "the store's",
+    }
     return {kind: which for kind, which in found.items() if which is not None}

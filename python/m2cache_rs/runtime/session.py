@@ -114,7 +114,7 @@ class Model:
         cut: str | None = None,
         recipe: RecipeLike | None = None,
         quality: str | None = None,
-        heads: float | str | None = None,
+        query_heads: float | str | None = None,
         serves: Iterable[RecipeLike] = (),
         sequences: int = 1,
     ) -> Model:
@@ -144,11 +144,11 @@ class Model:
         store's (`m2cache profile`), where there are several. `cut`: "top", or "threshold" for what reaches
         the scores that such shares reached in `m2cache profile`. Instead of all these: `recipe`, a file or
         what one holds, or `quality`: "exact", which is the default, or a recipe that `m2cache tune` found for
-        this store: "high", "balanced", "fast". `heads`: the share of the query heads that decode tokens have
-        (all); `m2cache profile --heads` makes what chooses them. `serves`: recipes, or names that `quality`
-        takes, that `serving` will be asked for beside this one; cache and budget have room for what all of
-        them read. `sequences`: so many of `ctx` positions have room in the budget at once. Only the recipe,
-        `act` and `kv` change results; nothing else does, not by a bit.
+        this store: "high", "balanced", "fast". `query_heads`: the share of the query heads that decode tokens
+        have (all); `m2cache profile --query-heads` makes what chooses them. `serves`: recipes, or names that
+        `quality` takes, that `serving` will be asked for beside this one; cache and budget have room for what
+        all of them read. `sequences`: so many of `ctx` positions have room in the budget at once. Only the
+        recipe, `act` and `kv` change results; nothing else does, not by a bit.
 
         Raises UsageError (an argument, or no store there), BudgetError (naming the least that works),
         StoreError and StoreIOError (the store is broken or cannot be read), UnsupportedError.
@@ -165,7 +165,7 @@ class Model:
             cut=cut,
             recipe=recipe,
             quality=quality,
-            heads=heads,
+            query_heads=query_heads,
         )
         tell_idle_threads(threads)
         wish = Wish.parse(dram, cache, reserve)

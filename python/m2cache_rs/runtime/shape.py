@@ -96,9 +96,9 @@ class Shape:
             return None
         return Predictor(self.home.path, recipe.predictor, self.home.id, self.architecture)
 
-    def heads(self, recipe: Recipe) -> HeadPredictor | None:
+    def query_heads(self, recipe: Recipe) -> HeadPredictor | None:
         """What chooses its query heads, if it leaves out some. UsageError, StoreError, StoreIOError."""
-        if recipe.heads is None or self.home is None:
+        if recipe.query_heads is None or self.home is None:
             return None
         return HeadPredictor(self.home.path, self.home.id, self.architecture)
 
@@ -160,7 +160,7 @@ class Shape:
 
     def _factors(self, recipes: Sequence[Recipe]) -> int:
         """What predictors take at most: one of each kind is there at a time."""
-        predictors, heads = map(self.predictor, recipes), map(self.heads, recipes)
+        predictors, heads = map(self.predictor, recipes), map(self.query_heads, recipes)
         most = [max((one.memory() for one in found if one), default=0) for found in (predictors, heads)]
         return sum(most)
 

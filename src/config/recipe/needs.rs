@@ -35,8 +35,8 @@ impl Recipe {
     }
 
     /// How many query heads a decode token has in a layer; none where it has all.
-    pub fn heads(&self, layer: usize) -> Option<usize> {
-        one_or_each(&self.heads.as_ref()?.top, layer).copied()
+    pub fn query_heads(&self, layer: usize) -> Option<usize> {
+        one_or_each(&self.query_heads.as_ref()?.top, layer).copied()
     }
 
     /// Whether every layer needs low-rank factors (`Engine.set_predictor`).

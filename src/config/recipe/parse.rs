@@ -7,21 +7,21 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 impl Recipe {
-    /// Reads a recipe: an object with `attn`, `head`, `embed`, `prompt` and `ffn`, and perhaps `heads`.
+    /// Reads a recipe: an object with `attn`, `head`, `embed`, `prompt` and `ffn`, and perhaps `query_heads`.
     ///
     /// # Errors
     /// `Error::Usage` naming the field. What a model does not allow is left to [`Recipe::validate`].
     pub fn parse(text: &str) -> Result<Recipe> {
         let value = serde_json::from_str(text).map_err(|e| wrong("recipe", &format!("no JSON: {e}")))?;
-        let mut fields = Fields::of("recipe", value, &["attn", "head", "embed", "prompt", "ffn", "heads"])?;
-        let heads = fields.map.remove("heads").filter(|heads| !heads.is_null());
+        let mut fields = Fields::of("recipe", value, &["attn", "head", "embed", "prompt", "ffn", "query_heads"])?;
+        let heads = fields.map.remove("query_heads").filter(|heads| !heads.is_null());
         Ok(Recipe {
             attn: fields.take("attn")?,
             head: fields.take("head")?,
             embed: fields.take("embed")?,
             prompt: fields.take("prompt")?,
             ffn: ffn(fields.value("ffn")?)?,
-            heads: heads.map(self::heads).transpose()?,
+            query_heads: heads.map(query_heads).transpose()?,
         })
     }
 }
@@ -37,10 +37,10 @@ fn ffn(value: Value) -> Result<Ffn> {
 }
 
 /// `{"top": 16}`, or a count for each layer.
-fn heads(value: Value) -> Result<TopHeads> {
-    let top = Fields::of("recipe.heads", value, &["top"])?.value("top")?;
+fn query_heads(value: Value) -> Result<TopHeads> {
+    let top = Fields::of("recipe.query_heads", value, &["top"])?.value("top")?;
     let each = if top.is_array() { top } else { Value::Array(vec![top]) };
-    Ok(TopHeads { top: read("recipe.heads.top", each)? })
+    Ok(TopHeads { top: read("recipe.query_heads.top", each)? })
 }
 
 fn sparse(value: Value) -> Result<Sparse> {

@@ -157,23 +157,25 @@ fn a_recipe_says_what_the_engine_needs() {
 fn heads_are_counted_for_all_layers_or_for_each() {
     let with = |heads: &str| {
         Recipe::parse(&format!(
-            r#"{{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {{"dense": 4}}, "heads": {heads}}}"#
+            r#"{{"attn": 8, "head": 8, "embed": 16, "prompt": 8, "ffn": {{"dense": 4}}, "query_heads": {heads}}}"#
         ))
     };
-    let counts = |heads: &str| (0..2).map(|layer| with(heads).unwrap().heads(layer)).collect::<Vec<_>>();
+    let counts = |heads: &str| (0..2).map(|layer| with(heads).unwrap().query_heads(layer)).collect::<Vec<_>>();
     assert_eq!(counts("null"), [None, None]);
     assert_eq!(counts(r#"{"top": 1}"#), [Some(1), Some(1)]);
     assert_eq!(counts(r#"{"top": [2, 1]}"#), [Some(2), Some(1)]);
     let read = with(r#"{"top": [2, 1]}"#).unwrap();
     assert_eq!(Recipe::parse(&serde_json::to_string(&read).unwrap()).unwrap(), read);
     let unread = |heads: &str| with(heads).unwrap_err().to_string();
-    assert!(unread("2").starts_with("recipe.heads: no object; it has top"));
-    assert!(unread(r#"{"top": [-1]}"#).starts_with("recipe.heads.top: invalid value"));
+    assert!(unread("2").starts_with("recipe.query_heads: no object; it has top"));
+    assert!(unread(r#"{"top": [-1]}"#).starts_with("recipe.query_heads.top: invalid value"));
     let unfit = |heads: &str| with(heads).unwrap().validate(&arch(Activation::Silu)).unwrap_err().to_string();
     assert_eq!(
         unfit(r#"{"top": [1, 3]}"#),
-        "recipe.heads.top[1] is 3; a layer of this model has 2 query heads: take 1 to 2"
+        "recipe.query_heads.top[1] is 3; a layer of this model has 2 query heads: take 1 to 2"
     );
-    assert!(unfit(r#"{"top": 0}"#).starts_with("recipe.heads.top[0] is 0"));
-    assert!(unfit(r#"{"top": [1, 1, 1]}"#).contains("recipe.heads.top has 3 entries; give 1 for all layers, or 2"));
+    assert!(unfit(r#"{"top": 0}"#).starts_with("recipe.query_heads.top[0] is 0"));
+    assert!(
+        unfit(r#"{"top": [1, 1, 1]}"#).contains("recipe.query_heads.top has 3 entries; give 1 for all layers, or 2")
+    );
 }

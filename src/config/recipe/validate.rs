@@ -18,17 +18,17 @@ impl Recipe {
             Ffn::Sparse(all) => sparse(all, arch),
         };
         checked.map_err(|why| Error::usage(format!("recipe.ffn.{why}")))?;
-        let checked = self.heads.as_ref().map_or(Ok(()), |of| heads(&of.top, arch));
+        let checked = self.query_heads.as_ref().map_or(Ok(()), |of| query_heads(&of.top, arch));
         checked.map_err(|why| Error::usage(format!("recipe.{why}")))
     }
 }
 
-fn heads(top: &[usize], arch: &Architecture) -> Result<(), String> {
-    count("heads.top", top.len(), arch.layers)?;
+fn query_heads(top: &[usize], arch: &Architecture) -> Result<(), String> {
+    count("query_heads.top", top.len(), arch.layers)?;
     match top.iter().position(|count| !(1..=arch.heads).contains(count)) {
         None => Ok(()),
         Some(i) => Err(format!(
-            "heads.top[{i}] is {}; a layer of this model has {} query heads: take 1 to {1}",
+            "query_heads.top[{i}] is {}; a layer of this model has {} query heads: take 1 to {1}",
             top[i], arch.heads
         )),
     }
