@@ -70,8 +70,8 @@ class Opened(Shape):
         needs, have = costs.scratch + costs.predictor, budget.scratch + budget.predictor
         if needs > have:
             raise UsageError(
-                f"this recipe takes {needs} bytes beside weights, keys and values, and the budget has {have}: name "
-                "it when the model is opened (serves)"
+                f"this recipe takes {needs} bytes beside weights, keys and values, and the budget has "
+                f"{have}: name it when the model is opened (serves)"
             )
 
     def give_predictors(self, recipe: Recipe, engine: Engine) -> None:
