@@ -26,7 +26,7 @@ RUST = {
 # Inside the kernels, lowest first: a room imports from its own and from those before it.
 KERNELS = (
     {"isa", "cpu", "lanes", "exp", "widen"},
-    {"panel", "columns", "factors", "queries", "work"},
+    {"panel", "columns", "factors", "groups", "queries", "work"},
     {"portable"},
     {"x86"},
     {"dispatch"},
