@@ -77,7 +77,7 @@ def test_scratch_grows_with_positions_and_threads(positions: int, threads: int, 
 
 
 def test_scratch_has_room_for_what_a_scan_keeps() -> None:
-    """A line of sixteen integers of four bytes for every record of gate and up: records of 72 are one."""
+    """Sixteen integers of 18 bits for every record of gate and up: records of 72 are one strip."""
     spec = architecture_of(SMALL)[1]
 
     def of(selector: Any, bands: tuple[float, float, float], act: str = "auto") -> int:
@@ -85,7 +85,7 @@ def test_scratch_has_room_for_what_a_scan_keeps() -> None:
         return _core.scratch_bytes(spec.to_json(), recipe.core(spec), act, 1, 1, 1, 1)
 
     kept, none = (0.0, 0.5, 0.5), (0.0, 0.0, 1.0)
-    assert of("plane", kept) - of("plane", none) == 2 * SMALL["intermediate_size"] * 64
+    assert of("plane", kept) - of("plane", none) == 2 * SMALL["intermediate_size"] * 36
     assert of("plane", kept, "f32") == of("plane", none, "f32")
     assert of("lowrank", kept) == of("lowrank", none)
 

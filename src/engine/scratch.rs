@@ -50,7 +50,7 @@ impl Run {
         Ok(self.threads * (THREAD + kept(Isa::chosen()?, self.extent(arch))) + attention + self.kept_dots(arch))
     }
 
-    /// What a scan keeps of a layer's neurons for those that are computed at 8 bits: 5.6 MB at 7B.
+    /// What a scan keeps of a layer's neurons for those that are computed at 8 bits: 3.2 MB at 7B.
     fn kept_dots(&self, arch: &Architecture) -> usize {
         let keeps = |recipe: &Recipe| (0..arch.layers).any(|layer| recipe.keeps_dots(layer));
         let kept = self.arithmetic == Arithmetic::Integer && self.recipes.iter().any(keeps);

@@ -1,7 +1,7 @@
 //! Exact dots of groups with the only column: kept from dots at 4 bits for those at 8 bits of the same records.
 //!
 //! A code of 8 bits is `16 * base + mid`, so the dot of a group is `16 * dot(base) + dot(mid)`, exactly: where the first is
-//! kept, 8 bits read the mid plane and the scales. At d = 4096 the kept integers of a record take 256 bytes, its base 2048.
+//! kept, 8 bits read the mid plane and the scales. At d = 4096 the kept integers of a record take 144 bytes, its base 2304.
 
 #![forbid(unsafe_code)]
 
@@ -9,10 +9,15 @@ use super::columns::STRIP;
 use crate::quant::Rows;
 use crate::types::{BLOCK, Level};
 
-/// Dots of the groups of a strip, in order; zeros behind a record's last.
+/// Dots of the groups of a strip, in order; zeros behind a record's last. At most 64 * 15 * 127 in size, each has 18 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub struct StripDots(pub [i32; STRIP]);
+#[repr(C)]
+pub struct StripDots {
+    /// Their lower 16.
+    pub low: [i16; STRIP],
+    /// Bits 16 and 17, of the first eight groups and of the others.
+    pub high: [[u8; 2]; 2],
+}
 
 /// Dots of the groups of some records, one group a block: `[records][strips]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +55,27 @@ fn strips(width: usize) -> usize {
     width.div_ceil(BLOCK * STRIP)
 }
 
+impl StripDots {
+    const ZERO: StripDots = StripDots { low: [0; STRIP], high: [[0; 2]; 2] };
+
+    /// That of a group.
+    #[inline(always)]
+    pub fn get(&self, group: usize) -> i32 {
+        let bit = |high: [u8; 2]| i32::from(high[group / 8] >> (group % 8) & 1);
+        i32::from(self.low[group] as u16) + (bit(self.high[0]) << 16) - (bit(self.high[1]) << 17)
+    }
+
+    /// Replaces it.
+    #[inline(always)]
+    pub fn set(&mut self, group: usize, dot: i32) {
+        self.low[group] = dot as i16;
+        for (bit, high) in self.high.iter_mut().enumerate() {
+            let (of, at) = (&mut high[group / 8], group % 8);
+            *of = *of & !(1 << at) | ((dot >> (16 + bit) & 1) as u8) << at;
+        }
+    }
+}
+
 impl GroupDots {
     /// Bytes of a record's.
     pub fn bytes(width: usize) -> usize {
@@ -59,7 +85,7 @@ impl GroupDots {
     /// To keep those of `rows`, in the memory there is.
     pub fn keep(&mut self, rows: &Rows) -> Groups<'_> {
         self.strips = strips(rows.width);
-        self.dots.resize(rows.records * self.strips, StripDots([0; STRIP]));
+        self.dots.resize(rows.records * self.strips, StripDots::ZERO);
         Groups::Kept(&mut self.dots)
     }
 

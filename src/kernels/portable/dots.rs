@@ -94,11 +94,11 @@ fn dot_group(work: &mut Dots<Int8Columns>, r: usize, record: &Record, block: usi
     match &mut work.groups {
         Groups::Passing => dot(codes_u8(work.rows.level, record, block)),
         Groups::Kept(of_task) => {
-            let kept = &mut kept(of_task, r - work.first, work.x.strips.len())[strip].0[of_strip];
-            *kept = nibbles(0);
-            *kept
+            let dot = nibbles(0);
+            kept(of_task, r - work.first, work.x.strips.len())[strip].set(of_strip, dot);
+            dot
         }
-        Groups::Known(known) => 16 * known.record(r)[strip].0[of_strip] + nibbles(1),
+        Groups::Known(known) => 16 * known.record(r)[strip].get(of_strip) + nibbles(1),
     }
 }
 

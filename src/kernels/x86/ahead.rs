@@ -3,14 +3,12 @@
 
 use super::load::prefetch;
 use crate::kernels::columns::STRIP;
-use crate::kernels::groups::{Known, StripDots};
+use crate::kernels::groups::Known;
 use crate::quant::{Record, Rows};
 use crate::types::{Level, Plane};
 
 /// A cache line.
 pub const LINE: usize = 64;
-
-const _: () = assert!(size_of::<StripDots>() == LINE);
 
 /// Prefetch distance: how far behind a block lies what is wanted next, in bytes of each plane; wraps where it lies before.
 pub type Distance = [usize; 3];
@@ -85,7 +83,7 @@ pub fn strip<const BASE: bool, const MID: bool>(rows: &Rows, record: &Record, fi
 #[inline(always)]
 pub fn known(known: &Known, r: usize) {
     let dots = known.ahead(r + ONE_COLUMN);
-    (0..dots.len()).for_each(|strip| prefetch(dots, strip * LINE));
+    (0..size_of_val(dots)).step_by(LINE).for_each(|at| prefetch(dots, at));
 }
 
 /// Lines that are wanted next, asked for in the order they lie in, whatever the order they are computed in: the memory

@@ -2,11 +2,11 @@
 //! lane, so that scaling and summing are two vector expressions in the order `project` states.
 
 use super::ahead;
-use super::load::{bytes, floats, ints, signed, store, store_ints};
+use super::load::{bytes, floats, signed, store, store_words, words};
 use super::pack::joined;
 use super::scales::{cells, whole};
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
-use crate::kernels::groups::{Groups, kept};
+use crate::kernels::groups::{Groups, StripDots, kept};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Job, record_by_record};
 use crate::quant::{Record, Rows};
@@ -27,14 +27,14 @@ pub fn dots(jobs: &mut [Job<Int8Columns>]) {
             (Groups::Kept(of_task), _) => {
                 let kept = kept(of_task, r - work.first, x.len());
                 dot::<true, false>(rows, r, x, |strip, dots| {
-                    store_ints(&mut kept[strip].0, dots);
+                    put(&mut kept[strip], dots);
                     dots
                 })
             }
             (Groups::Known(known), _) => {
                 ahead::known(known, r);
                 let known = known.record(r);
-                let base = |strip: usize| _mm512_slli_epi32::<4>(ints(&known[strip].0));
+                let base = |strip: usize| _mm512_slli_epi32::<4>(get(&known[strip]));
                 dot::<false, true>(rows, r, x, |strip, dots| _mm512_add_epi32(base(strip), dots))
             }
         };
@@ -62,6 +62,26 @@ fn dot<const BASE: bool, const MID: bool>(
     let mut out = [0.0; LANES];
     store(&mut out, lanes);
     fold16(out)
+}
+
+/// Keeps the dots of a strip.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn put(kept: &mut StripDots, dots: __m512i) {
+    store_words(&mut kept.low, _mm512_cvtepi32_epi16(dots));
+    for (bit, high) in kept.high.iter_mut().enumerate() {
+        *high = _mm512_test_epi32_mask(dots, _mm512_set1_epi32(1 << (16 + bit))).to_le_bytes();
+    }
+}
+
+/// Kept dots of a strip.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn get(kept: &StripDots) -> __m512i {
+    let [plus, minus] = kept.high.map(u16::from_le_bytes);
+    let low = _mm512_cvtepu16_epi32(words(&kept.low));
+    let low = _mm512_mask_add_epi32(low, plus, low, _mm512_set1_epi32(1 << 16));
+    _mm512_mask_sub_epi32(low, minus, low, _mm512_set1_epi32(1 << 17))
 }
 
 /// The codes of a strip in the planes base and mid, or in one of them, laid out as [`Strip::codes`], zeros behind the

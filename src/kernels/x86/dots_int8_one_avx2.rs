@@ -3,10 +3,10 @@
 //! 4 * 15 * 127) fit.
 
 use super::ahead;
-use super::load::{bytes32, floats8, ints8, signed32, store_ints8, store8};
+use super::load::{bytes32, floats8, signed32, store_words8, store8, words8};
 use super::scales::cells8;
 use crate::kernels::columns::{Int8Columns, STRIP, Strip};
-use crate::kernels::groups::{Groups, kept};
+use crate::kernels::groups::{Groups, StripDots, kept};
 use crate::kernels::lanes::{LANES, fold16};
 use crate::kernels::work::{Job, record_by_record};
 use crate::quant::{Record, Rows};
@@ -30,14 +30,14 @@ pub fn dots(jobs: &mut [Job<Int8Columns>]) {
             (Groups::Kept(of_task), _) => {
                 let kept = kept(of_task, r - work.first, x.len());
                 dot::<true, false>(rows, r, x, |part, dots| {
-                    store_ints8(&mut kept[part / PARTS].0.as_chunks_mut().0[part % PARTS], dots);
+                    put(&mut kept[part / PARTS], part % PARTS, dots);
                     dots
                 })
             }
             (Groups::Known(known), _) => {
                 ahead::known(known, r);
                 let known = known.record(r);
-                let base = |part: usize| ints8(&known[part / PARTS].0.as_chunks().0[part % PARTS]);
+                let base = |part: usize| get(&known[part / PARTS], part % PARTS);
                 dot::<false, true>(rows, r, x, |part, dots| _mm256_add_epi32(_mm256_slli_epi32::<4>(base(part)), dots))
             }
         };
@@ -70,6 +70,35 @@ fn dot<const BASE: bool, const MID: bool>(
         store8(lanes, _mm256_fmadd_ps(cells.origin, floats8(sums), sum));
     }
     fold16(lanes)
+}
+
+/// Keeps the dots of half a strip.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn put(kept: &mut StripDots, half: usize, dots: __m256i) {
+    let low = _mm256_and_si256(dots, _mm256_set1_epi32(0xffff));
+    // Packing goes by halves of the register.
+    let packed = _mm256_permute4x64_epi64::<0b10_00>(_mm256_packus_epi32(low, low));
+    store_words8(&mut kept.low.as_chunks_mut().0[half], _mm256_castsi256_si128(packed));
+    let sign = |dots| _mm256_movemask_ps(_mm256_castsi256_ps(dots)) as u8;
+    kept.high[0][half] = sign(_mm256_slli_epi32::<15>(dots));
+    kept.high[1][half] = sign(_mm256_slli_epi32::<14>(dots));
+}
+
+/// Kept dots of half a strip.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn get(kept: &StripDots, half: usize) -> __m256i {
+    let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    let where_set = |mask: u8| {
+        let of_lanes = _mm256_and_si256(_mm256_set1_epi32(i32::from(mask)), bits);
+        _mm256_cmpeq_epi32(of_lanes, bits)
+    };
+    // Lanes of ones are -1.
+    let [plus, minus] = kept.high.map(|high| where_set(high[half]));
+    let low = _mm256_cvtepu16_epi32(words8(&kept.low.as_chunks().0[half]));
+    let low = _mm256_sub_epi32(low, _mm256_slli_epi32::<16>(plus));
+    _mm256_add_epi32(low, _mm256_slli_epi32::<17>(minus))
 }
 
 /// Exact dots of blocks `first..first + 8`, in the planes base and mid or in one of them, with their activations in a strip, zeros behind the record's last block.

@@ -20,6 +20,10 @@ loads! { "avx2"
     bytes32([u8; 32]) -> __m256i = _mm256_loadu_si256;
     /// 32 activations.
     signed32([i8; 32]) -> __m256i = _mm256_loadu_si256;
+    /// 16 words.
+    words([i16; 16]) -> __m256i = _mm256_loadu_si256;
+    /// 8 words.
+    words8([i16; 8]) -> __m128i = _mm_loadu_si128;
     /// 8 integers.
     ints8([i32; 8]) -> __m256i = _mm256_loadu_si256;
     /// 8 floats.
@@ -59,6 +63,8 @@ stores! { "avx2"
     store_ints8(__m256i) -> [i32; 8] = _mm256_storeu_si256;
     /// 16 words.
     store_words(__m256i) -> [i16; 16] = _mm256_storeu_si256;
+    /// 8 words.
+    store_words8(__m128i) -> [i16; 8] = _mm_storeu_si128;
     /// 8 floats.
     store8(__m256) -> [f32; 8] = _mm256_storeu_ps;
     /// 4 floats.
