@@ -19,6 +19,7 @@ from m2cache_rs._core import Engine
 from m2cache_rs.errors import BudgetError, UsageError
 from m2cache_rs.eval.models import Asked, open_all
 from m2cache_rs.runtime import session
+from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.decoder import Batch, Floats, Kind
 from m2cache_rs.runtime.dial import Chosen
@@ -245,3 +246,41 @@ def test_predictors_are_handed_over_once_and_when_another_is_asked_for(
         for view in (views[1], model, views[1], views[0], model, views[0]):
             view.logits(IDS[:2])
     assert given == [None, "a", "b", "a"]
+
+
+def test_an_interrupted_switch_is_made_anew(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the engine takes up a recipe arrives behind the call."""
+    serve = CpuBackend.serve
+
+    def interrupted(self: CpuBackend, recipe: str) -> None:
+        serve(self, recipe)
+        raise KeyboardInterrupt
+
+    with Model.open(small, recipe=RECIPES["16"], serves=[RECIPES["4"]]) as model:
+        other = model.serving(RECIPES["4"])
+        assert model.logits(IDS).tobytes() == truth(small, "16")
+        with monkeypatch.context() as patched:
+            patched.setattr(CpuBackend, "serve", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                other.logits(IDS)
+        assert model.logits(IDS).tobytes() == truth(small, "16")
+        assert other.logits(IDS).tobytes() == truth(small, "4")
+
+
+def test_nobody_takes_up_another_recipe_in_the_middle_of_a_pass(small: Path) -> None:
+    with Model.open(small, recipe=RECIPES["16"], serves=[RECIPES["4"]]) as model:
+        other, refused = model.serving(RECIPES["4"]), []
+
+        def progress(done: int) -> None:
+            for call in (lambda: other.logits(IDS), lambda: model.serving(RECIPES["4"])):
+                with pytest.raises(UsageError, match="in the middle of a pass by another recipe"):
+                    call()
+                refused.append(done)
+
+        with model.sequence(len(IDS)) as sequence:
+            batch = Batch.run(np.array(IDS, np.uint32), sequence, 0, Kind.PROMPT)
+            told = model.forward(batch, progress=progress)
+        with model.sequence(len(IDS)) as sequence:
+            batch = Batch.run(np.array(IDS, np.uint32), sequence, 0, Kind.PROMPT)
+            assert model.forward(batch).tobytes() == told.tobytes()
+        assert refused

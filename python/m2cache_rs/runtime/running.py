@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from m2cache_rs.errors import UsageError
@@ -45,7 +46,8 @@ class Running:
         self.first, self.recorder, self.capped = first, recorder, capped
         self._backend: Backend | None = backend
         self._give, self._given = give, _needs(first.recipe)
-        self._turn = first
+        self._turn: Turn | None = first
+        self._passing = False
         self._mark: dict[str, Any] | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -73,12 +75,34 @@ class Running:
         """The backend, computing by that recipe until somebody takes up another. UsageError, StoreIOError."""
         backend = self.backend
         if self._turn is not turn:
-            backend.serve(turn.core)
-            counted = backend.stats()
-            self._turn.add(self._since(counted))
-            self._turn, self._mark = turn, counted
+            self._switch(backend, turn)
         self._hand_over(turn.recipe)
         return backend
+
+    @contextmanager
+    def passing(self, turn: Turn) -> Iterator[Backend]:
+        """The same for a pass through the model, in the middle of which nobody takes up another recipe."""
+        outer, backend = self._passing, self.take_up(turn)
+        self._passing = True
+        try:
+            yield backend
+        finally:
+            self._passing = outer
+
+    def _switch(self, backend: Backend, turn: Turn) -> None:
+        """Whatever interrupts it leaves nobody's turn: who comes next takes it up anew."""
+        if self._passing:
+            raise UsageError(
+                "the model is in the middle of a pass by another recipe, whose progress or observer this was "
+                "called from: call it when the pass is over"
+            )
+        counted = backend.stats()
+        before, self._turn = self._turn, None
+        if before is not None:
+            before.add(self._since(counted))
+        self._mark = counted
+        backend.serve(turn.core)
+        self._turn = turn
 
     def _hand_over(self, recipe: Recipe) -> None:
         """Gives what a recipe needs and is not there: one predictor is at a time."""

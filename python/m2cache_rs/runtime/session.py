@@ -426,16 +426,28 @@ class Model:
     ) -> Floats:
         """Logits of the wanted rows; see `Decoder.forward`. One call runs at a time."""
         with self._own:
-            backend, recorder = self.backend, self._running.recorder
-            if recorder is not None:
-                recorder.begin()
-            layers, rows = self.architecture.layers, self.options.head_rows
-            decoder = Decoder(backend, layers, observer, recorder, rows, progress)
-            logits = decoder.forward(batch, want=want)
-            self._passes += len(list(pieces(batch)))
-            for kind in Kind:
-                self._tokens[kind.name.lower()] += int(np.count_nonzero(batch.kinds == kind))
-            return logits
+            self._check_open()
+            with self._running.passing(self._turn) as backend:
+                return self._pass(backend, batch, want, observer, progress)
+
+    def _pass(
+        self,
+        backend: Backend,
+        batch: Batch,
+        want: NDArray[np.bool_] | None,
+        observer: Observer | None,
+        progress: Progress | None,
+    ) -> Floats:
+        recorder = self._running.recorder
+        if recorder is not None:
+            recorder.begin()
+        layers, rows = self.architecture.layers, self.options.head_rows
+        decoder = Decoder(backend, layers, observer, recorder, rows, progress)
+        logits = decoder.forward(batch, want=want)
+        self._passes += len(list(pieces(batch)))
+        for kind in Kind:
+            self._tokens[kind.name.lower()] += int(np.count_nonzero(batch.kinds == kind))
+        return logits
 
     @property
     def backend(self) -> Backend:
