@@ -82,6 +82,18 @@ def test_what_is_foreseen_is_read(store: Path, ffn: Any) -> None:
         assert share < 1 or found.total == 0
 
 
+@pytest.mark.parametrize("name", ["dense 8", "plane 0.02, (0.0, 1.0, 0.0)", "plane, all"])
+def test_odd_sizes_are_read_in_pages(small: Path, name: str) -> None:
+    """Rows of its embedding are read beside: as many where all else is in the cache."""
+    opened, recipe = Opened(small), Recipe(8, 8, 8, 16, FFNS[name])
+    needs = opened.weights(recipe)
+    moved = []
+    for cache in (needs.all, needs.least):
+        with Model.open(small, cache=cache, recipe=recipe) as model:
+            moved.append(read_by_tokens(model, 3)[0])
+    assert moved[1] - moved[0] == opened.reads(recipe)(needs.least).total > 0
+
+
 def test_costly_reads_bring_what_lies_between(small: Path) -> None:
     opened = Opened(small)
     recipe = Recipe(8, 8, 8, 16, ranked("plane", 0.1, BANDS[1]))

@@ -15,7 +15,7 @@ use crate::prefetch::runs;
 use crate::select::{ActiveSet, Generator, choose};
 use crate::store::Catalog;
 use crate::tier::{Dram, Place};
-use crate::types::{Kind, LEVELS, Level, Matrix, Plane};
+use crate::types::{CHUNK, Kind, LEVELS, Level, Matrix, Plane};
 use serde::Serialize;
 
 /// Of one decoded token. Where thresholds choose the neurons, in `certified` and of query heads it is the most.
@@ -97,7 +97,8 @@ impl Token<'_> {
     fn sweep(&mut self, walk: &Walk) {
         for (section, chunk) in walk.sections.iter().flat_map(|id| (0..walk.chunks()).map(move |chunk| (*id, chunk))) {
             if self.is_missing(section, chunk) {
-                self.read.swept += block_bytes(self.catalog.section(section), chunk) as u64;
+                let layout = self.catalog.section(section);
+                self.read.swept += pages(chunk * CHUNK * layout.stride, block_bytes(layout, chunk));
             }
         }
     }
@@ -128,7 +129,8 @@ impl Token<'_> {
                 let records = under_checks(&records, layout.check, walk.chunk(chunk).len());
                 let spans = runs::spans(&records, layout.stride, self.request);
                 self.read.reads += spans.len() as u64;
-                self.read.chosen += spans.iter().map(|span| pages(span.begin, span.len)).sum::<u64>();
+                let block = chunk * CHUNK * layout.stride;
+                self.read.chosen += spans.iter().map(|span| pages(block + span.begin, span.len)).sum::<u64>();
             }
         }
     }
@@ -138,7 +140,7 @@ impl Token<'_> {
     }
 }
 
-/// Bytes of the pages that a read covers; blocks begin on pages.
+/// Bytes of the pages that a read covers, counted in its section, which begins on a page.
 fn pages(begin: usize, len: usize) -> u64 {
     ((begin + len).next_multiple_of(ALIGN) - begin / ALIGN * ALIGN) as u64
 }
