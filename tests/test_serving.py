@@ -248,6 +248,21 @@ def test_predictors_are_handed_over_once_and_when_another_is_asked_for(
     assert given == [None, "a", "b", "a"]
 
 
+@pytest.mark.parametrize("serves", [3, None, "fast", RECIPES["4"], {"attn": 4}])
+def test_serves_are_several(small: Path, serves: Any) -> None:
+    with pytest.raises(UsageError, match="a list of recipes, their files or their names is needed"):
+        Model.open(small, serves=serves)
+
+
+def test_a_closed_model_serves_nothing(small: Path) -> None:
+    with Model.open(small, recipe=RECIPES["16"], serves=[RECIPES["4"]]) as model:
+        other = model.serving(RECIPES["4"])
+        other.close()
+        with pytest.raises(UsageError, match="the model is closed"):
+            other.serving(RECIPES["16"])
+        assert model.serving(RECIPES["4"]).logits(IDS).tobytes() == truth(small, "4")
+
+
 def test_an_interrupted_switch_is_made_anew(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the engine takes up a recipe arrives behind the call."""
     serve = CpuBackend.serve

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -171,7 +172,7 @@ class Model:
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         chosen = opened.choose(dial)
-        others = [opened.choose(Dial.named(one)).recipe for one in serves]
+        others = [opened.choose(Dial.named(one)).recipe for one in _several(serves)]
         positions, sequences = opened.positions(ctx), check_sequences(sequences)
         recipe, spec = chosen.recipe, opened.architecture
         budget = opened.budget(wish, recipe, act, positions, threads, kv, logit_rows, others, sequences)
@@ -208,6 +209,7 @@ class Model:
         """
         chosen = self._opened.choose(Dial(recipe=recipe, quality=quality))
         with self._own:
+            self._check_open()
             if self._running.capped:
                 self._opened.check_scratch(chosen.recipe, self.budget, self.options, self.context)
             turn = Turn(chosen.recipe, chosen.recipe.core(self.architecture))
@@ -482,3 +484,9 @@ class Model:
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
+
+
+def _several(serves: Any) -> Iterable[RecipeLike]:
+    if isinstance(serves, str | os.PathLike | Mapping | Recipe) or not isinstance(serves, Iterable):
+        raise UsageError(f"serves is {serves!r:.60}; a list of recipes, their files or their names is needed")
+    return serves
