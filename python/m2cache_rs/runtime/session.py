@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -17,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
-from m2cache_rs.config import Precision, PrecisionLike, Sampling, user_path
+from m2cache_rs.config import PrecisionLike, Sampling, user_path
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models.rope import inverse_frequencies
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.budget import Budget, Weights
+from m2cache_rs.runtime.budget import Budget
 from m2cache_rs.runtime.cost import ffn_cost
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import (
@@ -37,6 +36,7 @@ from m2cache_rs.runtime.decoder import (
     Progress,
     pieces,
 )
+from m2cache_rs.runtime.described import Described
 from m2cache_rs.runtime.dial import BandsLike, Chosen, Dial, RecipeLike
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.memory import peak_rss
@@ -51,7 +51,7 @@ from m2cache_rs.runtime.trace import Recorder
 from m2cache_rs.runtime.wish import Wish
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    pass
 
 __all__ = ["Model", "Token"]
 
@@ -60,7 +60,7 @@ _LOG = logging.getLogger("m2cache_rs")
 _PATHS = {"prompt": (Kind.PROMPT, PROMPT_CHUNK), "decode": (Kind.DECODE, DECODE_BATCH)}
 
 
-class Model:
+class Model(Described):
     """A store, its weight cache and what is needed to run text through it. Made by `Model.open`.
 
     Safe from several threads: forward passes run one at a time with the GIL released, generations interleave.
@@ -76,15 +76,7 @@ class Model:
         running: Running,
         turn: Turn,
     ) -> None:
-        self.path = opened.path
-        self.options = options
-        self.chosen = chosen
-        self.budget = budget
-        self.context = context
-        self.planes = opened.planes
-        self.architecture = opened.architecture
-        self.assets = opened.assets
-        self._opened = opened
+        super().__init__(opened, options, chosen, budget, context)
         self._running, self._turn, self._closed = running, turn, False
         self._passes = 0
         self._tokens = {"prompt": 0, "decode": 0, "draft": 0}
@@ -292,56 +284,6 @@ class Model:
                 self.forward(Batch.run(part, sequence, 0, Kind.PROMPT), np.zeros(len(part), bool), observer)
         return observer.rms()
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens that the model's tokenizer adds."""
-        return self.assets.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without special tokens. UsageError where they are no ids."""
-        try:
-            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-        except (TypeError, OverflowError):
-            raise UsageError(f"ids are {ids!r}; integers from 0 on are needed") from None
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Like `decode`, and empty where the store has no tokenizer."""
-        return self.decode(ids) if self.assets.has_tokenizer else ""
-
-    @property
-    def act(self) -> str:
-        """What levels 4 and 8 are computed in: "auto" (integers) or "f32"."""
-        return self.options.act
-
-    @property
-    def kv(self) -> str:
-        """What keys and values are kept as: "f16" or "f32"."""
-        return self.options.kv
-
-    @property
-    def recipe(self) -> Recipe:
-        """What is computed."""
-        return self.chosen.recipe
-
-    @property
-    def precision(self) -> Precision:
-        """Bits of the parts; of the FFN the finest level of a decode token."""
-        return self.recipe.precision
-
-    @property
-    def weights(self) -> Weights:
-        """What the weights take under this recipe, and what one token touches of them."""
-        return self._opened.weights(self.recipe)
-
-    @property
-    def cache(self) -> int:
-        """Bytes of weight cache."""
-        return self.budget.cache
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer. UnsupportedError where the store has none."""
-        return self.assets.tokenizer
-
     def expect(self, prompt: int, new: int) -> tuple[Expectation | None, str]:
         """What so many prompt and new tokens should take, by the rates that `m2cache doctor` measured.
 
@@ -354,10 +296,6 @@ class Model:
             return None, why
         subject = self._opened.subject(self.recipe, self.kv)
         return expect(subject, self.budget, rates, prompt, new), ""
-
-    def layout(self) -> dict[str, Any]:
-        """The store's files and sections, as the core computes them."""
-        return dict(json.loads(self._opened.store.layout()))
 
     def stats(self) -> dict[str, Any]:
         """Counters since the store was opened; all sizes are bytes, times seconds. Where a model serves
