@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,10 @@ def work(chosen: argparse.Namespace) -> Path:
     return found
 
 
+# A list of numbers, over several lines.
+_NUMBERS = re.compile(r"\[([-+.\deE,\s]+)\]")
+
+
 def write(path: Path, measured: Sequence[Any], **more: Any) -> None:
     """The figures and every run they come from."""
     rows = [{"summary": one.summary(), **asdict(one)} for one in measured]
@@ -72,7 +77,11 @@ def write(path: Path, measured: Sequence[Any], **more: Any) -> None:
 def keep(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(_NUMBERS.sub(_on_a_line, json.dumps(result, indent=1)) + "\n")
+
+
+def _on_a_line(numbers: re.Match[str]) -> str:
+    return "[" + ", ".join(one.strip() for one in numbers[1].split(",")) + "]"
 
 
 def run(name: str, main: Callable[[], None], errors: Iterable[type[Exception]], left: str) -> None:
