@@ -42,7 +42,7 @@ def made(directory: Path) -> DeviceRates:
 def test_what_is_saved_is_loaded(disk: Path) -> None:
     assert load(disk) == (
         None,
-        f"the disk of {disk} has not been measured; `m2cache doctor {disk}` makes one",
+        f"the disk of {disk} has not been measured; `m2cache doctor {disk}` measures it",
     )
     path = save(made(disk), disk)
     assert load(disk) == (made(disk), "")

@@ -299,3 +299,19 @@ def test_nobody_takes_up_another_recipe_in_the_middle_of_a_pass(small: Path) -> 
             batch = Batch.run(np.array(IDS, np.uint32), sequence, 0, Kind.PROMPT)
             assert model.forward(batch).tobytes() == told.tobytes()
         assert refused
+
+
+def test_a_predictor_made_anew_is_not_taken_for_the_old_one(small: Path, tmp_path: Path) -> None:
+    store = tmp_path / "copy.m2c"
+    shutil.copytree(small, store)
+    id = Opened(store).manifest["id"]
+    ranked = Recipe(8, 8, 8, 8, Sparse("lowrank", (Shares(0.5, (0.0, 1.0, 0.0)),), predictor="one"))
+    write(store, "one", metadata={"store": id}, tensors={k: abs(v) for k, v in tensors().items()})
+    with Model.open(store, recipe=RECIPES["8"], serves=[ranked]) as model:
+        first = model.serving(ranked)
+        before = first.logits(IDS).tobytes()
+        (store / "profiles/predictor-one.safetensors").unlink()
+        write(store, "one", metadata={"store": id}, tensors={k: 2 * abs(v) for k, v in tensors().items()})
+        with pytest.raises(UsageError, match=r"predictor-one\.safetensors was made anew"):
+            model.serving(ranked)
+        assert first.logits(IDS).tobytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,19 @@ def test_a_trace_that_cannot_be_written(small: Path, tmp_path: Path) -> None:
         Model.open(small, trace=tmp_path / "no/a.trace")
     with pytest.raises(StoreIOError, match="writing the trace /dev/full: No space left"):
         Model.open(small, trace="/dev/full")
+
+
+def test_a_trace_replaces_traces_alone(small: Path, tmp_path: Path) -> None:
+    store = tmp_path / "copy.m2c"
+    shutil.copytree(small, store)
+    manifest = store / "m2cache.json"
+    before = manifest.read_bytes()
+    with pytest.raises(UsageError, match=r"m2cache\.json is there and no trace"):
+        Model.open(store, trace=manifest)
+    assert manifest.read_bytes() == before
+    for _ in range(2):
+        with Model.open(store, trace=tmp_path / "run.trace") as model:
+            model.logits([1])
 
 
 def test_generate_records(tale: Path, tmp_path: Path, cli: Cli) -> None:

@@ -308,7 +308,8 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_measured(
     (store / "profiles").write_text("a file")
     code, _, err = shown("tune", store, "--text", text)
     assert (code, f"{store}/profiles cannot be written to" in err) == (2, True)
-    for out in (store / "none/x.json", store):
+    (store / "dangling").symlink_to("/nonexistent/x.json")
+    for out in (store / "none/x.json", store, store / "profiles/x.json", store / "dangling"):
         code, _, err = shown("tune", store, "--text", text, "--bits", 6, "--out", out)
         assert (code, f"the recipe cannot be written to {out}" in err) == (2, True)
 

@@ -44,7 +44,10 @@ def convert(
             "--from", parser=user_path, metavar="STORE", help="Plain store of SRC that --calibrate runs."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an existing store, its profiles too."),
+    ] = False,
     tokenizer: Annotated[
         Path | None,
         typer.Option(parser=user_path, metavar="FILE", help="Tokenizer .bin of a llama2.c model."),

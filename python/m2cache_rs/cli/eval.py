@@ -234,6 +234,6 @@ def _line(report: dict[str, Any]) -> str:
     compared = f"{'':>35}{'':>8}"
     if report["mean_kl"] is not None:
         interval = interval_words(report["kl_interval"])
-        compared = f"{report['mean_kl']:>12.3e}   {interval:<21}{report['top1_agreement']:>7.2%}"
+        compared = f"{report['mean_kl']:>12.3e}   {interval:<22}{report['top1_agreement']:>6.2%}"
     size = format_size(report["needed_bytes_per_token"])
     return f"{report['perplexity']:>10.4f}{compared}{size:>12}{report['bits_per_weight']:>13.3g}"

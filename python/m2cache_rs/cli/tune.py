@@ -93,7 +93,7 @@ def tune(
             "--out takes the recipe of --bytes-per-token, --bits or --max-kl; without one of them recipes go "
             "into the store"
         )
-    if out is not None and (out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK)):
+    if out is not None and not _may_be_written(out.resolve()):
         raise UsageError(f"the recipe cannot be written to {out}: a file that may be written is needed")
     settings = Settings(
         objective=objective,
@@ -117,6 +117,11 @@ def tune(
     output.print_json(_report(run, found)) if json else _print(run, found)
     if saved is not None:
         output.note(f"wrote {saved}")
+
+
+def _may_be_written(path: Path) -> bool:
+    there = path if path.exists() else path.parent
+    return there.is_dir() != path.exists() and os.access(there, os.W_OK)
 
 
 def _write(out: Path | None, found: Found) -> Path | None:

@@ -167,7 +167,7 @@ def _folder() -> Path:
 
 def load(directory: Path) -> tuple[DeviceRates | None, str]:
     """The rates of a directory's disk, or None; and why there are none, in words for the user."""
-    remedy = f"`m2cache doctor {directory}` makes one"
+    remedy = f"`m2cache doctor {directory}` measures it"
     try:
         path = rates_path(directory)
     except OSError as error:

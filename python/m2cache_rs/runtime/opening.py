@@ -86,6 +86,12 @@ class Opened(Shape):
             for layer, one in enumerate(heads.layers()):
                 engine.set_head_predictor(layer, one.weight, one.bias)
 
+    def predictor_files(self, recipe: Recipe) -> dict[Path, object]:
+        """Where what `give_predictors` reads lies, and what tells each file from one made anew."""
+        read = (self.predictor(recipe), self.query_heads(recipe))
+        paths = [one.path for one in read if one is not None]
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
 
 def open_store(path: str | Path) -> Store:
     """The store at `path`. UsageError says what else lies there; StoreError what is broken in it."""

@@ -75,13 +75,15 @@ class Regimes:
 
     @classmethod
     def of(cls, shape: Shape, active: float, recipe: Recipe, expected: Expected) -> Regimes:
-        """Of a shape's stored levels; `recipe` names the predictor, if there is one."""
-        found = shape.predictor(recipe)
+        """Of a shape's stored levels; `recipe` names the predictor, else it is the only one of the store."""
+        name = recipe.predictor or shape.only_predictor
+        ranked = Sparse("lowrank", (Shares(active, one_level(4)),), predictor=name)
+        found = shape.predictor(Recipe(4, 4, 4, 4, ranked))
         predictor = found.bytes() if found else int(_PREDICTOR * _dense(shape, 4))
         rows = []
         for bits in LEVELS[: shape.planes]:
             cut = (Shares(active, one_level(bits)),)
-            plane, lowrank = (Sparse(name, cut) for name in ("plane", "lowrank"))
+            plane, lowrank = Sparse("plane", cut), Sparse("lowrank", cut, predictor=name)
             speeds = (expected(Recipe(bits, bits, bits, bits, ffn)) for ffn in (Dense(bits), plane, lowrank))
             touched = _ffn_bytes(shape, plane), _ffn_bytes(shape, lowrank) + predictor
             rows.append(Row(bits, *map(Way, (_dense(shape, bits), *touched), speeds)))

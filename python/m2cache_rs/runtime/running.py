@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from m2cache_rs.errors import UsageError
@@ -31,8 +32,9 @@ class Turn:
 class Running:
     """A backend that computes by one recipe at a time, from any threads: whoever holds `lock` takes it up.
 
-    `give` hands the backend what a recipe ranks and chooses by; it has that of `first`. `capped`: a budget
-    for the whole process was asked for.
+    `give` hands the backend what a recipe ranks and chooses by; it has that of `first`. `files` tells where
+    that lies, and what tells a file from one made anew. `capped`: a budget for the whole process was asked
+    for.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Running:
         backend: Backend,
         first: Turn,
         give: Callable[[Recipe], None],
+        files: Callable[[Recipe], dict[Path, object]],
         recorder: Recorder | None = None,
         capped: bool = False,
     ) -> None:
         self.first, self.recorder, self.capped = first, recorder, capped
         self._backend: Backend | None = backend
         self._give, self._given = give, _needs(first.recipe)
+        self._files, self._known = files, files(first.recipe)
         self._turn: Turn | None = first
         self._passing = False
         self._mark: dict[str, Any] | None = None
@@ -109,10 +113,17 @@ class Running:
         needs = _needs(recipe)
         if needs.items() <= self._given.items():
             return
+        self.check_files(recipe)
         for kind in needs:
             self._given.pop(kind, None)
         self._give(recipe)
         self._given |= needs
+
+    def check_files(self, recipe: Recipe) -> None:
+        """UsageError where a file that the recipe reads was made anew since the model first read it."""
+        for path, file in self._files(recipe).items():
+            if self._known.setdefault(path, file) != file:
+                raise UsageError(f"{path} was made anew since this model read it: open the model again")
 
     def free(self, sequence: int) -> None:
         """Forgets a sequence, if it is still there."""

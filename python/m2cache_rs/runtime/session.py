@@ -186,7 +186,8 @@ class Model(Described):
         if opened.manifest["synthetic"]:
             _LOG.warning("%s is synthetic: random weights, whose text means nothing", opened.path)
         give = partial(opened.give_predictors, engine=engine)
-        running = Running(backend, turn, give, recorder, capped=dram is not None)
+        files = opened.predictor_files
+        running = Running(backend, turn, give, files, recorder, capped=dram is not None)
         return cls(opened, options, chosen, budget, positions, running, turn)
 
     def serving(self, recipe: RecipeLike | None = None, *, quality: str | None = None) -> Model:
@@ -204,6 +205,7 @@ class Model(Described):
             self._check_open()
             if self._running.capped:
                 self._opened.check_scratch(chosen.recipe, self.budget, self.options, self.context)
+            self._running.check_files(chosen.recipe)
             turn = Turn(chosen.recipe, chosen.recipe.core(self.architecture))
             self._running.take_up(turn)
         parts = self._opened, self.options, chosen, self.budget, self.context

@@ -18,7 +18,7 @@ from m2cache_rs.runtime.heads import HeadPredictor
 from m2cache_rs.runtime.machine import usable_cores
 from m2cache_rs.runtime.memory import rss
 from m2cache_rs.runtime.planner import Subject
-from m2cache_rs.runtime.predictors import Predictor
+from m2cache_rs.runtime.predictors import Predictor, names
 from m2cache_rs.runtime.reads import Reads
 from m2cache_rs.runtime.recipe import Dense, Recipe
 from m2cache_rs.runtime.work import Work
@@ -95,6 +95,12 @@ class Shape:
         if recipe.predictor is None or self.home is None:
             return None
         return Predictor(self.home.path, recipe.predictor, self.home.id, self.architecture)
+
+    @property
+    def only_predictor(self) -> str | None:
+        """The name of its store's predictor, if that has one and no other."""
+        there = [] if self.home is None else names(self.home.path)
+        return there[0] if len(there) == 1 else None
 
     def query_heads(self, recipe: Recipe) -> HeadPredictor | None:
         """What chooses its query heads, if it leaves out some. UsageError, StoreError, StoreIOError."""

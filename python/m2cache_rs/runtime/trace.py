@@ -12,11 +12,24 @@ from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
 from m2cache_rs.config import Precision
-from m2cache_rs.errors import StoreIOError
+from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.runtime.decoder import Batch, Kind
 
 # What `Engine.take_trace` says of an access.
 _HIT, _FIRST = 1, 2
+
+
+# How a trace begins.
+_HEAD = '{"format": "m2cache-trace"'
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a file is empty or holds a trace."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HEAD)) in (b"", _HEAD.encode())
+    except OSError:
+        return True  # opening it to write says why
 
 
 class Recorder:
@@ -30,6 +43,8 @@ class Recorder:
         self._engine = engine
         levels = {part: getattr(precision, part) for part in ("attn", "ffn", "head", "embed")}
         head = {"format": "m2cache-trace", "version": 1, "store": store, "levels": levels, "synthetic": None}
+        if path.is_file() and not _is_trace(path):
+            raise UsageError(f"{path} is there and no trace: a trace does not replace it; name another file")
         try:
             self._file = path.open("w", encoding="utf-8", newline="\n")
         except OSError as error:
