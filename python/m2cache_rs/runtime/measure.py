@@ -77,8 +77,15 @@ class Measured:
 
 
 def quick(directory: Path) -> DeviceRates | None:
-    """Rough rates in one to two seconds, for a planner without any; None if nothing can be read there."""
-    return measure(directory, seconds=2.0, depths=DEPTHS[:1]).device_rates(directory)
+    """Rough rates in one to two seconds, for a planner without any; None if nothing can be read there.
+
+    A busy machine may need more: the kernels come behind the disk.
+    """
+    found = measure(directory, seconds=2.0, depths=DEPTHS[:1])
+    rates = found.device_rates(directory)
+    if rates is None and found.read:
+        rates = measure(directory, seconds=8.0, depths=DEPTHS[:1]).device_rates(directory)
+    return rates
 
 
 Step = tuple[str, Callable[[], None]]
