@@ -207,6 +207,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if (chosen.model is None) != (chosen.text is None):
         parser.error("--model goes with --text")
+    if not 0 < chosen.on < 1:
+        parser.error(f"--on is {chosen.on:g}; a share between 0 and 1 is needed")
     chosen.shape = chosen.shape or ["llama-2-7b"]
     probe = MemoryProbe(min(1 << 30, max(4 * last_cache_bytes(), 256 << 20)), chosen.threads)
     rows = []
