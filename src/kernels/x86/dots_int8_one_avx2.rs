@@ -101,7 +101,8 @@ fn get(kept: &StripDots, half: usize) -> __m256i {
     _mm256_add_epi32(low, _mm256_slli_epi32::<17>(minus))
 }
 
-/// Exact dots of blocks `first..first + 8`, in the planes base and mid or in one of them, with their activations in a strip, zeros behind the record's last block.
+/// Exact dots of blocks `first..first + 8`, in the planes base and mid or in one of them, with their activations in a
+/// strip, zeros behind the record's last block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn groups<const BASE: bool, const MID: bool>(record: &Record, first: usize, x: &[[i8; BLOCK]; STRIP]) -> __m256i {
