@@ -16,7 +16,7 @@ LEVELS = (16, 8, 4)
 # Shares that are written with three digits add up to no less and no more.
 _SLACK = 2e-3
 # Scores are f32.
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _thresholds(value: Any, where: str) -> tuple[float | None, float | None, flo
 
 def _score(value: Any, where: str) -> float:
     found = number(value, where)
-    if abs(found) > _LARGEST:
-        raise UsageError(f"{where} is {value!r:.60}; scores are f32, up to {_LARGEST:.3g}")
+    if abs(found) > LARGEST:
+        raise UsageError(f"{where} is {value!r:.60}; scores are f32, up to {LARGEST:.3g}")
     return found
 
 

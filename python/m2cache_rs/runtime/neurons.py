@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from m2cache_rs.errors import StoreError, UsageError
+from m2cache_rs.runtime.cut import LARGEST
 from m2cache_rs.runtime.profiles import FOLDER, read_json, write
 
 VERSION = 1
@@ -18,8 +17,6 @@ SHARES = (0.7, 0.5, 0.35, 0.25, 0.1)
 """Shares of a layer's neurons that statistics and thresholds are kept for."""
 BANDS = (0.25, 0.25, 0.5)
 """Shares of an active set at 16, 8 and 4 bits whose overlap is measured."""
-# Scores are f32.
-_LARGEST = float(np.finfo(np.float32).max)
 SELECTORS = ("oracle", "plane")
 """Whose scores have thresholds: |h| at the highest level, and at 4 bits."""
 
@@ -175,7 +172,7 @@ def _five(values: Any) -> list[Any]:
 
 def _number(value: Any) -> float:
     number = float(value)
-    if not 0 <= number <= _LARGEST:
+    if not 0 <= number <= LARGEST:
         raise ValueError(f"has a number of {number}")
     return number
 

@@ -92,7 +92,8 @@ class Regimes:
     def advice(self) -> str:
         """Which way is the fastest by what is to be expected, in words."""
         paying = ", ".join(f"at {row.bits} bits {row.pays()}" for row in self.rows)
-        return f"{paying}; `m2cache eval` says what leaving out neurons costs"
+        rule = "dense unless another is a tenth faster"
+        return f"{paying} ({rule}); `m2cache eval` says what leaving out neurons costs"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; bytes per token."""
