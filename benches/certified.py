@@ -28,11 +28,11 @@ from m2cache_rs import Model
 from m2cache_rs._core import MemoryProbe
 from m2cache_rs.convert import convert
 from m2cache_rs.eval.run import evaluate_all
+from m2cache_rs.machine.machine import last_cache_bytes
+from m2cache_rs.recipe.cut import Above, Cut, Shares
+from m2cache_rs.recipe.recipe import Certified, Dense, Recipe, Sparse
 from m2cache_rs.runtime.cost import ffn_cost
-from m2cache_rs.runtime.cut import Above, Cut, Shares
 from m2cache_rs.runtime.decoder import Ids
-from m2cache_rs.runtime.machine import last_cache_bytes
-from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
 
 SHARES = (0.35, 0.25, 0.15, 0.1)
 # Every neuron that 4 bits do not say is off.

@@ -40,7 +40,7 @@ from limits.peer.gguf_shape import KINDS
 from limits.peer.program import Peer
 from limits.subject import PLANES, Subject
 from m2cache_rs._core import MemoryProbe
-from m2cache_rs.runtime.machine import last_cache_bytes
+from m2cache_rs.machine.machine import last_cache_bytes
 
 
 def make(subject: Subject, peer: Peer | None) -> None:

@@ -26,11 +26,11 @@ from limits.tell import tell
 from limits.turns import Turns, in_turns
 from m2cache_rs._core import MemoryProbe, trace_memory
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.machine import last_cache_bytes
-from m2cache_rs.runtime.memory import free_memory
-from m2cache_rs.runtime.predictors import path_of
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
+from m2cache_rs.machine.machine import last_cache_bytes
+from m2cache_rs.machine.memory import free_memory
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.predictors import path_of
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 from safetensors.numpy import save_file
 
 PREDICTOR = "random"

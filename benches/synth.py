@@ -28,7 +28,7 @@ from m2cache_rs.convert.partial import Partial
 from m2cache_rs.convert.stripes import check_stripes
 from m2cache_rs.convert.target import check_target
 from m2cache_rs.errors import M2CacheError, UsageError
-from m2cache_rs.runtime.memory import peak_rss
+from m2cache_rs.machine.memory import peak_rss
 from shape import NAMES, Shape
 from stand_in import tokenizer_json
 

@@ -14,9 +14,9 @@ from m2cache_rs.cli.program import main
 from m2cache_rs.config import Precision, PrecisionLike
 from m2cache_rs.convert import convert
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime.budget import Weights
+from m2cache_rs.plan.budget import Weights
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Recipe
 
 from tests.reference import checkpoint, tiny
 

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from m2cache_rs import BudgetError, Model, UsageError, _core
+from m2cache_rs.machine.machine import usable_cores
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Costs, Weights
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.machine import usable_cores
+from m2cache_rs.plan import budget
+from m2cache_rs.plan.budget import Costs, Weights
+from m2cache_rs.plan.wish import Wish, choose
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.recipe import Recipe, Sparse
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Recipe, Sparse
-from m2cache_rs.runtime.wish import Wish, choose
 
 from tests.stores import SMALL
 
@@ -159,7 +159,7 @@ RUN = """
 import sys
 import numpy as np
 from m2cache_rs import Model, BudgetError
-from m2cache_rs.runtime.memory import peak_rss
+from m2cache_rs.machine.memory import peak_rss
 
 path, dram, precision, threads, select = sys.argv[1:]
 sparse = {"select": select, "bands": "25/25/50"} if select else {}
@@ -279,7 +279,7 @@ def test_eval_keeps_to_its_cap(tale: Path, tmp_path: Path) -> None:
     text.write_text("In the beginning God created the heaven and the earth.\n" * 400)
     code = (
         "import sys; from m2cache_rs.cli.program import main\n"
-        "from m2cache_rs.runtime.memory import peak_rss\n"
+        "from m2cache_rs.machine.memory import peak_rss\n"
         "code = main(sys.argv[1:]); print(peak_rss(), file=sys.stderr); sys.exit(code)"
     )
     for dram in ("100MiB", "150MiB"):

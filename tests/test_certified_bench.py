@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from m2cache_rs import Model
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.recipe.recipe import Recipe
 
 from tests.benches import BENCHES, SHAPE, limits
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from m2cache_rs.runtime.cgroups import groups
-from m2cache_rs.runtime.machine import cores, memory_limits
-from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.machine.cgroups import groups
+from m2cache_rs.machine.machine import cores, memory_limits
+from m2cache_rs.machine.memory import free_memory
 
 UNIFIED = "/ /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
 MIB = 1 << 20

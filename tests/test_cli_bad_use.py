@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from m2cache_rs.cli import output
 from m2cache_rs.cli.program import main
-from m2cache_rs.runtime import rates
-from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate
+from m2cache_rs.machine.device_rates import DeviceRates, KernelRates, Rate
+from m2cache_rs.plan import rates
 
 from tests.stores import EXAMPLE, SMALL, Cli, but_denials, save_small
 

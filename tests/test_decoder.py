@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK, Batch, Decoder, Kind, pieces
+from m2cache_rs.config import DECODE_BATCH, PROMPT_CHUNK
+from m2cache_rs.runtime.decoder import Batch, Decoder, Kind, pieces
 from numpy.typing import NDArray
 
 LAYERS, HIDDEN, VOCAB = 3, 4, 11

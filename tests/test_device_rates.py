@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from m2cache_rs._core import isa
-from m2cache_rs.runtime import device_rates as module
-from m2cache_rs.runtime.device import device_of
-from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate, better, load, rates_path, save
+from m2cache_rs.machine import device_rates as module
+from m2cache_rs.machine.device import device_of
+from m2cache_rs.machine.device_rates import DeviceRates, KernelRates, Rate, better, load, rates_path, save
 
 RATES = (Rate(65536, 1, 0.1), Rate(65536, 32, 1.0), Rate(262144, 32, 2.0), Rate(1048576, 32, 4.0))
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from m2cache_rs.cli.program import main
 from m2cache_rs.convert import convert
-from m2cache_rs.runtime import measure as module
-from m2cache_rs.runtime.device import roots
-from m2cache_rs.runtime.device_rates import load, rates_path
-from m2cache_rs.runtime.measure import DEPTHS, SIZES, measure, quick, steps
+from m2cache_rs.machine import measure as module
+from m2cache_rs.machine.device import roots
+from m2cache_rs.machine.device_rates import load, rates_path
+from m2cache_rs.machine.measure import DEPTHS, SIZES, measure, quick, steps
 
 from tests.held import let_go, started, wait_until
 from tests.stores import EXAMPLE, Cli
@@ -232,7 +232,7 @@ def mounted(directory: Path, options: str, prepare: str) -> dict[str, Any]:
     """The report on a tmpfs of its own, mounted where only that process sees it."""
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets no test mount a file system (unshare -Urm)")
-    short = "import sys, m2cache_rs.runtime.measure as module; module._TIMED = 0.02; "
+    short = "import sys, m2cache_rs.machine.measure as module; module._TIMED = 0.02; "
     short += "from m2cache_rs.cli.program import main; sys.exit(main(sys.argv[1:]))"
     run = '"$2" -c "$3" doctor "$1" --json --seconds 60'
     script = f'mount -t tmpfs -o {options} none "$1" && cd "$1" && {prepare} {run}'

@@ -15,10 +15,10 @@ from m2cache_rs import Model
 from m2cache_rs.eval import bootstrap
 from m2cache_rs.eval.models import beside, label_of
 from m2cache_rs.eval.run import evaluate, evaluate_all
-from m2cache_rs.runtime.cut import Above, Shares
+from m2cache_rs.recipe.cut import Above, Shares
+from m2cache_rs.recipe.recipe import Certified, Recipe, Sparse
+from m2cache_rs.recipe.work import record_bytes
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Certified, Recipe, Sparse
-from m2cache_rs.runtime.work import record_bytes
 
 from tests.stores import Shown
 
@@ -240,7 +240,7 @@ def test_several_recipes_keep_to_one_cap(tale: Path, tmp_path: Path) -> None:
     files = [recipe_file(tmp_path, "a", PLANE), recipe_file(tmp_path, "b", Recipe.dense(4))]
     code = (
         "import sys; from m2cache_rs.cli.program import main\n"
-        "from m2cache_rs.runtime.memory import peak_rss\n"
+        "from m2cache_rs.machine.memory import peak_rss\n"
         "code = main(sys.argv[1:]); print(peak_rss(), file=sys.stderr); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "eval", tale, "--text", text, "--dram", "180MiB", "--json"]

@@ -17,7 +17,7 @@ import pytest
 from m2cache_rs import Model, __version__
 from m2cache_rs.cli import output
 from m2cache_rs.cli.program import main
-from m2cache_rs.runtime import wish
+from m2cache_rs.plan import wish
 
 from tests.held import ROOM, held, let_go, wait_for_output
 from tests.stores import Cli, but_denials

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from m2cache_rs import Model, StoreError, UsageError
 from m2cache_rs.eval.run import evaluate
 from m2cache_rs.models import Architecture, architecture_of
+from m2cache_rs.recipe.heads import HeadPredictor, path_of
+from m2cache_rs.recipe.recipe import Dense, Recipe
+from m2cache_rs.recipe.work import record_bytes
 from m2cache_rs.runtime.decoder import Batch, Kind
-from m2cache_rs.runtime.heads import HeadPredictor, path_of
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Dense, Recipe
-from m2cache_rs.runtime.work import record_bytes
 from safetensors.numpy import save_file
 
 from tests.engines import Json, Sequence, dense, needed, noise, opened, recipe

@@ -35,12 +35,16 @@ KERNELS = (
 )
 # Rooms whose files all lie in one folder.
 FLAT = ("store", "quant", "kernels/x86", "mem", "prefetch", "kv", "probe", "engine", "select")
+WORKING = {"plan", "recipe", "machine", "models", "_core", "config", "errors"}
 PYTHON = {
-    "cli": {"convert", "eval", "predict", "tune", "runtime", "models", "_core", "config", "errors", ""},
-    "tune": {"eval", "runtime", "models", "_core", "config", "errors"},
-    "predict": {"convert", "eval", "runtime", "models", "_core", "config", "errors"},
-    "eval": {"runtime", "models", "_core", "config", "errors"},
-    "runtime": {"models", "_core", "config", "errors"},
+    "cli": WORKING | {"convert", "eval", "predict", "tune", "runtime", ""},
+    "tune": WORKING | {"eval", "runtime"},
+    "predict": WORKING | {"convert", "eval", "runtime"},
+    "eval": WORKING | {"runtime"},
+    "runtime": WORKING,
+    "plan": WORKING - {"plan"},
+    "recipe": {"models", "_core", "config", "errors"},
+    "machine": {"_core", "config", "errors"},
     "convert": {"models", "_core", "config", "errors"},
     "models": {"errors"},
 }

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from m2cache_rs import Model
 from m2cache_rs._core import Engine, Store
 from m2cache_rs.errors import BudgetError
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.decoder import Batch, Kind
-from m2cache_rs.runtime.recipe import Recipe
 from numpy.typing import NDArray
 
 from tests import stores

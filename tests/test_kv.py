@@ -9,9 +9,9 @@ import pytest
 from m2cache_rs import BudgetError, Model, UsageError
 from m2cache_rs._core import Engine, KvCache, Store
 from m2cache_rs.models.rope import inverse_frequencies
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import Batch, Decoder, Kind
-from m2cache_rs.runtime.recipe import Recipe
 
 IDS = np.arange(40, 240, dtype=np.uint32)
 

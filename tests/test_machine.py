@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from m2cache_rs.cli.advice import advice
-from m2cache_rs.runtime import machine
-from m2cache_rs.runtime.device import device_of
+from m2cache_rs.machine import machine
+from m2cache_rs.machine.device import device_of
 
 GIB = 1 << 30
 V1 = "35 31 0:30 /docker/x /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.machine.memory import free_memory
 
 GIB = 1 << 30
 
@@ -74,7 +74,7 @@ def test_groups_that_cannot_be_seen_are_passed_over(tmp_path: Path) -> None:
 
 def test_of_this_process() -> None:
     assert free_memory() > 0
-    code = "from m2cache_rs.runtime.memory import peak_rss\n"
+    code = "from m2cache_rs.machine.memory import peak_rss\n"
     code += "before = peak_rss(); block = bytearray(b'x') * (64 << 20); del block; print(peak_rss() - before)"
     grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert 60 << 20 < grown < 80 << 20

@@ -17,8 +17,8 @@ from m2cache_rs.predict import collect
 from m2cache_rs.predict.ranks import active_ranks, places_of, ranks
 from m2cache_rs.predict.statistics import LayerStatistics
 from m2cache_rs.predict.tails import Tail
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.neurons import BANDS, SHARES, LayerProfile
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.neurons import BANDS, SHARES, LayerProfile
 
 from tests.stores import EXAMPLE
 

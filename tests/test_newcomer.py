@@ -17,12 +17,12 @@ from m2cache_rs.cli.shapes import shape_of
 from m2cache_rs.config import PARTS, parse_size
 from m2cache_rs.convert import convert
 from m2cache_rs.errors import CheckpointError, StoreError, UsageError
-from m2cache_rs.runtime import shape
-from m2cache_rs.runtime.dial import Chosen
-from m2cache_rs.runtime.machine import usable_cores
-from m2cache_rs.runtime.plan import Request, make
-from m2cache_rs.runtime.planner import Rates
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.machine.machine import usable_cores
+from m2cache_rs.plan import shape
+from m2cache_rs.plan.plan import Request, make
+from m2cache_rs.plan.planner import Rates
+from m2cache_rs.recipe.dial import Chosen
+from m2cache_rs.recipe.recipe import Recipe
 
 from tests.attacks import forge
 from tests.stores import EXAMPLE, Cli

@@ -17,20 +17,21 @@ from m2cache_rs._core import isa
 from m2cache_rs.cli.program import main
 from m2cache_rs.cli.shapes import shape_of
 from m2cache_rs.cli.words import speed_words
+from m2cache_rs.machine import device_rates
+from m2cache_rs.machine.device import device_of
+from m2cache_rs.machine.device_rates import DeviceRates, KernelRates, Rate
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime import budget, device_rates, planner
-from m2cache_rs.runtime import rates as module
-from m2cache_rs.runtime.budget import Budget, Weights
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.device import device_of
-from m2cache_rs.runtime.device_rates import DeviceRates, KernelRates, Rate
-from m2cache_rs.runtime.dial import Chosen
-from m2cache_rs.runtime.plan import Request, make
-from m2cache_rs.runtime.planner import Rates, Subject, expect
-from m2cache_rs.runtime.rates import known_rates, rates_of
-from m2cache_rs.runtime.reads import Reads
-from m2cache_rs.runtime.recipe import Recipe, Sparse
-from m2cache_rs.runtime.work import Work
+from m2cache_rs.plan import budget, planner
+from m2cache_rs.plan import rates as module
+from m2cache_rs.plan.budget import Budget, Weights
+from m2cache_rs.plan.plan import Request, make
+from m2cache_rs.plan.planner import Rates, Subject, expect
+from m2cache_rs.plan.rates import known_rates, rates_of
+from m2cache_rs.plan.reads import Reads
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.dial import Chosen
+from m2cache_rs.recipe.recipe import Recipe, Sparse
+from m2cache_rs.recipe.work import Work
 
 from tests.stores import EXAMPLE, SMALL, Cli, Shown
 

@@ -22,10 +22,10 @@ from m2cache_rs.predict.lowrank import FfnMatrices, factorise, scores, svd
 from m2cache_rs.predict.rank import default_rank, outputs, predictor_bytes, predictor_share
 from m2cache_rs.predict.recall import Recall
 from m2cache_rs.predict.train import require
-from m2cache_rs.runtime.neurons import SHARES, NeuronProfile, path_of
+from m2cache_rs.recipe.neurons import SHARES, NeuronProfile, path_of
+from m2cache_rs.recipe.predictors import Predictor
+from m2cache_rs.recipe.predictors import path_of as predictor_path
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.predictors import Predictor
-from m2cache_rs.runtime.predictors import path_of as predictor_path
 
 from tests.reference import decoder
 from tests.stores import EXAMPLE, SMALL

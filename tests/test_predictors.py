@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from m2cache_rs import StoreError, StoreIOError, UsageError
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime.dial import Dial, Home
-from m2cache_rs.runtime.predictors import Predictor, find, path_of
+from m2cache_rs.recipe.dial import Dial, Home
+from m2cache_rs.recipe.predictors import Predictor, find, path_of
 from safetensors.numpy import save_file
 
 from tests.stores import SMALL

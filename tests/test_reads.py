@@ -11,11 +11,11 @@ from m2cache_rs import Model
 from m2cache_rs.convert import convert
 from m2cache_rs.errors import BudgetError
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime.cut import Shares
+from m2cache_rs.plan.reads import Reads
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.recipe import Certified, Dense, Recipe, Sparse
 from m2cache_rs.runtime.decoder import Batch, Kind
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.reads import Reads
-from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
 
 from tests.reference import checkpoint, tiny
 from tests.stores import EXAMPLE, SMALL

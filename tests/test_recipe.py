@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from m2cache_rs import StoreError, StoreIOError, UsageError
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime import profiles, tuned
-from m2cache_rs.runtime.cut import Above, Shares, parse_bands, parse_cut
-from m2cache_rs.runtime.dial import Dial, Home, read_recipe
-from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
-from m2cache_rs.runtime.tuned import Measured, Tuned
+from m2cache_rs.recipe import profiles, tuned
+from m2cache_rs.recipe.cut import Above, Shares, parse_bands, parse_cut
+from m2cache_rs.recipe.dial import Dial, Home, read_recipe
+from m2cache_rs.recipe.recipe import Certified, Dense, Recipe, Sparse
+from m2cache_rs.recipe.tuned import Measured, Tuned
 
 from tests.stores import SMALL
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from m2cache_rs import Model, UsageError
 from m2cache_rs.cli.words import chosen_words, recipe_words
-from m2cache_rs.runtime import tuned
-from m2cache_rs.runtime.cut import Above, Shares
-from m2cache_rs.runtime.dial import Chosen
+from m2cache_rs.plan.regimes import Regimes, Row, Way
+from m2cache_rs.recipe import tuned
+from m2cache_rs.recipe.cut import Above, Shares
+from m2cache_rs.recipe.dial import Chosen
+from m2cache_rs.recipe.recipe import Certified, Dense, Recipe, Sparse
+from m2cache_rs.recipe.tuned import Measured, Tuned
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
-from m2cache_rs.runtime.regimes import Regimes, Row, Way
-from m2cache_rs.runtime.tuned import Measured, Tuned
 
 from tests.stores import Shown
 

@@ -13,7 +13,7 @@ from m2cache_rs.convert import convert, partial
 from m2cache_rs.convert.reorder import reorder
 from m2cache_rs.errors import DamageError
 from m2cache_rs.predict.hot import hot_first
-from m2cache_rs.runtime.neurons import NeuronProfile
+from m2cache_rs.recipe.neurons import NeuronProfile
 from m2cache_rs.runtime.opening import Opened
 
 from tests.reference import store

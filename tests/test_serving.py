@@ -18,13 +18,13 @@ from m2cache_rs import Model
 from m2cache_rs._core import Engine
 from m2cache_rs.errors import BudgetError, UsageError
 from m2cache_rs.eval.models import Asked, open_all
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.dial import Chosen
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime import session
 from m2cache_rs.runtime.cpu import CpuBackend
-from m2cache_rs.runtime.cut import Shares
 from m2cache_rs.runtime.decoder import Batch, Floats, Kind
-from m2cache_rs.runtime.dial import Chosen
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 
 from tests.stores import SMALL
 from tests.test_predictors import tensors, write

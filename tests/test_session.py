@@ -25,7 +25,8 @@ from m2cache_rs import (
 )
 from m2cache_rs.convert import convert
 from m2cache_rs.models import architecture_of
-from m2cache_rs.runtime import generation, wish
+from m2cache_rs.plan import wish
+from m2cache_rs.runtime import generation
 from m2cache_rs.runtime.decoder import Batch, Kind
 
 from tests.reference import checkpoint, tiny

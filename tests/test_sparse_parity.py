@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from m2cache_rs import Model, UsageError
 from m2cache_rs.convert import convert, huggingface
 from m2cache_rs.models import Architecture, Family, architecture_of
-from m2cache_rs.runtime.cut import Above, Cut, Shares
+from m2cache_rs.recipe.cut import Above, Cut, Shares
+from m2cache_rs.recipe.predictors import path_of
+from m2cache_rs.recipe.recipe import Certified, Dense, Recipe, Sparse
 from m2cache_rs.runtime.decoder import Batch, Kind
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.predictors import path_of
-from m2cache_rs.runtime.recipe import Certified, Dense, Recipe, Sparse
 from safetensors.numpy import save_file
 
 from tests.reference import checkpoint, sparse, store, text, tiny

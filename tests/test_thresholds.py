@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from m2cache_rs import Model, UsageError
-from m2cache_rs.runtime.cut import Above, Shares
-from m2cache_rs.runtime.dial import Dial, Home
-from m2cache_rs.runtime.neurons import SHARES, LayerProfile, NeuronProfile, Threshold
+from m2cache_rs.recipe.cut import Above, Shares
+from m2cache_rs.recipe.dial import Dial, Home
+from m2cache_rs.recipe.neurons import SHARES, LayerProfile, NeuronProfile, Threshold
+from m2cache_rs.recipe.recipe import Sparse
+from m2cache_rs.recipe.thresholds import above
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Sparse
-from m2cache_rs.runtime.thresholds import above
 
 TOKENS = list(range(5, 25))
 

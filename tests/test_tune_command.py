@@ -18,12 +18,13 @@ from m2cache_rs import Model
 from m2cache_rs._core import Engine
 from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.eval.run import evaluate
-from m2cache_rs.runtime import session, tuned
-from m2cache_rs.runtime.budget import scratch_bytes
-from m2cache_rs.runtime.cut import Shares
+from m2cache_rs.plan.budget import scratch_bytes
+from m2cache_rs.recipe import tuned
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.predictors import path_of
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
+from m2cache_rs.runtime import session
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.predictors import path_of
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.tune import meter, model, run
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import UNIFORM, of_active, options

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from m2cache_rs import Model
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.predict.collect import neurons
 from m2cache_rs.predict.ranks import ranks
-from m2cache_rs.runtime.cut import rounded
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Batch, Floats, Ids, Kind
+from m2cache_rs.recipe.cut import rounded
+from m2cache_rs.runtime.decoder import Batch, Floats, Ids, Kind
 from numpy.typing import NDArray
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from m2cache_rs import _core
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.footprint import sections
+from m2cache_rs.plan.footprint import sections
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.opening import open_store
-from m2cache_rs.runtime.recipe import Recipe
 from shape import Shape
 from stand_in import tokens
 from synth import synthesize

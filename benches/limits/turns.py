@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from m2cache_rs import Model
 from m2cache_rs._core import MemoryProbe
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.decoder import Batch, Ids, Kind
-from m2cache_rs.runtime.recipe import Recipe
 
 from limits.tell import tell
 

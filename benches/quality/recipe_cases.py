@@ -15,7 +15,7 @@ from m2cache_rs.config import format_size
 from m2cache_rs.convert import convert
 from m2cache_rs.eval.windows import Window
 from m2cache_rs.eval.windows import windows as cut
-from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.machine.memory import free_memory
 from m2cache_rs.runtime.opening import Opened
 from numpy.typing import NDArray
 

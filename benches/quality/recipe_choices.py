@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from m2cache_rs.config import LEVELS
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 from recipe_rows import ALL_PARTS, CASCADE, UNIFORM
 
 ACTIVE = (0.7, 0.5, 0.35, 0.25, 0.1)

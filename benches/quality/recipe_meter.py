@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 from m2cache_rs import Model
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.eval import metrics
 from m2cache_rs.eval.models import free_bytes
 from m2cache_rs.eval.run import costs
 from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import Window
+from m2cache_rs.recipe.recipe import Recipe, Sparse
 from m2cache_rs.runtime.cost import ffn_weights
-from m2cache_rs.runtime.decoder import DECODE_BATCH
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Recipe, Sparse
 from numpy.typing import NDArray
 from recipe_rows import Line
 

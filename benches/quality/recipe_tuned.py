@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.tune import entropy
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import FIXED_BANDS, Shares, of_active

@@ -14,6 +14,10 @@ from m2cache_rs.errors import UsageError
 LEVELS = (4, 8, 16)
 PARTS = ("attn", "ffn", "head", "embed")
 PLANES = ("base", "mid", "low")
+# Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
+PROMPT_CHUNK = 256
+# Decode tokens whose logits are the same bits alone and together; as many as POOLED_ROWS in src/engine.
+DECODE_BATCH = 32
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b?)", re.IGNORECASE | re.ASCII)
 # Beyond the numbers that systems have for sizes.

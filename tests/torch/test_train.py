@@ -15,8 +15,8 @@ from m2cache_rs.predict import run, train
 from m2cache_rs.predict.activation import ACTIVATIONS
 from m2cache_rs.predict.lowrank import FfnMatrices, scores, svd
 from m2cache_rs.predict.recall import Recall
+from m2cache_rs.recipe.predictors import Predictor
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.predictors import Predictor
 
 EXAMPLE = Path(__file__).parents[2] / "examples/models/tale-silu"
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from m2cache_rs.config import parse_size
+from m2cache_rs.config import PROMPT_CHUNK, parse_size
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.decoder import PROMPT_CHUNK
 
 from limits.capped.bound import Sweeps
 from limits.capped.runs import HEADROOM, RunError, Task
@@ -23,7 +22,7 @@ from limits.subject import Subject
 
 IDLE = """
 import m2cache_rs.cli.generate, m2cache_rs.runtime.session, tokenizers
-from m2cache_rs.runtime.memory import peak_rss
+from m2cache_rs.machine.memory import peak_rss
 print(peak_rss())
 """
 

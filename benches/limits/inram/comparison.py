@@ -10,7 +10,7 @@ from typing import Any
 
 from m2cache_rs._core import MemoryProbe
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.machine.memory import free_memory
 
 from limits import module
 from limits.inram.summary import DEPTH, OURS, PEER, Asked, Measured

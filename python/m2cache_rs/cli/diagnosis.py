@@ -7,7 +7,7 @@ from typing import Any
 
 from m2cache_rs.cli import output
 from m2cache_rs.config import format_size
-from m2cache_rs.runtime.measure import DEPTHS
+from m2cache_rs.machine.measure import DEPTHS
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -19,8 +19,8 @@ from m2cache_rs.config import LEVELS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
-    from m2cache_rs.runtime.device_rates import DeviceRates
-    from m2cache_rs.runtime.measure import Measured
+    from m2cache_rs.machine.device_rates import DeviceRates
+    from m2cache_rs.machine.measure import Measured
 
 _LONGEST = 3600.0
 _PACKAGES = ("m2cache-rs", "numpy", "tokenizers", "typer", "rich", "torch")
@@ -49,8 +49,8 @@ def doctor(
     """
     directory = user_path(directory)
     _check(directory, seconds)
-    from m2cache_rs.runtime.measure import measure, steps
-    from m2cache_rs.runtime.memory import peak_rss
+    from m2cache_rs.machine.measure import measure, steps
+    from m2cache_rs.machine.memory import peak_rss
 
     with output.progress("measuring", steps(), unit="steps") as progress:
         found = measure(directory, seconds, write=not no_write, progress=progress)
@@ -74,9 +74,9 @@ def _check(directory: Path, seconds: float) -> None:
 def _machine(directory: Path, found: Measured) -> dict[str, Any]:
     """What need not be measured."""
     from m2cache_rs._core import isa
-    from m2cache_rs.runtime import machine
-    from m2cache_rs.runtime.device import device_of, devices_key
-    from m2cache_rs.runtime.memory import free_memory
+    from m2cache_rs.machine import machine
+    from m2cache_rs.machine.device import device_of, devices_key
+    from m2cache_rs.machine.memory import free_memory
 
     memory, space, device = machine.meminfo(), os.statvfs(directory), device_of(directory)
     return {
@@ -152,7 +152,7 @@ def _measured(found: Measured) -> dict[str, Any]:
 
 def _keep(found: Measured, directory: Path) -> tuple[str | None, str | None]:
     """Where the rates are kept, or why they are not."""
-    from m2cache_rs.runtime.device_rates import better, save
+    from m2cache_rs.machine.device_rates import better, save
 
     rates = found.device_rates(directory)
     if rates is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from m2cache_rs.eval.gguf import GgufModel
-    from m2cache_rs.runtime.dial import Chosen, Dial
+    from m2cache_rs.recipe.dial import Chosen, Dial
     from m2cache_rs.runtime.opening import Opened
 
 
@@ -87,8 +87,8 @@ def evaluate(
     from m2cache_rs.eval.models import Asked, free_bytes, open_all
     from m2cache_rs.eval.run import evaluate_all
     from m2cache_rs.eval.windows import WINDOW
-    from m2cache_rs.runtime.dial import Dial
-    from m2cache_rs.runtime.memory import peak_rss
+    from m2cache_rs.machine.memory import peak_rss
+    from m2cache_rs.recipe.dial import Dial
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)

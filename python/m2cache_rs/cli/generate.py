@@ -17,8 +17,8 @@ from m2cache_rs.config import PARTS, format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
+    from m2cache_rs.plan.planner import Expectation
     from m2cache_rs.runtime.generation import Token
-    from m2cache_rs.runtime.planner import Expectation
     from m2cache_rs.runtime.session import Model
 
 
@@ -225,7 +225,7 @@ def _report(run: _Run, model: Model, expected: Expectation | None, json: bool) -
 
 def _touched(model: Model, stats: Mapping[str, Any]) -> str:
     """What the neurons of a recipe that chooses some have cost."""
-    from m2cache_rs.runtime.recipe import Dense
+    from m2cache_rs.recipe.recipe import Dense
 
     cost = stats["recipe"]["cost"]
     if cost is None or isinstance(model.recipe.ffn, Dense):

@@ -31,9 +31,9 @@ def inspect(
 
 def _report(path: Path, store: Store) -> dict[str, Any]:
     from m2cache_rs.models import Architecture
-    from m2cache_rs.runtime.budget import Weights
-    from m2cache_rs.runtime.footprint import bits_per_weight
-    from m2cache_rs.runtime.recipe import Recipe
+    from m2cache_rs.plan.budget import Weights
+    from m2cache_rs.plan.footprint import bits_per_weight
+    from m2cache_rs.recipe.recipe import Recipe
 
     manifest, layout = codec.loads(store.manifest()), codec.loads(store.layout())
     planes, spec = manifest["encoding"]["planes"], Architecture.from_dict(manifest["architecture"])
@@ -63,7 +63,7 @@ def _directories(store: Store, layout: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _sections(layout: dict[str, Any]) -> list[dict[str, Any]]:
     """Sections of the same name, summed over the files."""
-    from m2cache_rs.runtime.footprint import sections
+    from m2cache_rs.plan.footprint import sections
 
     found: dict[str, dict[str, Any]] = {}
     for one in sections(layout):

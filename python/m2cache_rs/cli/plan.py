@@ -14,8 +14,8 @@ from m2cache_rs.config import LEVELS, format_size, user_path
 from m2cache_rs.errors import BudgetError
 
 if TYPE_CHECKING:
-    from m2cache_rs.runtime.plan import Plan
-    from m2cache_rs.runtime.regimes import Regimes, Way
+    from m2cache_rs.plan.plan import Plan
+    from m2cache_rs.plan.regimes import Regimes, Way
 
 Plans = Mapping[int, "Plan | BudgetError"]
 
@@ -58,11 +58,11 @@ def plan(
     ways to compute the FFN (for --active, or half of the neurons), and says which pays.
     """
     from m2cache_rs.cli.shapes import shape_of
-    from m2cache_rs.runtime.dial import Chosen, Dial
-    from m2cache_rs.runtime.plan import Request, make
-    from m2cache_rs.runtime.rates import rates_of
-    from m2cache_rs.runtime.recipe import Recipe
-    from m2cache_rs.runtime.regimes import Regimes, compared_share
+    from m2cache_rs.plan.plan import Request, make
+    from m2cache_rs.plan.rates import rates_of
+    from m2cache_rs.plan.regimes import Regimes, compared_share
+    from m2cache_rs.recipe.dial import Chosen, Dial
+    from m2cache_rs.recipe.recipe import Recipe
 
     shape = shape_of(model)
     request = Request(dram=dram, ctx=ctx, prompt=prompt, threads=threads, kv=kv)

@@ -73,7 +73,7 @@ def profile(
     if text is None and reorder is None:
         raise UsageError("there is nothing to do: name a --text (or --reorder, by a profile that is there)")
     content = None if text is None else read_text(text)
-    from m2cache_rs.runtime.memory import peak_rss
+    from m2cache_rs.machine.memory import peak_rss
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)
@@ -143,7 +143,7 @@ def _open(opened: Opened, asked: tuple[Any, ...], reserve: int) -> Model:
 
 def _reorder(opened: Opened, target: Path, told: Callable[[str, int, int], None]) -> str:
     from m2cache_rs.predict.hot import hot_first
-    from m2cache_rs.runtime.neurons import NeuronProfile
+    from m2cache_rs.recipe.neurons import NeuronProfile
 
     arch = opened.architecture
     found = NeuronProfile.load(opened.path, opened.manifest["id"], arch.layers, arch.ffn)

@@ -8,10 +8,10 @@ from m2cache_rs.config import user_path
 from m2cache_rs.convert.checkpoint import read_config
 from m2cache_rs.convert.encoding import choose
 from m2cache_rs.errors import UsageError
+from m2cache_rs.machine.places import MANIFEST
 from m2cache_rs.models import architecture_of
+from m2cache_rs.plan.shape import Shape
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.places import MANIFEST
-from m2cache_rs.runtime.shape import Shape
 
 CONFIG = "config.json"
 

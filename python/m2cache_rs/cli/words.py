@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from m2cache_rs.config import PARTS, Precision, format_size
 
 if TYPE_CHECKING:
-    from m2cache_rs.runtime.budget import Budget
-    from m2cache_rs.runtime.cut import Cut
-    from m2cache_rs.runtime.dial import Chosen
-    from m2cache_rs.runtime.planner import Expectation
-    from m2cache_rs.runtime.recipe import Recipe, Sparse
-    from m2cache_rs.runtime.tuned import Measured
+    from m2cache_rs.plan.budget import Budget
+    from m2cache_rs.plan.planner import Expectation
+    from m2cache_rs.recipe.cut import Cut
+    from m2cache_rs.recipe.dial import Chosen
+    from m2cache_rs.recipe.recipe import Recipe, Sparse
+    from m2cache_rs.recipe.tuned import Measured
 
 
 def level_words(precision: Precision) -> str:
@@ -39,7 +39,7 @@ def recipe_words(recipe: Recipe) -> str:
 
 
 def _neuron_words(recipe: Recipe) -> str:
-    from m2cache_rs.runtime.recipe import Certified, Dense
+    from m2cache_rs.recipe.recipe import Certified, Dense
 
     ffn = recipe.ffn
     if isinstance(ffn, Dense):
@@ -61,7 +61,7 @@ def _sparse_words(ffn: Sparse) -> str:
 
 def _cut_words(cuts: tuple[Cut, ...]) -> str:
     """Shares, or from the least to the most where layers differ."""
-    from m2cache_rs.runtime.cut import LEVELS, Above
+    from m2cache_rs.recipe.cut import LEVELS, Above
 
     if any(isinstance(cut, Above) for cut in cuts):
         return f"at most {_span([cut.most if isinstance(cut, Above) else cut.active for cut in cuts])}"

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats, Ids
+from m2cache_rs.runtime.decoder import Floats, Ids
 
 GROUP = "llama.cpp"
 _OUTER = {"token_embd.weight": "embed", "output.weight": "head"}

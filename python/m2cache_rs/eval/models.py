@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from m2cache_rs.config import LEVELS
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.dial import Chosen
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.dial import Chosen
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
+from m2cache_rs.recipe.work import Work
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime.session import Model
-from m2cache_rs.runtime.work import Work
 
 _BEST = Recipe.dense(16)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval import metrics
 from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import PIECE, WINDOW, Window, windows
 from m2cache_rs.runtime.cost import FfnCost, ffn_cost
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats
+from m2cache_rs.runtime.decoder import Floats
 
 if TYPE_CHECKING:
     from m2cache_rs.eval.gguf import GgufModel

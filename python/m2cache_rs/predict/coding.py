@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from m2cache_rs.predict.rank import BITS
+from m2cache_rs.recipe.predictors import Factors
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.predictors import Factors
 
 _GROUP = 64
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import NumericsError, UsageError
 from m2cache_rs.eval.windows import Window, windows
 from m2cache_rs.predict.spool import Spool
 from m2cache_rs.predict.statistics import LayerStatistics
 from m2cache_rs.runtime.cpu import CpuBackend
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Batch, Floats, Kind
+from m2cache_rs.runtime.decoder import Batch, Floats, Kind
 from m2cache_rs.runtime.session import Model
 
 

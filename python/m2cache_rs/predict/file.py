@@ -1,4 +1,4 @@
-"""Writing a predictor's file (`runtime/predictors`): layer by layer, in memory for one layer."""
+"""Writing a predictor's file (`recipe/predictors`): layer by layer, in memory for one layer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from m2cache_rs.models import Architecture
 from m2cache_rs.predict.rank import BITS, outputs
-from m2cache_rs.runtime.neurons import SHARES
-from m2cache_rs.runtime.predictors import Factors, path_of
-from m2cache_rs.runtime.profiles import write
+from m2cache_rs.recipe.neurons import SHARES
+from m2cache_rs.recipe.predictors import Factors, path_of
+from m2cache_rs.recipe.profiles import write
 
 _DTYPES = {"down": ("F16", "<f2"), "up": ("F16", "<f2"), "bias": ("F32", "<f4"), "weight": ("F32", "<f4")}
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import NumericsError, UsageError
 from m2cache_rs.predict.collect import rows_of, texts
 from m2cache_rs.predict.ridge import Line, Ridge
 from m2cache_rs.predict.sample import HELD_OUT
 from m2cache_rs.predict.spool import Spool
+from m2cache_rs.recipe.cut import rounded
+from m2cache_rs.recipe.heads import path_of
+from m2cache_rs.recipe.profiles import made, write
 from m2cache_rs.runtime.cpu import CpuBackend
-from m2cache_rs.runtime.cut import rounded
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Batch, Floats, Ids, Kind
-from m2cache_rs.runtime.heads import path_of
+from m2cache_rs.runtime.decoder import Batch, Floats, Ids, Kind
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.profiles import made, write
 from m2cache_rs.runtime.session import Model
 
 PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)

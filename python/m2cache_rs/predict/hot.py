@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from m2cache_rs.convert.reorder import reorder
-from m2cache_rs.runtime.neurons import NeuronProfile
+from m2cache_rs.recipe.neurons import NeuronProfile
+from m2cache_rs.recipe.profiles import FOLDER, write
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.profiles import FOLDER, write
 
 
 def hot_first(opened: Opened, profile: NeuronProfile, dst: Path, progress: Callable[[int, int], None]) -> str:

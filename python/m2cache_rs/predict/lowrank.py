@@ -14,8 +14,8 @@ from itertools import chain
 import numpy as np
 
 from m2cache_rs.predict.activation import ACTIVATIONS
+from m2cache_rs.recipe.predictors import Factors
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.predictors import Factors
 
 _SPARE = 16
 """Directions beyond the rank that the iteration carries."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.eval.windows import PIECE
 from m2cache_rs.models import Architecture
 from m2cache_rs.predict.rank import default_rank, outputs
-from m2cache_rs.runtime.decoder import DECODE_BATCH
 
 # By neuron: five frequencies and a sum of eight bytes, a rank; by layer: two tails.
 _NEURON, _TAILS = 5 * 8 + 8 + 4, 2 * 74 << 10

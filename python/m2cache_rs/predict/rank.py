@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from m2cache_rs.models import Architecture
 from m2cache_rs.predict.activation import OFF
-from m2cache_rs.runtime.predictors import CODING
-from m2cache_rs.runtime.work import record_bytes
+from m2cache_rs.recipe.predictors import CODING
+from m2cache_rs.recipe.work import record_bytes
 
 BITS = 4
 """At which the core keeps factors: twice the rank at 4 bits finds more than the rank at 8, for as many bytes

@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from m2cache_rs.runtime.cut import Shares
+from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.runtime.decoder import Floats
 
 Ranks = NDArray[np.int32]

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs.predict.ranks import Ranks, active_ranks, ranks
-from m2cache_rs.runtime.cut import rounded
+from m2cache_rs.recipe.cut import rounded
+from m2cache_rs.recipe.neurons import SHARES
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.neurons import SHARES
 
 
 class Recall:

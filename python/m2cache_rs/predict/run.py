@@ -22,10 +22,10 @@ from m2cache_rs.predict.rank import default_rank, outputs, predictor_share
 from m2cache_rs.predict.recall import Recall
 from m2cache_rs.predict.sample import Sample
 from m2cache_rs.predict.spool import Spool
-from m2cache_rs.runtime.neurons import SHARES, LayerProfile, NeuronProfile, path_of
+from m2cache_rs.recipe.neurons import SHARES, LayerProfile, NeuronProfile, path_of
+from m2cache_rs.recipe.predictors import Factors, Predictor
+from m2cache_rs.recipe.profiles import made
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.predictors import Factors, Predictor
-from m2cache_rs.runtime.profiles import made
 from m2cache_rs.runtime.session import Model
 
 TOKENS = 4096

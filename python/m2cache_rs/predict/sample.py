@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 
 from m2cache_rs._core import Store
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.predict.collect import neurons
 from m2cache_rs.predict.lowrank import FfnMatrices
 from m2cache_rs.predict.spool import Spool
-from m2cache_rs.runtime.decoder import DECODE_BATCH, Floats
+from m2cache_rs.runtime.decoder import Floats
 from m2cache_rs.runtime.session import Model
 
 HELD_OUT = 0.2

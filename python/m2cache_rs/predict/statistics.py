@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from m2cache_rs.predict.ranks import Ranks, active_ranks, places_of, ranks
 from m2cache_rs.predict.recall import Recall, ratio
 from m2cache_rs.predict.tails import Tail
-from m2cache_rs.runtime.cut import Shares, rounded
+from m2cache_rs.recipe.cut import Shares, rounded
+from m2cache_rs.recipe.neurons import BANDS, SHARES, LayerProfile
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.neurons import BANDS, SHARES, LayerProfile
 
 _HOT = 0.1
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from m2cache_rs.recipe.neurons import Threshold
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.neurons import Threshold
 
 _SHIFT = 17
 """A bin is all numbers that share an exponent and 6 bits behind it: its width is 1/64 to 1/128 of them."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from m2cache_rs.errors import UnsupportedError
 from m2cache_rs.predict.activation import OFF
+from m2cache_rs.recipe.predictors import Factors
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.predictors import Factors
 
 STEPS = 600
 _BATCH = 256

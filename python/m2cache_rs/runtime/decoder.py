@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from m2cache_rs.config import DECODE_BATCH, PROMPT_CHUNK
 from m2cache_rs.errors import UsageError
 
 Floats = NDArray[np.float32]
@@ -19,10 +20,6 @@ Observer = Callable[[int, str, Floats], None]
 Progress = Callable[[int], None]
 Span = tuple[int, int]
 
-# Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
-PROMPT_CHUNK = 256
-# Decode tokens whose logits are the same bits alone and together; as many as POOLED_ROWS in src/engine.
-DECODE_BATCH = 32
 # Layers of a backend's call of up to DECODE_BATCH rows: threads that slept between calls took some 35 us
 # to wake. Ctrl-C and progress wait for a call.
 FEW_LAYERS = 4

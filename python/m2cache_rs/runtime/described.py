@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from m2cache_rs.config import Precision
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.budget import Budget, Weights
-from m2cache_rs.runtime.dial import Chosen
+from m2cache_rs.plan.budget import Budget, Weights
+from m2cache_rs.recipe.dial import Chosen
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.options import Options
-from m2cache_rs.runtime.recipe import Recipe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

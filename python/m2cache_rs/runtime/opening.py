@@ -11,16 +11,16 @@ from typing import Any
 from m2cache_rs._core import Engine, Store, Survey
 from m2cache_rs.config import user_path
 from m2cache_rs.errors import M2CacheError, UsageError
+from m2cache_rs.machine.memory import peak_rss, rss
+from m2cache_rs.machine.places import why_no_store
 from m2cache_rs.models import Architecture
+from m2cache_rs.plan.budget import Budget
+from m2cache_rs.plan.shape import Shape
+from m2cache_rs.plan.wish import Wish, choose
+from m2cache_rs.recipe.dial import Home
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.assets import Assets
-from m2cache_rs.runtime.budget import Budget
-from m2cache_rs.runtime.dial import Home
-from m2cache_rs.runtime.memory import peak_rss, rss
 from m2cache_rs.runtime.options import Options
-from m2cache_rs.runtime.places import why_no_store
-from m2cache_rs.runtime.recipe import Recipe
-from m2cache_rs.runtime.shape import Shape
-from m2cache_rs.runtime.wish import Wish, choose
 
 
 class Opened(Shape):

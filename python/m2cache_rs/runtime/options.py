@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import UsageError, integer
-from m2cache_rs.runtime.decoder import DECODE_BATCH
-from m2cache_rs.runtime.shape import check_threads
+from m2cache_rs.plan.shape import check_threads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs.errors import UsageError
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.counters import since, total
 from m2cache_rs.runtime.decoder import Backend
-from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.trace import Recorder
 
 

@@ -16,39 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs._core import Engine
-from m2cache_rs.config import PrecisionLike, Sampling, user_path
+from m2cache_rs.config import DECODE_BATCH, PROMPT_CHUNK, PrecisionLike, Sampling, user_path
 from m2cache_rs.errors import UsageError, integer
+from m2cache_rs.machine.memory import peak_rss
 from m2cache_rs.models.rope import inverse_frequencies
+from m2cache_rs.plan.budget import Budget
+from m2cache_rs.plan.planner import Expectation, expect
+from m2cache_rs.plan.shape import tell_idle_threads
+from m2cache_rs.plan.wish import Wish
+from m2cache_rs.recipe.dial import BandsLike, Chosen, Dial, RecipeLike
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.budget import Budget
 from m2cache_rs.runtime.cost import ffn_cost
 from m2cache_rs.runtime.cpu import CpuBackend
-from m2cache_rs.runtime.decoder import (
-    DECODE_BATCH,
-    PROMPT_CHUNK,
-    Backend,
-    Batch,
-    Decoder,
-    Floats,
-    Ids,
-    Kind,
-    Observer,
-    Progress,
-    pieces,
-)
+from m2cache_rs.runtime.decoder import Backend, Batch, Decoder, Floats, Ids, Kind, Observer, Progress, pieces
 from m2cache_rs.runtime.described import Described
-from m2cache_rs.runtime.dial import BandsLike, Chosen, Dial, RecipeLike
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
-from m2cache_rs.runtime.memory import peak_rss
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.options import Options, check_sequences, choice
-from m2cache_rs.runtime.planner import Expectation, expect
-from m2cache_rs.runtime.recipe import Recipe
 from m2cache_rs.runtime.running import Running, Turn
 from m2cache_rs.runtime.sampling import check_finite
-from m2cache_rs.runtime.shape import tell_idle_threads
 from m2cache_rs.runtime.trace import Recorder
-from m2cache_rs.runtime.wish import Wish
 
 if TYPE_CHECKING:
     pass
@@ -291,7 +279,7 @@ class Model(Described):
 
         None if this disk was never measured; the text says so. A forecast for one sequence, not a bound.
         """
-        from m2cache_rs.runtime.rates import known_rates
+        from m2cache_rs.plan.rates import known_rates
 
         rates, why = known_rates(self.path, self.options.threads, self.stats()["io"])
         if rates is None:

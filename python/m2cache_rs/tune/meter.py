@@ -17,10 +17,10 @@ from m2cache_rs.eval import metrics
 from m2cache_rs.eval.run import costs
 from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import Window
-from m2cache_rs.runtime.cut import Shares as Cut
+from m2cache_rs.recipe.cut import Shares as Cut
+from m2cache_rs.recipe.profiles import io_error
+from m2cache_rs.recipe.recipe import Dense, Recipe
 from m2cache_rs.runtime.decoder import Floats
-from m2cache_rs.runtime.profiles import io_error
-from m2cache_rs.runtime.recipe import Dense, Recipe
 from m2cache_rs.runtime.session import Model
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.layers import UNIFORM, Shares

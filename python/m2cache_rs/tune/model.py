@@ -14,14 +14,14 @@ from m2cache_rs.config import LEVELS, PrecisionLike, format_size
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.eval.windows import most_tokens, windows
-from m2cache_rs.runtime import profiles, tuned
+from m2cache_rs.recipe import profiles, tuned
+from m2cache_rs.recipe.cut import share
+from m2cache_rs.recipe.dial import Dial, names_ffn
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
+from m2cache_rs.recipe.tuned import Measured, Tuned
 from m2cache_rs.runtime.cost import ffn_weights
-from m2cache_rs.runtime.cut import share
-from m2cache_rs.runtime.dial import Dial, names_ffn
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime.session import Model
-from m2cache_rs.runtime.tuned import Measured, Tuned
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import FIXED_BANDS, Shares

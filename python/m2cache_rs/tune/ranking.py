@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m2cache_rs.runtime.cut import Shares
-from m2cache_rs.runtime.dial import twice
-from m2cache_rs.runtime.recipe import PREDICTED, Sparse
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.dial import twice
+from m2cache_rs.recipe.recipe import PREDICTED, Sparse
 
 SELECTORS = ("plane", *PREDICTED)
 

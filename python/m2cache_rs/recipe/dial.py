@@ -11,12 +11,12 @@ from typing import Any
 
 from m2cache_rs.config import LEVELS, Precision, PrecisionLike, user_path
 from m2cache_rs.errors import UsageError, integer
-from m2cache_rs.runtime import predictors, tuned
-from m2cache_rs.runtime.cut import Shares, one_level, parse_bands, share
-from m2cache_rs.runtime.neurons import NeuronProfile
-from m2cache_rs.runtime.recipe import PREDICTED, SELECTORS, Certified, Dense, Ffn, Recipe, Sparse
-from m2cache_rs.runtime.thresholds import above
-from m2cache_rs.runtime.tuned import EXACT, QUALITIES, Measured
+from m2cache_rs.recipe import predictors, tuned
+from m2cache_rs.recipe.cut import Shares, one_level, parse_bands, share
+from m2cache_rs.recipe.neurons import NeuronProfile
+from m2cache_rs.recipe.recipe import PREDICTED, SELECTORS, Certified, Dense, Ffn, Recipe, Sparse
+from m2cache_rs.recipe.thresholds import above
+from m2cache_rs.recipe.tuned import EXACT, QUALITIES, Measured
 
 CUTS = ("top", "threshold")
 SELECTS = (*SELECTORS[:3], "certified", SELECTORS[3])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.profiles import FOLDER
-from m2cache_rs.runtime.tensors import Floats, TensorFile
+from m2cache_rs.recipe.profiles import FOLDER
+from m2cache_rs.recipe.tensors import Floats, TensorFile
 
 _FILE = "query-heads.safetensors"
 _MAKE = "`m2cache profile {} --text FILE --query-heads` makes it"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.profiles import FOLDER
-from m2cache_rs.runtime.tensors import Floats, TensorFile
-from m2cache_rs.runtime.work import record_bytes
+from m2cache_rs.recipe.profiles import FOLDER
+from m2cache_rs.recipe.tensors import Floats, TensorFile
+from m2cache_rs.recipe.work import record_bytes
 
 CODING = {"form": "symmetric", "group": 64}
 """How the core codes factors (src/select/coded.rs)."""

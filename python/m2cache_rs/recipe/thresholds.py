@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.cut import Above, Shares
-from m2cache_rs.runtime.neurons import SELECTORS, SHARES, NeuronProfile, Threshold
+from m2cache_rs.recipe.cut import Above, Shares
+from m2cache_rs.recipe.neurons import SELECTORS, SHARES, NeuronProfile, Threshold
 
 # Shares are written with a few digits.
 _NEAR = 1e-3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from m2cache_rs.runtime.cgroups import groups
+from m2cache_rs.machine.cgroups import groups
 
 _ROOT = Path("/")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs.errors import StoreError, UsageError
-from m2cache_rs.runtime.cut import LARGEST
-from m2cache_rs.runtime.profiles import FOLDER, read_json, write
+from m2cache_rs.recipe.cut import LARGEST
+from m2cache_rs.recipe.profiles import FOLDER, read_json, write
 
 VERSION = 1
 SHARES = (0.7, 0.5, 0.35, 0.25, 0.1)

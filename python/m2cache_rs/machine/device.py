@@ -8,7 +8,7 @@ from pathlib import Path
 
 from m2cache_rs._core import Store
 from m2cache_rs.errors import M2CacheError
-from m2cache_rs.runtime.places import MANIFEST
+from m2cache_rs.machine.places import MANIFEST
 
 _ROOT = Path("/")
 # File systems whose files are memory: reading them measures no disk.

@@ -26,12 +26,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from m2cache_rs.config import PROMPT_CHUNK
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.budget import Budget, Weights
-from m2cache_rs.runtime.decoder import PROMPT_CHUNK
-from m2cache_rs.runtime.reads import Reads
-from m2cache_rs.runtime.recipe import Recipe
-from m2cache_rs.runtime.work import Work
+from m2cache_rs.plan.budget import Budget, Weights
+from m2cache_rs.plan.reads import Reads
+from m2cache_rs.recipe.recipe import Recipe
+from m2cache_rs.recipe.work import Work
 
 # Finding a chunk's blocks, handing out their leases, adding its sums, and its share of waking the pool.
 # Derived from measurements; see benches/NOTES.md ("One decoded token, again").

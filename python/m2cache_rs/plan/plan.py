@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.budget import Budget, least_dram
-from m2cache_rs.runtime.dial import Chosen
-from m2cache_rs.runtime.planner import Expectation, Rates, Subject, expect
-from m2cache_rs.runtime.shape import Shape
-from m2cache_rs.runtime.wish import Wish, choose
+from m2cache_rs.plan.budget import Budget, least_dram
+from m2cache_rs.plan.planner import Expectation, Rates, Subject, expect
+from m2cache_rs.plan.shape import Shape
+from m2cache_rs.plan.wish import Wish, choose
+from m2cache_rs.recipe.dial import Chosen
 
 _PROMPT = 512
 

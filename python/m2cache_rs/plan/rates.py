@@ -7,10 +7,10 @@ from pathlib import Path
 
 from m2cache_rs._core import DiskProbe
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime.device_rates import DeviceRates, load
-from m2cache_rs.runtime.machine import usable_cores
-from m2cache_rs.runtime.measure import quick
-from m2cache_rs.runtime.planner import Rates
+from m2cache_rs.machine.device_rates import DeviceRates, load
+from m2cache_rs.machine.machine import usable_cores
+from m2cache_rs.machine.measure import quick
+from m2cache_rs.plan.planner import Rates
 
 
 def known_rates(

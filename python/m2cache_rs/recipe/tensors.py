@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2cache_rs._core import read_header
 from m2cache_rs.errors import M2CacheError, StoreError
-from m2cache_rs.runtime.profiles import check_store, io_error
+from m2cache_rs.recipe.profiles import check_store, io_error
 
 Floats = NDArray[np.float32]
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}

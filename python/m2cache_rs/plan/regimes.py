@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2cache_rs.config import LEVELS
-from m2cache_rs.runtime.cut import Shares, one_level
-from m2cache_rs.runtime.recipe import Dense, Ffn, Recipe, Sparse
-from m2cache_rs.runtime.shape import Shape
-from m2cache_rs.runtime.work import record_bytes
+from m2cache_rs.plan.shape import Shape
+from m2cache_rs.recipe.cut import Shares, one_level
+from m2cache_rs.recipe.recipe import Dense, Ffn, Recipe, Sparse
+from m2cache_rs.recipe.work import record_bytes
 
 # A predictor takes 3 to 6 % of the dense FFN at 4 bits (docs/design.md, 5).
 _PREDICTOR = 0.05

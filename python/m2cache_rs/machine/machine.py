@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs.runtime.cgroups import groups
+from m2cache_rs.machine.cgroups import groups
 
 _ROOT = Path("/")
 _CAP_IPC_LOCK = 14

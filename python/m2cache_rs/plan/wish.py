@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from m2cache_rs.config import format_size, parse_size
 from m2cache_rs.errors import BudgetError, UsageError
-from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Budget, Costs, Weights
-from m2cache_rs.runtime.memory import free_memory
+from m2cache_rs.machine.memory import free_memory
+from m2cache_rs.plan import budget
+from m2cache_rs.plan.budget import Budget, Costs, Weights
 
 _LOG = logging.getLogger("m2cache_rs")
 # Left to the other programs by the default budget, at most: a small cgroup has less to leave.

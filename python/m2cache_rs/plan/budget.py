@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from m2cache_rs import _core
-from m2cache_rs.config import format_size
+from m2cache_rs.config import DECODE_BATCH, PROMPT_CHUNK, format_size
 from m2cache_rs.errors import BudgetError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.decoder import DECODE_BATCH, PROMPT_CHUNK
-from m2cache_rs.runtime.recipe import Dense, Recipe, Sparse
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 
 _MIB = 1 << 20
 # Records of one lease: the FFN's hidden rows exist for so many neurons at a time.

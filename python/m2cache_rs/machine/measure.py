@@ -12,11 +12,11 @@ from pathlib import Path
 from m2cache_rs._core import DiskProbe, MemoryProbe, isa
 from m2cache_rs.config import LEVELS, format_size
 from m2cache_rs.errors import BudgetError, StoreIOError
-from m2cache_rs.runtime.device import device_of, devices_key, roots
-from m2cache_rs.runtime.device_rates import ENOUGH, DeviceRates, KernelRates, Rate
-from m2cache_rs.runtime.machine import is_virtual, last_cache_bytes
-from m2cache_rs.runtime.memory import free_memory
-from m2cache_rs.runtime.places import MANIFEST
+from m2cache_rs.machine.device import device_of, devices_key, roots
+from m2cache_rs.machine.device_rates import ENOUGH, DeviceRates, KernelRates, Rate
+from m2cache_rs.machine.machine import is_virtual, last_cache_bytes
+from m2cache_rs.machine.memory import free_memory
+from m2cache_rs.machine.places import MANIFEST
 
 # 576 KiB is a chunk of 256 records of 4096 weights at 4 bits: the read that decoding does most.
 SIZES = (64 << 10, 256 << 10, 576 << 10, 1 << 20)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs.errors import StoreError, UsageError
-from m2cache_rs.runtime.cut import number
-from m2cache_rs.runtime.profiles import FOLDER, read_json, write_json
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.recipe.cut import number
+from m2cache_rs.recipe.profiles import FOLDER, read_json, write_json
+from m2cache_rs.recipe.recipe import Recipe
 
 EXACT = "exact"
 QUALITIES = (EXACT, "high", "balanced", "fast")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs._core import isa
-from m2cache_rs.runtime.device import devices_key
-from m2cache_rs.runtime.machine import cpu_model, usable_cores
+from m2cache_rs.machine.device import devices_key
+from m2cache_rs.machine.machine import cpu_model, usable_cores
 
 VERSION = 1
 ENOUGH = 512 << 20

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.cut import LEVELS, Above, Cut, rounded
-from m2cache_rs.runtime.recipe import Recipe, Sparse, one_or_each
+from m2cache_rs.recipe.cut import LEVELS, Above, Cut, rounded
+from m2cache_rs.recipe.recipe import Recipe, Sparse, one_or_each
 
 _BLOCK = 64
 _SCANS = {"plane": 4, "cascade": 4, "oracle": 16}

@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import UsageError, integer
+from m2cache_rs.machine.machine import usable_cores
+from m2cache_rs.machine.memory import rss
 from m2cache_rs.models import Architecture
 from m2cache_rs.models.rope import positions
-from m2cache_rs.runtime import budget
-from m2cache_rs.runtime.budget import Costs, Weights
-from m2cache_rs.runtime.decoder import DECODE_BATCH
-from m2cache_rs.runtime.dial import Chosen, Dial, Home
-from m2cache_rs.runtime.heads import HeadPredictor
-from m2cache_rs.runtime.machine import usable_cores
-from m2cache_rs.runtime.memory import rss
-from m2cache_rs.runtime.planner import Subject
-from m2cache_rs.runtime.predictors import Predictor, names
-from m2cache_rs.runtime.reads import Reads
-from m2cache_rs.runtime.recipe import Dense, Recipe
-from m2cache_rs.runtime.work import Work
+from m2cache_rs.plan import budget
+from m2cache_rs.plan.budget import Costs, Weights
+from m2cache_rs.plan.planner import Subject
+from m2cache_rs.plan.reads import Reads
+from m2cache_rs.recipe.dial import Chosen, Dial, Home
+from m2cache_rs.recipe.heads import HeadPredictor
+from m2cache_rs.recipe.predictors import Predictor, names
+from m2cache_rs.recipe.recipe import Dense, Recipe
+from m2cache_rs.recipe.work import Work
 
 # Positions that have room unless somebody asks for more or less (--ctx).
 _POSITIONS = 4096
@@ -133,7 +133,7 @@ class Shape:
         """What a read of the store's disk costs beside its bytes, where that decides what is read."""
         if all(isinstance(recipe.ffn, Dense) for recipe in recipes) or self.home is None:
             return None
-        from m2cache_rs.runtime.rates import request_bytes
+        from m2cache_rs.plan.rates import request_bytes
 
         return request_bytes(self.home.path)
 

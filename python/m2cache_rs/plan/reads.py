@@ -9,7 +9,7 @@ from typing import Any
 
 from m2cache_rs import _core
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.recipe import Recipe
+from m2cache_rs.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import Any
 from m2cache_rs.config import LEVELS, PLANES, Precision
 from m2cache_rs.errors import UsageError
 from m2cache_rs.models import Architecture
-from m2cache_rs.runtime.cut import Cut, Shares, parse_cut, rounded, share
+from m2cache_rs.recipe.cut import Cut, Shares, parse_cut, rounded, share
 
 SELECTORS = ("plane", "lowrank", "cascade", "oracle")
 PREDICTED = ("lowrank", "cascade")

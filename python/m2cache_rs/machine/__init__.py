@@ -1,0 +1,1 @@
+"""What this machine is and can do: its processor, memory and disks, and what lies at a path."""

@@ -1,0 +1,1 @@
+"""What is computed: recipes, who chose one, and what `STORE/profiles/` keeps for them."""
