@@ -6,8 +6,9 @@
 Weights are random (synthetic): the figures say how fast, not how well. Both recipes of a pair keep their
 weights in one process and decode in turns. Predictors are random as well: `lowrank` computes with factors of
 --rank and takes what they rank highest, or, in `trace` rows, a generated ranking behind the same cost, whose
-parameters stand beside it. Per pair: tokens a second, their ratio by rounds, the bytes a token touches by the
-core's count, and their share of what threads that only read memory got in the same round.
+parameters stand beside it; the time that generating it takes is left out. Per pair: tokens a second, their
+ratio by rounds, the bytes a token touches by the core's count, and their share of what threads that only read
+memory got in the same round.
 """
 
 from __future__ import annotations

@@ -52,6 +52,20 @@ def test_found_counts_neurons_and_their_sum(limits: Any) -> None:
     assert ties.tolist() == [[True, False, True, False]]
 
 
+def test_a_token_is_timed_without_what_generated_its_ranking(limits: Any) -> None:
+    class Generating:
+        seconds = 0.0
+
+        def forward(self, *_: Any) -> None:
+            self.seconds += 7.0
+
+        def stats(self) -> Any:
+            return {"ffn": {"trace_seconds": self.seconds}}
+
+    text = limits("turns").Text(Generating(), 0, np.zeros(2, np.uint32))
+    assert [-7 <= text.decode() < 0 for _ in range(2)] == [True, True]
+
+
 def test_turns_are_compared_round_by_round(limits: Any) -> None:
     rounds = [
         {"bandwidth": 100.0, "dense": [2.0, 2.2, 9.0], "recipe": [1.0, 1.1, 1.2]},
