@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def test_factors_come_layer_by_layer(tmp_path: Path, dtype: type) -> None:
             found = getattr(factors, part)
             assert found.dtype == np.float32
             np.testing.assert_array_equal(found, given[f"layer.{layer}.{part}"])
+
+
+def test_a_digest_tells_a_predictor_from_one_made_anew(tmp_path: Path) -> None:
+    path = write(tmp_path)
+
+    def digest() -> str:
+        return Predictor(tmp_path, "svd", "id", SPEC).digest
+
+    first, content = digest(), path.read_bytes()
+    assert first == hashlib.sha256(content).hexdigest()
+    path.write_bytes(content[:-1] + b"x")
+    assert digest() != first
+    path.unlink()
+    path.write_bytes(content)
+    assert digest() == first
 
 
 @pytest.mark.parametrize(

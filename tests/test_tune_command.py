@@ -154,6 +154,42 @@ def test_a_tuned_recipe_names_its_predictor(store: Path, text: Path, shown: Show
 
 
 @pytest.mark.usefixtures("few")
+def test_what_was_measured_with_another_predictor_is_not_told(
+    store: Path, text: Path, shown: Shown, caplog: pytest.LogCaptureFixture
+) -> None:
+    give_predictors(store, "svd", "other")
+    command = ["tune", store, "--text", text, "--tokens", 32, "--select", "lowrank", "--predictor", "svd"]
+    assert shown(*command)[0] == 0
+    kept = tuned.load(store, Opened(store).manifest["id"])
+    assert kept is not None
+    ranked = {name: one for name, one in kept.items() if one.recipe.predictor}
+    assert ranked, "one of three recipes leaves neurons out"
+    assert {name for name, one in kept.items() if one.files} == set(ranked)
+    name, found = next(iter(ranked.items()))
+    path = path_of(store, "svd")
+    before = path.read_bytes()
+    for content, measured in ((path_of(store, "other").read_bytes(), None), (before, found.measured)):
+        # Another file of the same size that was made in the same moment.
+        path.write_bytes(content[:-4] + (bytes(4) if measured is None else content[-4:]))
+        caplog.clear()
+        with Model.open(store, quality=name) as model:
+            assert model.recipe == found.recipe
+            assert model.chosen.measured == measured
+        told = f"{name} was tuned with another predictor-svd.safetensors" in caplog.text
+        assert told == (measured is None)
+    path.write_bytes(before[:-4] + bytes(4))
+    caplog.clear()
+    code, _, err = shown("generate", store, "-p", "In the", "--max-new-tokens", 3, "--quality", name)
+    assert code == 0
+    assert caplog.text.count("what it costs is not known") == 1
+    assert f"m2cache: {name}: " in err
+    assert "measured KL" not in err
+    code, out, _ = shown("eval", store, "--text", text, "--tokens", 32, "--quality", name, "--json")
+    assert (code, json.loads(out)["measured"]) == (0, None)
+    assert json.loads(out)["mean_kl"] > 0
+
+
+@pytest.mark.usefixtures("few")
 def test_what_is_measured_is_what_the_recipe_gives_in_a_model_of_its_own(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ def level_words(precision: Precision) -> str:
 
 def chosen_words(chosen: Chosen) -> str:
     """A recipe, by its name where it has one that was tuned, and what it was measured to cost."""
-    name = f"{chosen.name}: " if chosen.measured else ""
+    name = f"{chosen.name}: " if chosen.name not in ("", "exact") else ""
     cost = f" ({measured_words(chosen.measured)})" if chosen.measured else ""
     return f"{name}{recipe_words(chosen.recipe)}{cost}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,8 @@ from m2cache_rs.recipe.neurons import NeuronProfile
 from m2cache_rs.recipe.recipe import PREDICTED, SELECTORS, Certified, Dense, Ffn, Recipe, Sparse
 from m2cache_rs.recipe.thresholds import above
 from m2cache_rs.recipe.tuned import EXACT, QUALITIES, Measured
+
+_LOG = logging.getLogger("m2cache_rs")
 
 CUTS = ("top", "threshold")
 SELECTS = (*SELECTORS[:3], "certified", SELECTORS[3])
@@ -39,7 +42,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A recipe, the name it was asked for by (empty: it has none), and what it was measured to cost."""
+    """A recipe, the name it was asked for by (empty: none), and what it was measured to cost, if it was."""
 
     recipe: Recipe
     name: str = ""
@@ -130,8 +133,7 @@ class Dial:
         if self.quality not in (None, EXACT):
             if home is None:
                 raise UsageError(f"quality {self.quality!r} needs a store: only that has tuned recipes")
-            found = tuned.named(home.path, home.id, str(self.quality))
-            return Chosen(found.recipe, str(self.quality), found.measured)
+            return _tuned(home, str(self.quality))
         if self.recipe is not None:
             return Chosen(read_recipe(self.recipe))
         recipe = self._parts(planes)
@@ -168,6 +170,26 @@ class Dial:
         if self.candidates is None:
             return (twice(active),)
         return (share(self.candidates, "candidates"),)
+
+
+def _tuned(home: Home, quality: str) -> Chosen:
+    """A recipe of the dial; without what it cost where that was measured with another predictor.
+
+    It is not refused: its shares are as good as they were, and what it costs now is one `eval` away, where
+    tuning again takes hours.
+    """
+    found = tuned.named(home.path, home.id, quality)
+    changed = found.changed(home.path)
+    if changed:
+        _LOG.warning(
+            "%s was tuned with another %s than is there now: what it costs is not known; `m2cache eval %s "
+            "--text FILE --quality %s` measures it, `m2cache tune` tunes it anew",
+            quality,
+            " and ".join(changed),
+            home.path,
+            quality,
+        )
+    return Chosen(found.recipe, quality, None if changed else found.measured)
 
 
 def twice(active: float) -> float:

@@ -52,6 +52,11 @@ class HeadPredictor:
         for layer in range(self._spec.layers):
             yield HeadWeights(*(self._file.read(f"layer.{layer}.{part}") for part in ("weight", "bias")))
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file, in hexadecimal: it tells one that was made anew. StoreIOError."""
+        return self._file.digest
+
     def memory(self) -> int:
         """What the core keeps of it at most, at 8 bits, and a layer that is being handed over."""
         spec = self._spec

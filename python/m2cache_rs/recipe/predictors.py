@@ -57,6 +57,11 @@ class Predictor:
         for layer in range(len(self.ranks)):
             yield Factors(*(self._file.read(f"layer.{layer}.{part}") for part in _PARTS))
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file, in hexadecimal: it tells one that was made anew. StoreIOError."""
+        return self._file.digest
+
     def bytes(self) -> int:
         """What every decode token touches of it: records, biases and weights."""
         return sum(

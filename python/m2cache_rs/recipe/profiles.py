@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -14,6 +16,8 @@ from uuid import uuid4
 from m2cache_rs.errors import StoreError, StoreIOError
 
 FOLDER = "profiles"
+# A predictor of 7B has 300 MB.
+_PART = 1 << 20
 
 
 def made(store: Path) -> Path:
@@ -76,6 +80,24 @@ def check_store(path: Path, found: Any, store: str, remedy: str) -> None:
     """StoreError where a file says that it is of another store."""
     if found != store:
         raise StoreError(f"{path} was made for another store ({found!s:.40}), this one is {store}; {remedy}")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal; it is read once as long as it stays as it is. StoreIOError."""
+    try:
+        there = path.stat()
+        return _digest(path, (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns))
+    except OSError as error:
+        raise io_error(f"{path} cannot be read", error) from error
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _there: tuple[int, ...]) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            found.update(part)
+    return found.hexdigest()
 
 
 def io_error(what: str, error: OSError) -> StoreIOError:

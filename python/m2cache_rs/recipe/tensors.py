@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2cache_rs._core import read_header
 from m2cache_rs.errors import M2CacheError, StoreError
-from m2cache_rs.recipe.profiles import check_store, io_error
+from m2cache_rs.recipe.profiles import check_store, digest, io_error
 
 Floats = NDArray[np.float32]
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
@@ -61,6 +61,11 @@ class TensorFile:
         except OSError as error:
             raise io_error(f"{self._what} {self.path} cannot be read", error) from error
         return np.ascontiguousarray(found.reshape(tensor.shape), np.float32)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all that lies in it, in hexadecimal. StoreIOError."""
+        return digest(self.path)
 
     def broken(self, why: str) -> StoreError:
         """What the file is, or lacks, and the way out."""

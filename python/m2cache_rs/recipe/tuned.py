@@ -1,23 +1,27 @@
 """Tuned recipes of a store by name, with what they were measured to cost: `STORE/profiles/recipes.json`.
 
-    {"version": 1, "store": ID, "recipes": {"balanced": {"recipe": RECIPE, "measured": MEASURED}, ...}}
+    {"version": 1, "store": ID,
+     "recipes": {"balanced": {"recipe": RECIPE, "measured": MEASURED, "files": FILES}, ...}}
 
 `m2cache tune` writes it. RECIPE is a recipe's JSON (recipe.py). MEASURED has `kl` and `kl_interval` (nats a
 token to the same store dense at 16 bits, and its bootstrap 95 % interval, null of a text too short for one),
 `perplexity`, `bytes_per_token` (weights of all parts that a decode token touches), `bits_per_weight`
-(of the FFN, selection included), `tokens`, and `text`, the SHA-256 of the text, in hexadecimal.
+(of the FFN, selection included), `tokens`, and `text`, the SHA-256 of the text, in hexadecimal. FILES has the
+SHA-256 of each file of `profiles/` that the recipe read when it was measured (its predictor), by name: with
+another one it costs something else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from m2cache_rs.errors import StoreError, UsageError
+from m2cache_rs.recipe import heads, predictors
 from m2cache_rs.recipe.cut import number
-from m2cache_rs.recipe.profiles import FOLDER, read_json, write_json
+from m2cache_rs.recipe.profiles import FOLDER, digest, read_json, write_json
 from m2cache_rs.recipe.recipe import Recipe
 
 EXACT = "exact"
@@ -63,10 +67,26 @@ class Measured:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A recipe that was measured."""
+    """A recipe that was measured, with `files` of the store's profiles; see the module."""
 
     recipe: Recipe
     measured: Measured
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def changed(self, store: Path) -> list[str]:
+        """Files that the recipe reads and that are not those it was measured with. StoreIOError."""
+        now = files_of(store, self.recipe)
+        return [name for name, found in now.items() if self.files.get(name) != found]
+
+
+def files_of(store: Path, recipe: Recipe) -> dict[str, str]:
+    """Digests of what a recipe reads of a store's profiles while it runs, by name, as far as that is there.
+
+    A cut by thresholds has their scores in the recipe, and reads nothing. StoreIOError.
+    """
+    paths = [predictors.path_of(store, recipe.predictor)] if recipe.predictor else []
+    paths += [heads.path_of(store)] if recipe.query_heads is not None else []
+    return {path.name: digest(path) for path in paths if path.exists()}
 
 
 def load(store: Path, id: str) -> dict[str, Tuned] | None:
@@ -87,7 +107,11 @@ def save(store: Path, id: str, recipes: Mapping[str, Tuned]) -> Path:
         if name not in QUALITIES[1:]:
             raise UsageError(f"a recipe is named {name!r}; the names are {', '.join(QUALITIES[1:])}")
     content = {
-        name: {"recipe": one.recipe.to_dict(), "measured": one.measured.to_dict()}
+        name: {
+            "recipe": one.recipe.to_dict(),
+            "measured": one.measured.to_dict(),
+            "files": dict(one.files),
+        }
         for name, one in recipes.items()
     }
     return write_json(store / FOLDER / FILE, id, _VERSION, {"recipes": content})
@@ -112,6 +136,9 @@ def _tuned(path: Path, name: str, value: Any) -> Tuned:
     try:
         if not isinstance(value, Mapping) or not {"recipe", "measured"} <= set(value):
             raise UsageError("it lacks recipe or measured")
-        return Tuned(Recipe.from_dict(value["recipe"]), Measured.from_dict(value["measured"]))
+        files = value.get("files", {})
+        if not isinstance(files, Mapping):
+            raise UsageError(f"files is {files!r:.60}; digests by name are needed")
+        return Tuned(Recipe.from_dict(value["recipe"]), Measured.from_dict(value["measured"]), files)
     except UsageError as error:
         raise StoreError(f"{path}, recipe {name!r:.40}: {error}; {_REMEDY}") from error

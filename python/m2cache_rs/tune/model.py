@@ -84,6 +84,7 @@ class Tuning:
     def __init__(self, opened: Opened, tuner: Tuner, meter: Meter, settings: Settings, digest: str) -> None:
         self.opened, self.tuner, self.meter, self.settings = opened, tuner, meter, settings
         self.digest = digest
+        self.files = tuned.files_of(opened.path, widest(meter.base, meter.ranking))
         self.uniform = tuner.uniform()
 
     @property
@@ -112,11 +113,15 @@ class Tuning:
 
     def save(self, found: dict[str, Found]) -> Path:
         """Keeps named recipes in the store's profiles."""
-        named = {name: Tuned(one.recipe, self._measured(one.point)) for name, one in found.items()}
+        named = {name: self._tuned(one) for name, one in found.items()}
         return tuned.save(self.opened.path, self.opened.manifest["id"], named)
 
     def _found(self, point: Point) -> Found:
         return Found(self.meter.recipe(point.shares), point)
+
+    def _tuned(self, found: Found) -> Tuned:
+        files = self.files if found.recipe.predictor else {}
+        return Tuned(found.recipe, self._measured(found.point), files)
 
     def _measured(self, point: Point) -> Measured:
         return Measured(
