@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +255,67 @@ def test_force_replaces_a_store_in_one_step(model: Path, tmp_path: Path) -> None
     assert old.id != new.id
     assert json.loads(_core.Store(str(tmp_path / "tiny.m2c")).manifest())["id"] == new.id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tiny.m2c"]
+
+
+def measure(store: Path) -> dict[str, bytes]:
+    """Files of profiles, one of which somebody is still writing; those that are finished."""
+    (store / "profiles").mkdir()
+    (store / "profiles/.0123.tmp").write_bytes(b"half")
+    found = {"neurons.json": b"{}", "predictor-svd.safetensors": bytes(range(256))}
+    for name, content in found.items():
+        (store / "profiles" / name).write_bytes(content)
+    return found
+
+
+def test_what_was_measured_of_the_same_store_is_kept(model: Path, tmp_path: Path) -> None:
+    target, said = tmp_path / "tiny.m2c", list[str]()
+    old = convert(model, target)
+    kept = measure(target)
+    new = convert(model, target, force=True, notify=said.append)
+    assert (new.id, new.bytes) == (old.id, old.bytes)
+    assert contents(target / "profiles") == kept
+    (word,) = said
+    assert "has profiles (neurons.json, predictor-svd.safetensors): they are kept if the new" in word
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tiny.m2c"]
+
+
+def test_without_second_names_what_was_measured_is_copied(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*names: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    convert(model, tmp_path / "tiny.m2c")
+    kept = measure(tmp_path / "tiny.m2c")
+    monkeypatch.setattr(os, "link", refused)
+    convert(model, tmp_path / "tiny.m2c", force=True, notify=lambda _: None)
+    assert contents(tmp_path / "tiny.m2c/profiles") == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "before"),
+    [
+        ({"planes": "base"}, r"replacing .* will drop what was measured of it \(neurons.json, predictor-svd"),
+        ({}, r"has profiles \(neurons.json, .* dropped if not"),
+    ],
+)
+def test_what_is_another_store_s_is_dropped_and_told_before(
+    options: dict[str, Any], before: str, model: Path, tmp_path: Path
+) -> None:
+    target, said = tmp_path / "tiny.m2c", list[str]()
+    convert(model, target)
+    measure(target)
+    (model / "tokenizer.json").write_text("{}")
+
+    def tell(word: str) -> None:
+        said.append(word)
+        assert (target / "profiles/neurons.json").exists()
+
+    convert(model, target, force=True, notify=tell, **options)
+    assert not (target / "profiles").exists()
+    assert re.search(before, said[0])
+    last = "dropping what was measured of the replaced store: neurons.json, predictor-svd.safetensors"
+    assert said[1:] == [last]
 
 
 def test_a_name_without_the_suffix_is_taken_as_it_is(model: Path, tmp_path: Path) -> None:

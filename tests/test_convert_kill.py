@@ -103,6 +103,39 @@ def test_a_kill_at_the_end_of_a_replacement_leaves_the_old_or_the_new(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.m2c"]
 
 
+def measured(source: Path, target: Path) -> Path:
+    """A store that hours were spent on."""
+    convert(source, target, equalize=True)
+    (target / "profiles").mkdir()
+    (target / "profiles/recipes.json").write_text("hours")
+    return target
+
+
+@pytest.fixture(scope="module")
+def measured_events(source: Path) -> int:
+    """How many calls it takes to replace such a store by the same."""
+    result = run(source, measured(source, source.with_name("measured.m2c")), -1, force=True)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.mark.parametrize("back", [1, 2, 4, 8, 16, 32, 64])
+def test_a_kill_at_the_end_of_a_replacement_loses_nothing_that_was_measured(
+    back: int, source: Path, whole: dict[str, bytes], measured_events: int, tmp_path: Path
+) -> None:
+    target = measured(source, tmp_path / "tiny.m2c")
+    assert run(source, target, measured_events - back, force=True).returncode == -signal.SIGKILL
+    assert (target / "profiles/recipes.json").read_text() == "hours"
+    convert(source, target, equalize=True, force=True, notify=lambda _: None)
+    assert (target / "profiles/recipes.json").read_text() == "hours"
+    assert weights_of(target) == only_weights(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.m2c"]
+
+
+def weights_of(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.glob("*.safetensors")}
+
+
 def test_kills_again_and_again_never_lose_a_finished_file(
     source: Path, whole: dict[str, bytes], events: int, tmp_path: Path
 ) -> None:

@@ -46,7 +46,9 @@ def convert(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Replace an existing store, its profiles too."),
+        typer.Option(
+            "--force", help="Replace an existing store; its profiles stay if the new one has the same id."
+        ),
     ] = False,
     tokenizer: Annotated[
         Path | None,

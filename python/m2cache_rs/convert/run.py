@@ -18,6 +18,7 @@ from m2cache_rs.convert.checkpoint import Checkpoint, check, read_asset
 from m2cache_rs.convert.equalize import Calibration
 from m2cache_rs.convert.files import FileWriter
 from m2cache_rs.convert.journal import replace_file
+from m2cache_rs.convert.measured import Measured
 from m2cache_rs.convert.open import open_checkpoint
 from m2cache_rs.convert.partial import Partial
 from m2cache_rs.convert.source import io_error
@@ -158,12 +159,17 @@ class _Job:
         if message is not None:
             tell(message)
         resumed = len(partial.journal.entries)
+        measured = Measured(partial.target)
+        for word in filter(None, [measured.foretold(self._shape())]):
+            tell(word)
         partial.check_space(self._space(writer, partial))
         self._assets(partial)
         self._files(writer, partial)
         if self.checkpoint.stamps() != stamps:
             raise CheckpointError(f"{self.checkpoint.path} changed while it was converted; run this again")
         store = writer.finish(json.dumps(self._extra(source, partial.name_roots())))
+        for word in filter(None, [measured.keep(partial.path, store)]):
+            tell(word)
         partial.publish(replace)
         self.entries = [json.loads(entry) for entry in partial.journal.entries]
         return store, resumed
@@ -173,10 +179,15 @@ class _Job:
             "generator": _generator(),
             "source": source,
             "stamps": stamps,
-            "architecture": self.checkpoint.architecture.to_dict(),
-            "encoding": self.encoding.to_dict(),
+            **self._shape(),
             "equalize": self.equalize,
             "stripes": [str(stripe.parent) for stripe in partial.stripes],
+        }
+
+    def _shape(self) -> dict[str, Any]:
+        return {
+            "architecture": self.checkpoint.architecture.to_dict(),
+            "encoding": self.encoding.to_dict(),
         }
 
     def _extra(self, source: dict[str, Any], roots: list[str]) -> dict[str, Any]:
@@ -232,7 +243,7 @@ class _Job:
         return ConvertReport(
             path=str(roots[0]),
             id=store,
-            bytes=sum(file.stat().st_size for root in roots for file in root.iterdir()),
+            bytes=sum(file.stat().st_size for root in roots for file in root.iterdir() if file.is_file()),
             source_bytes=sum(part.bytes for part in parts),
             weights=sum(entry["weights"] for entry in self.entries),
             zeros=sum(entry["zeros"] for entry in self.entries),

@@ -11,6 +11,7 @@ from m2cache_rs.errors import StoreIOError, UsageError
 MANIFEST = "m2cache.json"
 MARKER = "m2cache-root.json"
 PARTIAL = ".partial"
+PROFILES = "profiles"
 
 
 def check_target(dst: str | Path, force: bool) -> Path:

@@ -11,14 +11,14 @@ from pathlib import Path
 from m2cache_rs.convert.huggingface import ASSETS
 from m2cache_rs.convert.journal import NAME as JOURNAL
 from m2cache_rs.convert.source import io_error
-from m2cache_rs.convert.target import MANIFEST, MARKER
+from m2cache_rs.convert.target import MANIFEST, MARKER, PROFILES
 from m2cache_rs.errors import UsageError
 
-_OURS = re.compile(r"layer-\d{5,}\.safetensors|embed\.safetensors|profiles")
+_OURS = re.compile(r"layer-\d{5,}\.safetensors|embed\.safetensors")
 
 
 def _is_ours(name: str) -> bool:
-    return bool(_OURS.fullmatch(name)) or name in (*ASSETS, MANIFEST, MARKER, JOURNAL)
+    return bool(_OURS.fullmatch(name)) or name in (*ASSETS, MANIFEST, MARKER, JOURNAL, PROFILES)
 
 
 class Workplace:
