@@ -71,7 +71,7 @@ def write(store: Path, prompt: str, cache: int) -> tuple[int, int, float, dict[s
 def report(stored: int, cache: int, tokens: int, seconds: float, stats: dict[str, Any]) -> None:
     """What each tier did for the text."""
     steps = sum(stats["tokens"].values())
-    titles = f"{'touched':>10}{'from cache':>12}{'from store':>12}{'hits':>8}{'reads':>8}"
+    titles = f"{'used':>10}{'from cache':>12}{'from store':>12}{'hits':>8}{'reads':>8}"
     print(f"\n\n{'MiB per token':<22}{titles}")
     for part, of in PARTS.items():
         print(row(part, steps, [one for one in stats["sections"] if one["section"].split(".")[0] in of]))
@@ -83,8 +83,8 @@ def report(stored: int, cache: int, tokens: int, seconds: float, stats: dict[str
 def row(label: str, steps: int, counters: list[dict[str, Any]]) -> str:
     """One line of the table: sums over counters, per token."""
     hit, read, reads = (sum(one[name] for one in counters) for name in ("hit_bytes", "read_bytes", "reads"))
-    touched, hit, read = ((size / steps / 2**20) for size in (hit + read, hit, read))
-    return f"{label:<22}{touched:>10.2f}{hit:>12.2f}{read:>12.2f}{hit / touched:>8.0%}{reads / steps:>8.0f}"
+    used, hit, read = ((size / steps / 2**20) for size in (hit + read, hit, read))
+    return f"{label:<22}{used:>10.2f}{hit:>12.2f}{read:>12.2f}{hit / used:>8.0%}{reads / steps:>8.0f}"
 
 
 def mib(size: float) -> str:

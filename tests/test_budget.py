@@ -36,7 +36,7 @@ sizes = st.integers(0, 1 << 40)
 def weights(draw: st.DrawFn) -> Weights:
     least, fixed = draw(st.integers(1, 1 << 30)), draw(sizes)
     parts = {"attn": fixed, "ffn": 0, "head": 0, "embed": 0}
-    return Weights(least + fixed, least, max(least, 64 * MIB), fixed, 1, parts)
+    return Weights(least + fixed, least, max(least, 64 * MIB), 1, parts, fixed, parts)
 
 
 costs = st.builds(Costs, sizes, sizes, sizes, sizes)

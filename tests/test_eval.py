@@ -114,12 +114,10 @@ def test_needed_bytes_are_the_records_of_the_levels(tale: Path) -> None:
     for bits in (4, 8, 16):
         with Model.open(tale, precision=bits) as model:
             found[bits] = model.weights.token_bytes
-    # Strides at hidden 256: 192, 128 and 256 bytes; up and gate base share one of 320; 2304 attention
-    # records.
+    # Records at hidden 256: 144 (of which 16 are scales), 128 and 256 bytes, whatever they are stored beside.
     attn, neurons, embed, layers = 768, 768, 4096, 6
-    base = layers * (attn * 192 + neurons * (320 + 192)) + embed * 192 + 192
-    mid = layers * (attn * 128 + neurons * 384) + embed * 128 + 128
-    low = layers * (attn * 256 + neurons * 768) + embed * 256 + 256
+    records = layers * (attn + 3 * neurons) + embed + 1
+    base, mid, low = (records * size for size in (144, 128, 256))
     assert found == {4: base, 8: base + mid, 16: base + mid + low}
 
 

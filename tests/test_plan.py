@@ -24,6 +24,7 @@ from m2cache_rs.models import architecture_of
 from m2cache_rs.plan import budget, planner
 from m2cache_rs.plan import rates as module
 from m2cache_rs.plan.budget import Budget, Weights
+from m2cache_rs.plan.footprint import sections
 from m2cache_rs.plan.plan import Request, make
 from m2cache_rs.plan.planner import Rates, Subject, expect
 from m2cache_rs.plan.rates import known_rates, rates_of
@@ -32,6 +33,7 @@ from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.recipe.dial import Chosen
 from m2cache_rs.recipe.recipe import Recipe, Sparse
 from m2cache_rs.recipe.work import Work
+from m2cache_rs.runtime.opening import Opened
 
 from tests.stores import EXAMPLE, SMALL, Cli, Shown
 
@@ -71,7 +73,7 @@ def subject(level: int = 4) -> Subject:
     """40 MB of attention (a third of it o), 60 MB of FFN (a third down), 20 MB of head."""
     spec = architecture_of(SMALL | {"num_key_value_heads": 6})[1]
     parts = {"attn": 40_000_000, "ffn": 60_000_000, "head": 20_000_000, "embed": 0}
-    weights = Weights(130_000_000, 10_000_000, 10_000_000, 120_000_000, 120, parts)
+    weights = Weights(130_000_000, 10_000_000, 10_000_000, 120, parts, 120_000_000, parts)
     work = Work({level: 40_000_000}, {level: 20_000_000})
     return Subject(spec, Recipe.dense(level), weights, weights, work, work, 1000, evenly)
 
@@ -145,14 +147,14 @@ def test_a_config_plans_like_the_store_that_is_made_of_it(tale: Path) -> None:
             assert foreseen.weights(recipe) == stored.weights(recipe)
 
 
-def test_the_weights_of_a_token_are_what_a_token_reads(tale: Path) -> None:
+def test_a_pass_leases_what_a_sweep_reads(tale: Path) -> None:
+    opened = Opened(tale)
     with Model.open(tale, precision=8) as model:
-        before = model.stats()
         list(model.generate([1, 2, 3], 2))
-        first = model.stats()
-        touched = (first["hit_bytes"] + first["read_bytes"] - before["hit_bytes"]) / 2
-    row = shape_of(tale).weights(Recipe.dense(8)).parts["embed"]
-    assert math.isclose(touched, shape_of(tale).weights(Recipe.dense(8)).token_bytes + row, rel_tol=1e-6)
+        found = model.stats()
+    embedding = (one for one in sections(json.loads(opened.store.layout())) if one.read_by("embed", 8))
+    rows = (3 + 1) * sum(section.stride for section in embedding)
+    assert found["hit_bytes"] + found["read_bytes"] == 2 * opened.weights(Recipe.dense(8)).swept + rows
 
 
 def test_rates_come_from_doctor(tale: Path, measured: Callable[[Path], DeviceRates]) -> None:
@@ -288,7 +290,8 @@ def test_generate_tells_before_and_after(
     before, after, *table = capsys.readouterr().err.splitlines()
     assert "tokens/s, bound by arithmetic; first token after" in before
     assert after.count("foreseen") == 2
-    names = [line.split("  ")[0] for line in table[2:]]
+    assert table[0].startswith("a new token touched ")
+    names = [line.split("  ")[0] for line in table[3:]]
     assert names == [
         "attention",
         "feed-forward",
@@ -297,7 +300,7 @@ def test_generate_tells_before_and_after(
         "ends",
         "all",
     ]
-    assert len({len(line) for line in table[1:]}) == 1
+    assert len({len(line) for line in table[2:]}) == 1
 
 
 def test_the_table_of_stats_adds_up(tale: Path) -> None:

@@ -1,12 +1,12 @@
 //! Query heads of a call: which some token has, where their records lie, and what that touched.
 
 use super::Engine;
+use super::counted::Attended;
 use crate::config::{Architecture, Cut};
 use crate::error::{Error, Result};
 use crate::kernels::project::Inputs;
 use crate::select::{ActiveSet, HeadScores, choose};
 use crate::types::{CHUNK, Kind, Level};
-use serde::Serialize;
 use std::ops::Range;
 
 /// What chooses heads, and what decode tokens touched of attention.
@@ -17,27 +17,10 @@ pub struct Attending {
     counted: Attended,
 }
 
-/// What decode tokens touched.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Attended {
-    /// Decode tokens: the most that went through any layer.
-    pub tokens: u64,
-    /// Bytes of the records of q, k, v and o that they touched in all layers, and of what chose their heads.
-    pub touched_bytes: u64,
-    /// Those of what chose their heads.
-    pub selector_bytes: u64,
-    /// Query heads that they had.
-    pub heads: u64,
-    /// Tokens by layer.
-    #[serde(skip)]
-    layers: Vec<u64>,
-}
-
 impl Attending {
     /// Of a model: no layer's heads can be chosen yet.
     pub fn new(arch: &Architecture) -> Attending {
-        let counted = Attended { layers: vec![0; arch.layers], ..Attended::default() };
-        Attending { scores: (0..arch.layers).map(|_| None).collect(), counted }
+        Attending { scores: (0..arch.layers).map(|_| None).collect(), counted: Attended::default() }
     }
 
     /// What was counted.
@@ -87,15 +70,13 @@ impl Engine {
     /// Adds tokens to what was touched, each as if it were alone: what chose their heads with the first KV head.
     pub(super) fn count_heads(&mut self, layer: usize, set: &HeadSet, tokens: usize, kv: &Range<usize>) {
         let choosing = self.recipe.query_heads.as_ref().and(self.attending.scores[layer].as_ref());
-        let (counted, uses, tokens) = (&mut self.attending.counted, set.uses(tokens), tokens as u64);
-        let records = 2 * (uses + tokens * kv.len() as u64) * self.arch.head_dim as u64;
-        let scored = choosing.filter(|_| kv.start == 0).map_or(0, |scores| tokens * scores.read_bytes());
-        counted.heads += uses;
-        counted.selector_bytes += scored;
-        counted.touched_bytes += records * self.touched.record(self.recipe.attn) + scored;
+        let Attended { tally, heads } = &mut self.attending.counted;
+        let (uses, tokens) = (set.uses(tokens), tokens as u64);
+        *heads += uses;
+        tally.touched_bytes += self.touched.heads(self.recipe.attn, uses, tokens * kv.len() as u64);
         if kv.start == 0 {
-            counted.layers[layer] += tokens;
-            counted.tokens = counted.tokens.max(counted.layers[layer]);
+            tally.tokens(layer, tokens);
+            tally.choosing(choosing.map_or(0, |scores| tokens * scores.read_bytes()));
         }
     }
 }

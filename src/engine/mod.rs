@@ -9,6 +9,7 @@ mod certified;
 mod chosen;
 #[cfg(test)]
 mod chosen_tests;
+mod counted;
 mod ends;
 mod ffn;
 mod forecast;
@@ -55,12 +56,13 @@ use crate::kv::KvCache;
 use crate::select::{ActiveSet, Generator, Lowrank};
 use crate::store::Store;
 use crate::types::{Kind, Level, Tokens};
+use counted::Counted;
 use heads::Attending;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use threads::pooled;
-use touched::{Counted, Touched};
+use touched::Touched;
 use vectors::Vectors;
 use weights::Weights;
 

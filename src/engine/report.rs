@@ -1,8 +1,7 @@
 //! What the tiers did, as plain data.
 
 use super::Engine;
-use super::heads::Attended;
-use super::touched::Counted;
+use super::counted::{Attended, Counted};
 use crate::prefetch::Access;
 use crate::store::SectionId;
 use crate::tier::{Block, BlockId, Counters, Place, Stats};

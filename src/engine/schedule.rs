@@ -202,23 +202,29 @@ pub mod tests {
         }
 
         #[test]
-        fn a_dense_token_touches_what_its_levels_store(layers in 1usize..4, hidden in 1usize..300, ffn in 1usize..900, bits in prop::sample::select(vec![4, 8, 16]), prompt in prop::sample::select(vec![4, 8, 16])) {
-            let (arch, encoding) = (architecture(layers, hidden, ffn, 300, false), encoding());
-            let (catalog, uniform) = (Catalog::new(&arch, &encoding), dense(bits));
-            let planes = uniform.attn.planes();
+        fn a_sweep_reads_sections_and_a_dense_token_touches_what_means_something_of_them(
+            layers in 1usize..4, hidden in 1usize..300, ffn in 1usize..900, bits in prop::sample::select(vec![4, 8, 16]),
+            prompt in prop::sample::select(vec![4, 8, 16]), bundled in any::<bool>(), tied in any::<bool>(),
+        ) {
+            let encoding = if bundled { self::bundled() } else { encoding() };
+            let (arch, uniform) = (architecture(layers, hidden, ffn, 300, tied), dense(bits));
+            let (catalog, planes) = (Catalog::new(&arch, &encoding), uniform.attn.planes());
             let sections = (0..catalog.len() as u32).map(|id| catalog.section(SectionId(id)));
-            let of = |matrix: Matrix, bytes: fn(&SectionLayout) -> u64| -> u64 {
-                let has = |section: &&SectionLayout| section.parts.iter().any(|(of, plane)| *of == matrix && planes.contains(plane));
+            let of = |matrices: &[Matrix], bytes: fn(&SectionLayout) -> u64| -> u64 {
+                let has = |section: &&SectionLayout| matrices.contains(&section.parts[0].0) && planes.contains(&section.parts[0].1);
                 sections.clone().filter(has).map(bytes).sum()
             };
-            let needs = Needs::of(&arch, &encoding, &Recipe { prompt: dense(prompt).prompt, ..uniform.clone() }, &[]).unwrap();
-            let whole = |matrices: &[Matrix]| matrices.iter().map(|matrix| of(*matrix, SectionLayout::bytes)).sum::<u64>();
-            // Gate and up share sections.
-            prop_assert_eq!(needs.parts["ffn"], whole(&[Matrix::Up, Matrix::Down]));
-            prop_assert_eq!(needs.parts["attn"], whole(&[Matrix::Q, Matrix::K, Matrix::V, Matrix::O]));
-            prop_assert_eq!(needs.parts["head"], whole(&[Matrix::Head]));
-            prop_assert_eq!(needs.parts["embed"], of(Matrix::Embed, |section| section.stride as u64));
+            let (head, neurons) = (arch.head_matrix(), [Matrix::Gate, Matrix::Up, Matrix::Down]);
+            let parts = [("attn", &[Matrix::Q, Matrix::K, Matrix::V, Matrix::O][..]), ("ffn", &neurons), ("head", &[head])];
+            let needs = Needs::of(&arch, &encoding, &uniform, &[]).unwrap();
+            for (part, matrices) in parts {
+                prop_assert_eq!(needs.stored[part], of(matrices, SectionLayout::bytes));
+                prop_assert_eq!(needs.parts[part], of(matrices, |section| (section.records * section.payload) as u64));
+            }
+            prop_assert_eq!(needs.parts["embed"], of(&[Matrix::Embed], |section| section.payload as u64));
             prop_assert_eq!(needs.token_bytes, needs.parts.values().sum::<u64>());
+            let other = Needs::of(&arch, &encoding, &Recipe { prompt: dense(prompt).prompt, ..uniform }, &[]).unwrap();
+            prop_assert_eq!(other.parts, needs.parts, "a decoded token's, whatever prompts are computed at");
         }
     }
 }

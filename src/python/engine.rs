@@ -267,10 +267,10 @@ impl Engine {
 }
 
 /// What a model needs under a recipe (see Engine), from its architecture and encoding alone, as JSON: {"all": cache bytes
-/// that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "token_bytes": bytes of
-/// weights that one decoded token touches, in a sparse FFN the most that its cuts let it touch without its predictor,
-/// "blocks", "parts": token_bytes by part}. "all", "least", "ring" and "blocks" are those of a model that serves other
-/// recipes, too.
+/// that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "blocks", "stored": their
+/// bytes by part, padding included, "token_bytes": bytes that one decoded token touches (of records, padding left out), in a
+/// sparse FFN the most that its cuts let it touch, without what chooses, "parts": token_bytes by part}. All but the last two
+/// are those of a model that serves other recipes, too.
 ///
 /// Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
 #[pyfunction]

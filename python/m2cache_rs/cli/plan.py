@@ -120,7 +120,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     expected = plan.expected
     yield "recipe", chosen_words(plan.chosen)
     yield "memory", budget_words(plan.budget, plan.positions)
-    parts = (f"{part} {format_size(size * plan.share)}" for part, size in plan.subject.weights.parts.items())
+    parts = (f"{part} {format_size(size * plan.share)}" for part, size in plan.subject.weights.stored.items())
     yield "fixed weights", f"{plan.share:.0%} of every part: {', '.join(parts)}"
     traffic = expected.traffic
     yield (

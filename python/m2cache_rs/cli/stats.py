@@ -12,7 +12,6 @@ from m2cache_rs.runtime.accounting import PARTS, Account, accounts
 # Layers are shown one by one up to so many; of more, the slowest.
 _LAYERS = 8
 _TITLES = (
-    "touched",
     "cached",
     "read",
     "beside",
@@ -34,14 +33,21 @@ def table(stats: Mapping[str, Any], read: Callable[[int], float] | None) -> Iter
     shown = [one for one in found if one.name in PARTS] + [one for one in layers if one in slowest]
     shown += [one for one in found if one.name in ("ends", "all")]
     tokens = ", ".join(f"{count} {kind}" for kind, count in stats["tokens"].items() if count)
+    if stats["touched"] is not None:
+        yield _touched(stats["touched"])
     yield f"per pass of the model, of {stats['passes']} ({tokens} tokens; {stats['io']}, {stats['isa']})"
     yield f"{'':<20}" + "".join(f"{title:>11}" for title in _TITLES)
     yield from (_line(one, passes, read) for one in shown)
 
 
+def _touched(parts: Mapping[str, float]) -> str:
+    named = ", ".join(f"{part} {format_size(size)}" for part, size in parts.items())
+    return f"a new token touched {format_size(sum(parts.values()))} of records ({named})"
+
+
 def _line(one: Account, passes: int, read: Callable[[int], float] | None) -> str:
     beside = one.aligned_bytes + one.gap_bytes
-    sizes = (one.touched_bytes, one.hit_bytes, one.read_bytes, beside, one.unused_bytes)
+    sizes = (one.hit_bytes, one.read_bytes, beside, one.unused_bytes)
     cells = [format_size(size / passes) for size in sizes]
     cells += [f"{count / passes:.1f}" for count in (one.reads, one.stalls)]
     cells += [_milliseconds(time, passes) for time in (one.wait_seconds, one.compute_seconds)]

@@ -12,7 +12,6 @@ from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.recipe.dial import Chosen
 from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
-from m2cache_rs.recipe.work import Work
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.session import Model
 
@@ -109,10 +108,8 @@ def free_bytes(opened: Opened, recipe: Recipe) -> float:
     """What a token would touch if ranking its neurons cost nothing. UsageError where none are ranked."""
     if not isinstance(recipe.ffn, Sparse):
         raise UsageError("all neurons are computed: there is no ranking")
-    parts, chosen = opened.weights(recipe).parts, replace(recipe, ffn=Sparse("lowrank", recipe.ffn.layers))
-    work = Work.of(opened.architecture, opened.encoding, chosen)
-    ffn = sum(work.dots.values()) + sum(work.sums.values())
-    return parts["attn"] + parts["head"] + parts["embed"] + ffn
+    chosen = replace(recipe, ffn=Sparse("lowrank", recipe.ffn.layers))  # whose predictor is not counted
+    return opened.weights(chosen).token_bytes
 
 
 def _has_shares(ffn: Sparse) -> bool:

@@ -10,7 +10,8 @@ from m2cache_rs.errors import UsageError
 from m2cache_rs.eval import metrics
 from m2cache_rs.eval.scores import Scores
 from m2cache_rs.eval.windows import PIECE, WINDOW, Window, windows
-from m2cache_rs.runtime.cost import FfnCost, ffn_cost
+from m2cache_rs.runtime.cost import ffn_cost, touched
+from m2cache_rs.runtime.counters import since
 from m2cache_rs.runtime.decoder import Floats
 
 if TYPE_CHECKING:
@@ -133,27 +134,15 @@ def _place(models: Sequence[Model | GgufModel], reference: Model) -> int:
 def costs(model: Model, before: dict[str, Any], rows: int) -> dict[str, Any]:
     """What `model` touched and read in `rows` decode tokens since `before` (see `evaluate`)."""
     after = model.stats()
-    cost = ffn_cost(after["ffn"], model.architecture, before["ffn"])
-    if cost is None:
+    counted = {name: since(after[name], before[name]) for name in ("ffn", "attention", "read_bytes")}
+    cost, parts = ffn_cost(counted["ffn"], model.architecture), touched(counted, model.weights)
+    if cost is None or parts is None:
         raise UsageError("no decode token was run")
-    attention, choosing = (
-        (after["attention"][name] - before["attention"][name]) / rows
-        for name in ("touched_bytes", "selector_bytes")
-    )
     return {
-        "needed_bytes_per_token": _needed(model, cost, choosing),
-        "attention_bytes_per_token": attention,
-        "ffn_bytes_per_token": cost.bytes_per_token,
+        "needed_bytes_per_token": sum(parts.values()),
+        "attention_bytes_per_token": parts["attn"],
+        "ffn_bytes_per_token": parts["ffn"],
         "bits_per_weight": cost.bits_per_weight,
         "active": list(cost.active),
-        "read_bytes_per_token": (after["read_bytes"] - before["read_bytes"]) / rows,
+        "read_bytes_per_token": counted["read_bytes"] / rows,
     }
-
-
-def _needed(model: Model, cost: FfnCost, choosing: float) -> float:
-    """The FFN as counted, for every recipe alike: what rounds its records up to 64 bytes is left out.
-
-    `choosing`: bytes that chose query heads.
-    """
-    parts = model.weights.parts
-    return parts["attn"] + parts["head"] + parts["embed"] + choosing + cost.bytes_per_token

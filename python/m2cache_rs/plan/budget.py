@@ -33,16 +33,24 @@ class Weights:
     """What the weights of a model take under a recipe, by the layout of its store; all bytes.
 
     `all` is the cache that holds every weight, `least` the smallest that works, `ring` what the core takes
-    for its ring of slots when it may. One decoded token touches `token_bytes`, of which `parts` says which
-    part does, in `blocks` reads at most; where thresholds choose the neurons, as many as they may.
+    for its ring of slots when it may. In the store they are so many `blocks`, of each part so many bytes
+    `stored`, with what pads their records: what a sweep of them reads. One decoded token touches
+    `token_bytes` of records, of which `parts` says which part does; where thresholds choose the neurons, as
+    many as they may; what chooses heads, and a predictor, is not among them.
     """
 
     all: int
     least: int
     ring: int
-    token_bytes: int
     blocks: int
+    stored: Mapping[str, int]
+    token_bytes: int
     parts: Mapping[str, int]
+
+    @property
+    def swept(self) -> int:
+        """What a sweep of all blocks reads."""
+        return sum(self.stored.values())
 
     @classmethod
     def of(

@@ -63,7 +63,7 @@ class Plan:
             "budget": self.budget.to_dict(),
             "least_dram": self.least,
             "fixed_share": self.share,
-            "fixed_bytes": {part: int(size * self.share) for part, size in weights["parts"].items()},
+            "fixed_bytes": {part: int(size * self.share) for part, size in weights["stored"].items()},
             "weights": weights,
             "expected": self.expected.to_dict(),
         }

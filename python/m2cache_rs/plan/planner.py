@@ -59,7 +59,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that one decoded token touches, per tier and kernel."""
+    """Bytes of one decoded token: what it touches of weights that lie in memory, what it reads of others
+    (padding, pages and gaps included), and keys and values."""
 
     dram: int
     ssd: int
@@ -67,7 +68,7 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Of weights; where records are chosen, with what is read between them."""
+        """Of weights."""
         return self.dram + self.ssd
 
 
@@ -139,7 +140,7 @@ def expect(model: Subject, budget: Budget, rates: Rates, prompt: int, new: int) 
     found = model.reads(budget.cache)
     held = max(0, model.weights.token_bytes - found.total)
     traffic = Traffic(held, found.total, model.kv_position * (prompt + new // 2))
-    read = rates.read(model.prompt.token_bytes // max(1, model.prompt.blocks))
+    read = rates.read(model.prompt.swept // max(1, model.prompt.blocks))
     waits = found.chosen / _per_second(rates.read(max(1, found.chosen_read)))
     io = found.swept / _per_second(read) + waits
     row = _arithmetic(model, model.weights, model.work, rates)
@@ -149,10 +150,10 @@ def expect(model: Subject, budget: Budget, rates: Rates, prompt: int, new: int) 
     return Expectation(traffic, read, io, waits, compute, serial, first, rates)
 
 
-def missing(touched: int, weights: Weights, budget: Budget) -> int:
+def missing(swept: int, weights: Weights, budget: Budget) -> int:
     """What of so many bytes the fixed slots do not hold: they hold the same share of all the weights."""
     every = max(1, weights.all - weights.least)
-    return touched * (every - min(budget.fixed, every)) // every
+    return swept * (every - min(budget.fixed, every)) // every
 
 
 def _first_token(model: Subject, budget: Budget, rates: Rates, read: float, prompt: int) -> float:
@@ -160,8 +161,8 @@ def _first_token(model: Subject, budget: Budget, rates: Rates, read: float, prom
 
     The first sweep fills the cache, the later ones find it so.
     """
-    touched = model.prompt.token_bytes
-    io = [size / _per_second(read) for size in (touched, missing(touched, model.weights, budget))]
+    swept = model.prompt.swept
+    io = [size / _per_second(read) for size in (swept, missing(swept, model.weights, budget))]
     row = _arithmetic(model, model.prompt, model.prompt_work, rates)
     total = 0.0
     for start in range(0, max(prompt, 1), PROMPT_CHUNK):

@@ -15,7 +15,6 @@ from m2cache_rs.config import LEVELS
 from m2cache_rs.plan.shape import Shape
 from m2cache_rs.recipe.cut import Shares, one_level
 from m2cache_rs.recipe.recipe import Dense, Ffn, Recipe, Sparse
-from m2cache_rs.recipe.work import record_bytes
 
 # A predictor takes 3 to 6 % of the dense FFN at 4 bits (docs/design.md, 5).
 _PREDICTOR = 0.05
@@ -79,14 +78,14 @@ class Regimes:
         name = recipe.predictor or shape.only_predictor
         ranked = Sparse("lowrank", (Shares(active, one_level(4)),), predictor=name)
         found = shape.predictor(Recipe(4, 4, 4, 4, ranked))
-        predictor = found.bytes() if found else int(_PREDICTOR * _dense(shape, 4))
+        predictor = found.bytes() if found else int(_PREDICTOR * _touched(shape, Dense(4)))
         rows = []
         for bits in LEVELS[: shape.planes]:
             cut = (Shares(active, one_level(bits)),)
             plane, lowrank = Sparse("plane", cut), Sparse("lowrank", cut, predictor=name)
             speeds = (expected(Recipe(bits, bits, bits, bits, ffn)) for ffn in (Dense(bits), plane, lowrank))
-            touched = _ffn_bytes(shape, plane), _ffn_bytes(shape, lowrank) + predictor
-            rows.append(Row(bits, *map(Way, (_dense(shape, bits), *touched), speeds)))
+            dense, scanned, chosen = (_touched(shape, ffn) for ffn in (Dense(bits), plane, lowrank))
+            rows.append(Row(bits, *map(Way, (dense, scanned, chosen + predictor), speeds)))
         return cls(active, tuple(rows), _scan(shape), predictor, found is not None)
 
     def advice(self) -> str:
@@ -111,23 +110,14 @@ class Regimes:
         }
 
 
-def _ffn_bytes(shape: Shape, ffn: Ffn) -> int:
+def _touched(shape: Shape, ffn: Ffn) -> int:
     return shape.weights(Recipe(4, 4, 4, 4, ffn)).parts["ffn"]
 
 
-def _dense(shape: Shape, bits: int) -> int:
-    """All records, without what pads them in the store: so are those of chosen neurons counted."""
-    return _matrix(shape, bits) * len(shape.architecture.ffn_matrices)
-
-
 def _scan(shape: Shape) -> int:
-    return _matrix(shape, 4) * (len(shape.architecture.ffn_matrices) - 1)
-
-
-def _matrix(shape: Shape, bits: int) -> int:
-    """One matrix of every layer's FFN."""
-    spec = shape.architecture
-    return spec.layers * spec.ffn * record_bytes(shape.encoding["coding"], spec.hidden, bits)
+    """All matrices but down, whose records are as long."""
+    matrices = len(shape.architecture.ffn_matrices)
+    return _touched(shape, Dense(4)) // matrices * (matrices - 1)
 
 
 def compared_share(recipe: Recipe) -> float:

@@ -47,11 +47,6 @@ class Account:
     wait_seconds: float
     compute_seconds: float | None = None
 
-    @property
-    def touched_bytes(self) -> int:
-        """Weights that were computed with."""
-        return self.hit_bytes + self.read_bytes
-
     def bound_share(self, read: Callable[[int], float]) -> float | None:
         """Full overlap's time, max(compute, bytes / rate), as a share of the time it took: 1 is perfect.
 

@@ -1,4 +1,4 @@
-"""What decode tokens touched of the FFN, by the core's counters: each counted as if it were alone."""
+"""What decode tokens touched, by the core's counters: each counted as if it were alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m2cache_rs.models import Architecture
+from m2cache_rs.plan.budget import Weights
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,25 @@ class FfnCost:
         return {**asdict(self), "active": list(self.active)}
 
 
-def ffn_cost(
-    counted: Mapping[str, Any], spec: Architecture, before: Mapping[str, Any] | None = None
-) -> FfnCost | None:
-    """From the counters `ffn` of `Model.stats()`, since those of `before`; None without a decode token."""
-    tokens = counted["tokens"] - (before["tokens"] if before else 0)
+def touched(stats: Mapping[str, Any], weights: Weights) -> dict[str, float] | None:
+    """Bytes that a mean decode token touched, by part, from `Model.stats()`; None without a decode token.
+
+    Head and embedding are the same for every token: `weights` says what they are.
+    """
+    counted = {"attn": stats["attention"], "ffn": stats["ffn"]}
+    if not all(one["tokens"] for one in counted.values()):
+        return None
+    branches = {part: one["touched_bytes"] / one["tokens"] for part, one in counted.items()}
+    return {**branches, **{part: float(weights.parts[part]) for part in ("head", "embed")}}
+
+
+def ffn_cost(counted: Mapping[str, Any], spec: Architecture) -> FfnCost | None:
+    """From the counters `ffn` of `Model.stats()`; None without a decode token."""
+    tokens = counted["tokens"]
     if not tokens:
         return None
-    touched, selected = (
-        (counted[name] - (before[name] if before else 0)) / tokens
-        for name in ("touched_bytes", "selector_bytes")
-    )
-    neurons = [n - (before["neurons"][i] if before else 0) for i, n in enumerate(counted["neurons"])]
-    first, second, third = (count / (tokens * spec.layers * spec.ffn) for count in neurons)
+    touched, selected = (counted[name] / tokens for name in ("touched_bytes", "selector_bytes"))
+    first, second, third = (count / (tokens * spec.layers * spec.ffn) for count in counted["neurons"])
     return FfnCost(touched, selected, 8 * touched / ffn_weights(spec), (first, second, third))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from m2cache_rs.config import Precision
@@ -69,7 +70,7 @@ class Described:
         """Bits of the parts; of the FFN the finest level of a decode token."""
         return self.recipe.precision
 
-    @property
+    @cached_property
     def weights(self) -> Weights:
         """What the weights take under this recipe, and what one token touches of them."""
         return self._opened.weights(self.recipe)

@@ -27,7 +27,7 @@ from m2cache_rs.plan.wish import Wish
 from m2cache_rs.recipe.dial import BandsLike, Chosen, Dial, RecipeLike
 from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.activations import ActivationRms
-from m2cache_rs.runtime.cost import ffn_cost
+from m2cache_rs.runtime.cost import ffn_cost, touched
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import Backend, Batch, Decoder, Floats, Ids, Kind, Observer, Progress, pieces
 from m2cache_rs.runtime.described import Described
@@ -301,9 +301,10 @@ class Model(Described):
         now, `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of
         this process. `ffn`: decode `tokens` and what they touched of the FFN, each counted as if it were
         alone: `touched_bytes`, `selector_bytes` of them to rank neurons, `neurons` computed at 16, 8 and 4
-        bits; `attention`: the same of q, k, v and o, and the query `heads` that the tokens had. `recipe`:
-        what is computed, its name, what `m2cache tune` measured of it (None: nothing), and from these
-        counters its `cost` (runtime/cost.py), None before the first decode token.
+        bits; `attention`: the same of q, k, v and o, and the query `heads` that the tokens had. `touched`:
+        what a mean decode token touched by part, None before the first. `recipe`: what is computed, its name,
+        what `m2cache tune` measured of it (None: nothing), and from these counters its `cost`
+        (runtime/cost.py), None before the first decode token.
         """
         with self._own:
             self._check_open()
@@ -314,7 +315,11 @@ class Model(Described):
             }
             found = {**self._running.counted(self._turn), **counted}
         cost = ffn_cost(found["ffn"], self.architecture)
-        return {**found, "recipe": {**self.chosen.to_dict(), "cost": cost.to_dict() if cost else None}}
+        return {
+            **found,
+            "touched": touched(found, self.weights),
+            "recipe": {**self.chosen.to_dict(), "cost": cost.to_dict() if cost else None},
+        }
 
     def close(self) -> None:
         """Frees the cache and every sequence; generations that are under way raise UsageError. What `serving`

@@ -17,7 +17,7 @@ from m2cache_rs.eval.windows import most_tokens, windows
 from m2cache_rs.recipe import profiles, tuned
 from m2cache_rs.recipe.cut import share
 from m2cache_rs.recipe.dial import Dial, names_ffn
-from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
+from m2cache_rs.recipe.recipe import Dense, Recipe
 from m2cache_rs.recipe.tuned import Measured, Tuned
 from m2cache_rs.runtime.cost import ffn_weights
 from m2cache_rs.runtime.opening import Opened
@@ -226,13 +226,10 @@ def _resolved(opened: Opened, settings: Settings) -> tuple[Recipe, Ranking]:
 
 
 def _size(opened: Opened, meter: Meter) -> Callable[[Sequence[Shares]], float]:
-    """Bytes a token by shares, as they are counted when they run: records without what pads them."""
+    """Bytes that a token touches by shares."""
 
     def size(shares: Sequence[Shares]) -> float:
-        recipe = meter.recipe(shares)
-        if isinstance(recipe.ffn, Dense):  # by the layout of the store that would be whole blocks
-            recipe = replace(recipe, ffn=Sparse("plane", (cut(shares[0]),)))
-        return float(opened.weights(recipe).token_bytes)
+        return float(opened.weights(meter.recipe(shares)).token_bytes)
 
     return size
 

@@ -1,0 +1,71 @@
+"""What a token touches is one number, whoever foresees or counts it (docs/design.md, 2)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from m2cache_rs.cli.stats import table
+from m2cache_rs.config import LEVELS, PARTS
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.recipe import Dense, Ffn, Recipe, Sparse
+from m2cache_rs.recipe.work import record_bytes
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.runtime.session import Model
+
+from tests.stores import Shown
+
+HALF = (Shares(0.5, (0.25, 0.25, 0.5)),)
+FFNS: dict[str, Ffn] = {
+    **{f"dense {bits}": Dense(bits) for bits in LEVELS},
+    "plane": Sparse("plane", HALF),
+    "oracle": Sparse("oracle", HALF),
+}
+
+
+def run(store: Path, recipe: Recipe, cache: int | None) -> tuple[Model, dict[str, Any]]:
+    """What three decode tokens were counted, alone and in a batch."""
+    with Model.open(store, recipe=recipe, cache=cache) as model:
+        model.logits([1, 2, 3])
+        together = model.stats()
+        list(model.generate([1, 2, 3], 4))
+        assert model.stats()["touched"] == together["touched"], "as if each were alone"
+    return model, together
+
+
+@pytest.mark.parametrize("ffn", FFNS)
+def test_what_a_token_is_foreseen_to_touch_is_what_it_was_counted(small: Path, ffn: str) -> None:
+    """Split, bundled and gated, records of odd lengths that the store pads; with a cache and without."""
+    recipe = Recipe(8, 4, 16, 8, FFNS[ffn])
+    weights = Opened(small).weights(recipe)
+    for cache in (None, weights.least):
+        model, counted = run(small, recipe, cache)
+        assert counted["touched"] == weights.parts
+        assert counted["recipe"]["cost"]["bytes_per_token"] == weights.parts["ffn"]
+        assert sum(counted["touched"].values()) == weights.token_bytes == model.weights.token_bytes
+
+
+@pytest.mark.parametrize("bits", LEVELS)
+def test_a_dense_token_touches_every_weight_once(small: Path, shown: Shown, bits: int) -> None:
+    """By hand, by the core, by a run, and in the tables of plan and of --stats."""
+    opened = Opened(small)
+    spec, weights = opened.architecture, opened.weights(Recipe.dense(bits))
+    record = record_bytes(opened.encoding["coding"], spec.hidden, bits)
+    attention = sum(spec.records(name) for name in ("q", "k", "v", "o"))
+    by_hand = {
+        "attn": spec.layers * attention * record,
+        "ffn": spec.layers * len(spec.ffn_matrices) * spec.ffn * record,
+        "head": spec.vocab * record,
+        "embed": record,
+    }
+    assert weights.parts == by_hand
+    assert all(weights.stored[part] > by_hand[part] for part in ("attn", "ffn", "head")), "records are padded"
+    _, counted = run(small, Recipe.dense(bits), None)
+    assert counted["touched"] == by_hand
+    assert next(table(counted, None)).startswith("a new token touched ")
+    told = json.loads(shown("plan", small, "--disk-gbps", 1, "--json")[1])
+    assert told["comparison"]["ffn_bytes_per_token"][str(bits)]["dense"] == by_hand["ffn"]
+    assert told["levels"][str(bits)]["weights"]["parts"] == by_hand
+    assert set(by_hand) == set(PARTS)
