@@ -92,7 +92,7 @@ def test_a_goal_gives_one_recipe(store: Path, text: Path, tmp_path: Path, shown:
     asked = report["found"]["asked"]
     assert asked["measured"]["bits"] <= 5.5
     assert Recipe.from_dict(json.loads(out.read_text())).to_dict() == asked["recipe"]
-    assert not (store / "profiles").exists(), "only the dial is kept"
+    assert not (store / "profiles/recipes.json").exists(), "only the dial is kept"
     beaten = [one for one in report["uniform"] if one["bytes"] <= asked["measured"]["bytes"]]
     assert all(asked["measured"]["kl"] <= one["kl"] for one in beaten)
     code, shown_out, _ = shown(*command, "--max-kl", 0.05)
@@ -306,7 +306,7 @@ def test_what_makes_no_sense_is_refused(
     code, _, err = shown("tune", store, "--text", text, "--tokens", 32, *options)
     assert code != 0
     assert message in err
-    assert not (store / "profiles").exists()
+    assert not (store / "profiles/recipes.json").exists()
 
 
 @pytest.mark.usefixtures("few")

@@ -71,6 +71,9 @@ def tune(
         Path | None,
         typer.Option(parser=user_path, metavar="FILE", help="Write the recipe that was asked for to FILE."),
     ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Measure anew what an earlier run on this text measured.")
+    ] = False,
     dram: options.Dram = None,
     cache: options.Cache = None,
     threads: options.Threads = None,
@@ -81,7 +84,8 @@ def tune(
 
     Without a goal the recipes of the dial are made, and kept in the store: `high` has the bytes of uniform 8
     bits, `fast` those of uniform 4, `balanced` lies between. --bytes-per-token, --bits or --max-kl asks for
-    one recipe instead.
+    one recipe instead. Interrupted, it goes on where it stopped, and what was measured for one goal serves
+    another on the same text.
     """
     content = read_text(text)
     from m2cache_rs.tune.goal import Goal
@@ -110,7 +114,15 @@ def tune(
     )
     with (
         output.progress("measuring recipes", None, unit="recipes") as done,
-        tuning(store, content, settings, lambda count, total: done(count, total=total), goal is None) as run,
+        tuning(
+            store,
+            content,
+            settings,
+            lambda count, total: done(count, total=total),
+            goal is None,
+            restart,
+            output.note,
+        ) as run,
     ):
         found = run.dial() if goal is None else {"": run.asked(goal)}
         saved = run.save(found) if goal is None else _write(out, found[""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from m2cache_rs.recipe.recipe import Dense, Recipe
 from m2cache_rs.runtime.decoder import Floats
 from m2cache_rs.runtime.session import Model
 from m2cache_rs.tune.frontier import Point
+from m2cache_rs.tune.journal import Journal
 from m2cache_rs.tune.layers import UNIFORM, Shares
 from m2cache_rs.tune.ranking import Ranking
 
@@ -40,6 +42,14 @@ class Text:
     def rows(self) -> int:
         """Ids of all windows."""
         return sum(len(window.ids) for window in self.windows)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the windows' ids, in hexadecimal."""
+        found = hashlib.sha256()
+        for window in self.windows:
+            found.update(b"%d %d " % (len(window.ids), window.given) + window.ids.tobytes())
+        return found.hexdigest()
 
     @property
     def starts(self) -> list[int]:
@@ -62,12 +72,21 @@ class Meter:
     """Runs recipes on a text and compares what each predicts with a `reference` (`predictions`).
 
     `base` gives the levels of all but the decode tokens' FFN; `model` has room for every recipe with them.
+    What `journal` has is not run again.
     """
 
-    def __init__(self, text: Text, base: Recipe, ranking: Ranking, model: Model, reference: Floats) -> None:
+    def __init__(
+        self,
+        text: Text,
+        base: Recipe,
+        ranking: Ranking,
+        model: Model,
+        reference: Floats,
+        journal: Journal,
+    ) -> None:
         self.text, self.base, self.ranking = text, base, ranking
         self.layers = model.architecture.layers
-        self._model, self._reference = model, reference
+        self._model, self._reference, self._journal = model, reference, journal
         self._known: dict[tuple[Shares, ...], Point] = {}
         self.progress: Callable[[], None] = lambda: None
 
@@ -84,9 +103,13 @@ class Meter:
         """What layers with these shares cost; measured once for each, whatever it is called."""
         key = tuple(shares)
         if key not in self._known:
-            self._known[key] = self._measured(how, key)
+            self._known[key] = self._journal.find(how, key) or self._kept(self._measured(how, key))
             self.progress()
         return self._known[key]
+
+    def _kept(self, point: Point) -> Point:
+        self._journal.add(point)
+        return point
 
     def _measured(self, how: str, shares: tuple[Shares, ...]) -> Point:
         scores, entropy = Scores(compared=True), 0.0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from m2cache_rs._core import __version__
 from m2cache_rs.config import LEVELS, PrecisionLike, format_size
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
@@ -24,12 +26,14 @@ from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.session import Model
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
+from m2cache_rs.tune.journal import Journal
 from m2cache_rs.tune.layers import FIXED_BANDS, Shares
 from m2cache_rs.tune.meter import Meter, Text, cut, predictions, scratch
 from m2cache_rs.tune.ranking import SELECTORS, Ranking
 from m2cache_rs.tune.run import OBJECTIVES, Tuner
 
 WINDOW = 256
+_LOG = logging.getLogger("m2cache_rs")
 
 Progress = Callable[[int, int], None]
 
@@ -81,10 +85,17 @@ class Found:
 class Tuning:
     """A store under the tuner: made by `tuning`, used inside it."""
 
-    def __init__(self, opened: Opened, tuner: Tuner, meter: Meter, settings: Settings, digest: str) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        tuner: Tuner,
+        meter: Meter,
+        settings: Settings,
+        digest: str,
+        files: Mapping[str, str],
+    ) -> None:
         self.opened, self.tuner, self.meter, self.settings = opened, tuner, meter, settings
-        self.digest = digest
-        self.files = tuned.files_of(opened.path, widest(meter.base, meter.ranking))
+        self.digest, self.files = digest, files
         self.uniform = tuner.uniform()
 
     @property
@@ -153,11 +164,18 @@ class Tuning:
 
 @contextmanager
 def tuning(
-    store: str | Path, text: str, settings: Settings, progress: Progress, keeps: bool = False
+    store: str | Path,
+    text: str,
+    settings: Settings,
+    progress: Progress,
+    keeps: bool = False,
+    restart: bool = False,
+    tell: Callable[[str], None] = _LOG.info,
 ) -> Iterator[Tuning]:
     """Opens the store, runs it at its best over the text, and measures the uniform levels.
 
-    `keeps`: what is found will be saved in the store, which is tried first.
+    `keeps`: what is found will be saved in the store, which is tried first. What an earlier run measured (the
+    store's journal) is not measured again, unless `restart`; `tell` is told of it.
 
     `progress` is told how many recipes were measured, and how many will be at most. UsageError where the
     store is not stored to 16 bits, or the text is too short; StoreIOError where the reference's predictions
@@ -186,21 +204,53 @@ def tuning(
             serves=others,
         )
 
-    with scratch(_reference_bytes(opened, text, settings)) as kept:
+    files = tuned.files_of(opened.path, widest(base, ranking))
+    with scratch(_reference_bytes(opened, text, settings)) as kept, ExitStack() as stack:
         with open_with("f32", Recipe.dense(LEVELS[-1])) as best:
             found = Text(tuple(windows(best, text, settings.tokens, WINDOW)))
             if not found.windows:
                 raise UsageError("the text has no token to predict: two tokens are the least")
             if keeps:
                 profiles.made(opened.path)
+            about = _about(opened, found, base, ranking, files)
+            journal = stack.enter_context(Journal(opened.path, about, restart))
+            stack.enter_context(_resumable(journal, tell))
             reference = predictions(best, found, kept)
         with open_with("f16", base, widest(base, ranking)) as model:
-            meter = Meter(found, base, ranking, model, reference)
+            meter = Meter(found, base, ranking, model, reference, journal)
             size = _size(opened, meter)
             tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
             counted = iter(range(1, 1 << 62))
             meter.progress = lambda: progress(next(counted), tuner.steps(3))
-            yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest())
+            yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest(), files)
+
+
+@contextmanager
+def _resumable(journal: Journal, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tells what was found, and of an interrupt that it costs little."""
+    if len(journal):
+        tell(f"{len(journal)} recipes were measured before on this text: going on with {journal.path}")
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal.is_kept:
+            tell(f"{len(journal)} recipes are measured and kept: the same command goes on with them")
+        raise
+
+
+def _about(
+    opened: Opened, text: Text, base: Recipe, ranking: Ranking, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that a measurement depends on beside the shares of layers: no goal, and nothing of the machine."""
+    return {
+        "generator": f"m2cache-rs {__version__}",
+        "store": opened.manifest["id"],
+        "text": text.digest,
+        "base": base.to_dict(),
+        "selector": ranking.selector,
+        "candidates": ranking.candidates,
+        "files": dict(files),
+    }
 
 
 def widest(base: Recipe, ranking: Ranking) -> Recipe:

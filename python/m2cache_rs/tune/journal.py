@@ -1,0 +1,166 @@
+"""What was measured so far, in `STORE/profiles/tuning-KEY.journal`: with it an interrupted tune goes on.
+
+The first line says what was measured on (the store, the ids of the text, what all recipes have in common,
+digests of what they read), and KEY is its digest. A line for each recipe follows, appended and synced when it
+is measured: its shares and what it cost. Every line begins with the CRC-32 of the rest. Nothing in it depends
+on a goal, so the next goal finds it as well; whoever wants its space (0.3 MB for 32 layers) may remove it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from itertools import chain, groupby, repeat
+from pathlib import Path
+from typing import Any
+
+from m2cache_rs.errors import UsageError
+from m2cache_rs.recipe.profiles import FOLDER, write
+from m2cache_rs.tune.frontier import Point
+from m2cache_rs.tune.layers import Shares
+
+VERSION = 1
+_LOG = logging.getLogger("m2cache_rs")
+_KEY = 12
+
+
+class Journal:
+    """A context, inside which the file belongs to this process alone: UsageError where another one has it.
+
+    `about`: all that a measurement depends on beside shares. `restart`: what is there is dropped. Where it
+    cannot be written (a store that is read-only) that is said, and nothing is kept.
+    """
+
+    def __init__(self, store: Path, about: Mapping[str, Any], restart: bool = False) -> None:
+        self._about = _line({"version": VERSION, **about})
+        key = hashlib.sha256(self._about).hexdigest()[:_KEY]
+        self.path = store / FOLDER / f"tuning-{key}.journal"
+        self._points: dict[tuple[Shares, ...], Point] = {}
+        self._restart = restart
+        self._file: int | None = None
+
+    def __enter__(self) -> Journal:
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._lock(self._file)
+            self._take_up(self._file)
+        except OSError as error:
+            self._go_without(error)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __len__(self) -> int:
+        """How many recipes it has."""
+        return len(self._points)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it can be written."""
+        return self._file is not None
+
+    def find(self, how: str, shares: tuple[Shares, ...]) -> Point | None:
+        """What these shares cost, if they were measured, under the name that they are asked for by now."""
+        found = self._points.get(shares)
+        return None if found is None else replace(found, how=how)
+
+    def add(self, point: Point) -> None:
+        """Keeps what was measured."""
+        self._points[point.shares] = point
+        if self._file is not None:
+            try:
+                _append(self._file, [_line(_value(point))])
+            except OSError as error:
+                self._go_without(error)
+
+    def _lock(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process measures the same, into {self.path}: wait for it, what it finds serves both"
+            ) from None
+
+    def _take_up(self, file: int) -> None:
+        content = b"" if self._restart else self.path.read_bytes()
+        # A kill cuts the last line short.
+        whole = content[: content.rfind(b"\n") + 1]
+        first, *lines = [line + b"\n" for line in whole.split(b"\n")[:-1]] or [self._about]
+        points = [_point(line) for line in lines] if first == self._about else []
+        self._points = {point.shares: point for point in points if point is not None}
+        if first != self._about or None in points:
+            self._set_aside(content)
+            whole = b""
+        os.ftruncate(file, len(whole))
+        if not whole:
+            _append(file, [self._about, *(_line(_value(point)) for point in self._points.values())])
+
+    def _set_aside(self, content: bytes) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        write(aside, lambda file: file.write(content))
+        _LOG.warning(
+            "%s is damaged: it is now %s, and %d measurements of it that are sound go on",
+            self.path,
+            aside.name,
+            len(self._points),
+        )
+
+    def _go_without(self, error: OSError) -> None:
+        _LOG.warning(
+            "measurements cannot be kept in %s (%s): interrupted, tune would begin anew",
+            self.path,
+            error.strerror or error,
+        )
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _append(file: int, lines: Iterable[bytes]) -> None:
+    left = b"".join(lines)
+    while left:
+        left = left[os.write(file, left) :]
+    os.fsync(file)
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return _signed(json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False).encode())
+
+
+def _signed(text: bytes) -> bytes:
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _value(point: Point) -> dict[str, Any]:
+    """Shares as runs of layers that are alike: all layers but one are, mostly."""
+    runs = [[len(list(same)), *shares] for shares, same in groupby(point.shares)]
+    return {**asdict(point), "shares": runs}
+
+
+def _point(line: bytes) -> Point | None:
+    """None of a line that is damaged."""
+    try:
+        text = line[9:-1]
+        if line != _signed(text):
+            return None
+        value = json.loads(text)
+        runs = [repeat((first, second, third), count) for count, first, second, third in value["shares"]]
+        low, high = value["interval"] or (0, 0)
+        interval = (low, high) if value["interval"] else None
+        return Point(**{**value, "shares": tuple(chain.from_iterable(runs)), "interval": interval})
+    except (ValueError, TypeError, KeyError):
+        return None
