@@ -295,7 +295,7 @@ def test_recipes_of_heads_survive_their_json() -> None:
 def test_a_profile_of_heads_is_learned_and_used(tale: Path, cli: Cli, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a little dog. It liked to play with a ball in the park. " * 9)
-    options = ("--no-predictors", "--tokens", "160", "--json")
+    options = ("--no-predictors", "--tokens", "160", "--force", "--json")
     made = json.loads(cli("profile", tale, "--text", text, "--query-heads", *options).stdout)
     recalls = made["query_heads"]["recall"]
     assert all(0.7 < one <= 1 for one in recalls)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sources import is_sound
+from tests.sources import contents, is_sound
 from tests.stores import EXAMPLE, Cli
 
 TEXT = EXAMPLE / "README.md"
@@ -30,7 +30,9 @@ def store(tale: Path, tmp_path: Path) -> Path:
 
 
 def test_a_profile_its_table_and_a_store_hot_first(store: Path, cli: Cli, tmp_path: Path) -> None:
-    done = cli("profile", store, "--text", TEXT, "--tokens", "120", "--reorder", tmp_path / "hot.m2c")
+    done = cli(
+        "profile", store, "--text", TEXT, "--tokens", "120", "--force", "--reorder", tmp_path / "hot.m2c"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "120 tokens, dense at 16 bits" in done.stdout
     assert "rank 64, of gate and up, 20.2% of the FFN's bytes at 4 bits; 96 tokens" in done.stdout
@@ -45,7 +47,7 @@ def test_a_profile_its_table_and_a_store_hot_first(store: Path, cli: Cli, tmp_pa
 
 
 def test_the_process_stays_within_its_cap(store: Path, cli: Cli) -> None:
-    done = cli("profile", store, "--text", TEXT, "--tokens", "100", "--dram", "200MiB", "--json")
+    done = cli("profile", store, "--text", TEXT, "--tokens", "100", "--force", "--dram", "200MiB", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["peak_rss_bytes"] < 200 << 20
@@ -56,14 +58,14 @@ def test_the_process_stays_within_its_cap(store: Path, cli: Cli) -> None:
 
 
 def test_without_predictors_there_are_none(store: Path, cli: Cli) -> None:
-    done = cli("profile", store, "--text", TEXT, "--tokens", "50", "--no-predictors", "--json")
+    done = cli("profile", store, "--text", TEXT, "--tokens", "50", "--force", "--no-predictors", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout).keys().isdisjoint({"svd", "rank", "plane_held_out"})
     assert [one.name for one in (store / "profiles").iterdir()] == ["neurons.json"]
 
 
 def test_a_store_of_fewer_planes_is_exact_at_its_highest(tale_mid: Path, cli: Cli) -> None:
-    done = cli("profile", tale_mid, "--text", TEXT, "--tokens", "40", "--no-predictors", "--json")
+    done = cli("profile", tale_mid, "--text", TEXT, "--tokens", "40", "--force", "--no-predictors", "--json")
     assert json.loads(done.stdout)["bits"] == 8
 
 
@@ -76,6 +78,7 @@ def test_a_store_of_fewer_planes_is_exact_at_its_highest(tale_mid: Path, cli: Cl
         (("--text", sys.executable), "is not UTF-8"),
         (("--text", TEXT, "--tokens", "1"), "at least 2 are needed"),
         (("--text", TEXT, "--tokens", "-5"), "at least 2 are needed"),
+        (("--text", TEXT, "--tokens", "255"), "255 tokens of text are too few to tell anything: 256 are"),
         (("--text", TEXT, "--rank", "0"), "rank is 0; the matrices of this model have 1 to 256"),
         (("--text", TEXT, "--rank", "257"), "rank is 257"),
         (("--text", TEXT, "--rank", "8", "--no-predictors"), "leaves nothing for --trained or --rank"),
@@ -96,13 +99,40 @@ def test_bad_use_is_said_in_a_line(
 
 
 def test_a_profile_of_another_store_is_refused(store: Path, cli: Cli, tmp_path: Path) -> None:
-    assert cli("profile", store, "--text", TEXT, "--tokens", "40", "--no-predictors").returncode == 0
+    assert (
+        cli("profile", store, "--text", TEXT, "--tokens", "40", "--force", "--no-predictors").returncode == 0
+    )
     path = store / "profiles/neurons.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"store": "f" * 32}))
     done = cli("profile", store, "--reorder", tmp_path / "hot.m2c")
     assert done.returncode == 2
     assert f"{path} was made for another store" in done.stderr
     assert not (tmp_path / "hot.m2c").exists()
+
+
+def test_less_text_replaces_what_was_made_from_more_if_that_is_asked_for(store: Path, cli: Cli) -> None:
+    def profile(tokens: int, *options: str) -> tuple[int, str]:
+        done = cli("profile", store, "--text", TEXT, "--tokens", str(tokens), *options)
+        return done.returncode, done.stderr
+
+    assert profile(300) == (0, "")
+    kept = contents(store / "profiles")
+    code, err = profile(260)
+    assert code == 2
+    assert f"{store}/profiles/neurons.json was made from 300 tokens, and 260 would replace it" in err
+    (store / "profiles/neurons.json").unlink()
+    code, err = profile(260)
+    assert "predictor-svd.safetensors was made from 300 tokens, and 260 would replace it" in err
+    assert profile(260, "--no-predictors", "--query-heads") == (0, "")
+    code, err = profile(257, "--no-predictors", "--query-heads", "--force")
+    assert (code, err) == (0, "")
+    code, err = profile(256, "--no-predictors")
+    assert f"{store}/profiles/neurons.json was made from 257 tokens" in err
+    (store / "profiles/neurons.json").write_text("damaged")
+    code, err = profile(256, "--no-predictors", "--query-heads")
+    assert "query-heads.safetensors was made from 257 tokens" in err
+    assert profile(300) == (0, "")
+    assert contents(store / "profiles").items() >= kept.items()
 
 
 def test_an_interrupt_leaves_nothing(store: Path, tmp_path: Path) -> None:

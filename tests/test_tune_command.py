@@ -62,7 +62,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("few")
 def test_the_dial_is_kept_and_used(store: Path, text: Path, shown: Shown) -> None:
-    command = ["tune", store, "--text", text, "--tokens", 64]
+    command = ["tune", store, "--force", "--text", text, "--tokens", 64]
     code, out, err = shown(*command)
     assert code == 0, err
     assert [line.split()[0] for line in out.splitlines()[-3:]] == ["high", "balanced", "fast"]
@@ -84,7 +84,7 @@ def test_the_dial_is_kept_and_used(store: Path, text: Path, shown: Shown) -> Non
 
 @pytest.mark.usefixtures("few")
 def test_a_goal_gives_one_recipe(store: Path, text: Path, tmp_path: Path, shown: Shown) -> None:
-    command = ["tune", store, "--text", text, "--tokens", 64, "--json"]
+    command = ["tune", store, "--force", "--text", text, "--tokens", 64, "--json"]
     out = tmp_path / "recipe.json"
     code, shown_out, err = shown(*command, "--bits", 5.5, "--out", out)
     assert code == 0, err
@@ -127,7 +127,20 @@ def test_a_cascade_is_tuned_with_candidates_of_every_layer(
     options: list[object], left: Callable[[float], float], store: Path, text: Path, shown: Shown
 ) -> None:
     give_predictors(store, "svd")
-    command = ["tune", store, "--text", text, "--tokens", 32, "--select", "cascade", "--json", "--bits", 7]
+    command = [
+        "tune",
+        store,
+        "--force",
+        "--text",
+        text,
+        "--tokens",
+        32,
+        "--select",
+        "cascade",
+        "--json",
+        "--bits",
+        7,
+    ]
     code, out, err = shown(*command, *options)
     assert code == 0, err
     found = json.loads(out)["found"]["asked"]
@@ -141,7 +154,19 @@ def test_a_cascade_is_tuned_with_candidates_of_every_layer(
 @pytest.mark.usefixtures("few")
 def test_a_tuned_recipe_names_its_predictor(store: Path, text: Path, shown: Shown) -> None:
     give_predictors(store, "one", "two")
-    command = ["tune", store, "--text", text, "--tokens", 32, "--select", "lowrank", "--predictor", "two"]
+    command = [
+        "tune",
+        store,
+        "--force",
+        "--text",
+        text,
+        "--tokens",
+        32,
+        "--select",
+        "lowrank",
+        "--predictor",
+        "two",
+    ]
     code, _, err = shown(*command)
     assert code == 0, err
     kept = tuned.load(store, Opened(store).manifest["id"])
@@ -158,7 +183,19 @@ def test_what_was_measured_with_another_predictor_is_not_told(
     store: Path, text: Path, shown: Shown, caplog: pytest.LogCaptureFixture
 ) -> None:
     give_predictors(store, "svd", "other")
-    command = ["tune", store, "--text", text, "--tokens", 32, "--select", "lowrank", "--predictor", "svd"]
+    command = [
+        "tune",
+        store,
+        "--force",
+        "--text",
+        text,
+        "--tokens",
+        32,
+        "--select",
+        "lowrank",
+        "--predictor",
+        "svd",
+    ]
     assert shown(*command)[0] == 0
     kept = tuned.load(store, Opened(store).manifest["id"])
     assert kept is not None
@@ -272,7 +309,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_measured(
 ) -> None:
     give_predictors(store, "one", "two")
     monkeypatch.setattr(Model, "open", lambda *args, **options: pytest.fail("a model was opened"))
-    code, _, err = shown("tune", store, "--text", text, "--tokens", 32, *options)
+    code, _, err = shown("tune", store, "--force", "--text", text, "--tokens", 32, *options)
     assert code != 0
     assert message in err
 
@@ -303,7 +340,7 @@ def test_the_best_recipe_is_itself(store: Path) -> None:
 def test_what_makes_no_sense_is_refused(
     options: list[object], message: str, store: Path, text: Path, shown: Shown
 ) -> None:
-    code, _, err = shown("tune", store, "--text", text, "--tokens", 32, *options)
+    code, _, err = shown("tune", store, "--force", "--text", text, "--tokens", 32, *options)
     assert code != 0
     assert message in err
     assert not (store / "profiles/recipes.json").exists()
@@ -343,11 +380,11 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(meter.Meter, "__init__", None)
     (store / "profiles").write_text("a file")
-    code, _, err = shown("tune", store, "--text", text)
+    code, _, err = shown("tune", store, "--force", "--text", text)
     assert (code, f"{store}/profiles cannot be written to" in err) == (2, True)
     (store / "dangling").symlink_to("/nonexistent/x.json")
     for out in (store / "none/x.json", store, store / "profiles/x.json", store / "dangling"):
-        code, _, err = shown("tune", store, "--text", text, "--bits", 6, "--out", out)
+        code, _, err = shown("tune", store, "--force", "--text", text, "--bits", 6, "--out", out)
         assert (code, f"the recipe cannot be written to {out}" in err) == (2, True)
 
 
@@ -365,9 +402,43 @@ def test_tokens_beyond_the_text_take_no_room(store: Path, monkeypatch: pytest.Mo
         assert asked == [17 * 4 * run.opened.architecture.vocab]
 
 
+@pytest.mark.usefixtures("few")
+def test_a_text_that_tells_little_is_refused_and_replaces_nothing(
+    store: Path, text: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(tokens: int) -> list[object]:
+        return ["tune", store, "--text", text, "--tokens", tokens]
+
+    text.write_text(TEXT * 3)
+    assert shown(*command(256))[0] == 0
+    kept = (store / "profiles/recipes.json").read_bytes()
+    found = tuned.load(store, Opened(store).manifest["id"])
+    assert found is not None
+    assert all(one.measured.kl_interval is not None for one in found.values())
+    value = json.loads(kept)
+    for one in value["recipes"].values():
+        one["measured"]["tokens"] = 2048
+    (store / "profiles/recipes.json").write_text(json.dumps(value))
+    monkeypatch.setattr(model, "predictions", lambda *all: pytest.fail("something was run"))
+    code, _, err = shown(*command(256))
+    assert code == 2
+    assert f"{store}/profiles/recipes.json was made from 2048 tokens, and 256 would replace it" in err
+    for goal in ([], ["--bits", 6]):
+        code, _, err = shown(*command(255), *goal)
+        assert (code, "255 tokens of text are too few to tell anything" in err) == (2, True)
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "options", lambda planes: [*UNIFORM.values()])
+    assert shown(*command(256), "--bits", 6)[0] == 0
+    assert shown(*command(256), "--force")[0] == 0
+    assert (
+        json.loads((store / "profiles/recipes.json").read_text())["recipes"]["high"]["measured"]["tokens"]
+        == 256
+    )
+
+
 def test_a_killed_run_leaves_nothing(store: Path, text: Path, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "m2cache_rs", "tune", store, "--text", text, "--json"]
+    command = [sys.executable, "-m", "m2cache_rs", "tune", store, "--force", "--text", text, "--json"]
     with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path / "temporary")}) as run:
         while not (store / "profiles").exists():
             assert run.poll() is None

@@ -178,7 +178,7 @@ def test_without_a_place_nothing_is_kept_and_that_is_said(
 def test_an_interrupted_run_goes_on_and_finds_the_same(
     stop: int, store: Path, text: Path, shown: Shown, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["tune", store, "--text", text, "--tokens", 64, "--json", "--bits", 5.5]
+    command = ["tune", store, "--force", "--text", text, "--tokens", 64, "--json", "--bits", 5.5]
     code, whole, err = shown(*command)
     assert code == 0, err
     all_of_them = list(measured)
@@ -245,7 +245,7 @@ def test_another_text_or_level_is_measured_of_itself(store: Path, measured: list
 def test_a_signal_loses_no_more_than_what_is_being_measured(
     sign: signal.Signals, store: Path, text: Path, shown: Shown, measured: list[str]
 ) -> None:
-    command = [sys.executable, "-c", CHILD, "tune", store, "--text", text, "--tokens", "64"]
+    command = [sys.executable, "-c", CHILD, "tune", store, "--force", "--text", text, "--tokens", "64"]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         for _ in range(6):
@@ -253,7 +253,7 @@ def test_a_signal_loses_no_more_than_what_is_being_measured(
         child.send_signal(sign)
         assert child.wait() != 0
         more = child.stdout.read().count(b"measured\n")
-    code, _, err = shown("tune", store, "--text", text, "--tokens", 64)
+    code, _, err = shown("tune", store, "--force", "--text", text, "--tokens", 64)
     assert code == 0, err
     (journal,) = (store / "profiles").glob("tuning-*.journal")
     before = int(err.split(" recipes were measured before")[0].split()[-1])
@@ -261,6 +261,6 @@ def test_a_signal_loses_no_more_than_what_is_being_measured(
     assert 6 + more <= before <= 7 + more
     assert len(measured) + before == journal.read_bytes().count(b"\n") - 1
     found = (store / "profiles/recipes.json").read_bytes()
-    code, _, err = shown("tune", store, "--text", text, "--tokens", 64, "--restart")
+    code, _, err = shown("tune", store, "--force", "--text", text, "--tokens", 64, "--restart")
     assert (code, (store / "profiles/recipes.json").read_bytes()) == (0, found)
     assert json.loads(found)["recipes"].keys() == {"high", "balanced", "fast"}

@@ -34,6 +34,7 @@ def make(store: Path, text: Path, tokens: int) -> Predictors:
 
 def _profile(store: Path, text: Path, tokens: int, *flags: str) -> tuple[dict[str, Any] | None, str]:
     command = ["profile", str(store), "--text", str(text), "--tokens", str(tokens), "--json", *flags]
+    command += ["--force"]  # a store that is measured again, and texts of any length
     done = subprocess.run([sys.executable, "-m", "m2cache_rs", *command], capture_output=True, text=True)
     if done.returncode == 0:
         return dict(json.loads(done.stdout)), ""

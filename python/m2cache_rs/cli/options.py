@@ -30,6 +30,10 @@ Io = Annotated[str, typer.Option(help="What reads the store: uring, psync (threa
 Verify = Annotated[str, typer.Option(help="Checksums: first (read), always or never.")]
 Kv = Annotated[str, typer.Option(help="Keep keys and values as f16 or f32.")]
 Threads = Annotated[int | None, typer.Option(help="Threads (default: one a core).")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Take a text however short, and replace what was made from a longer one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 _QUALITY = (

@@ -54,6 +54,7 @@ def profile(
             "that is there.",
         ),
     ] = None,
+    force: options.Force = False,
     dram: options.Dram = None,
     cache: options.Cache = None,
     io: options.Io = "auto",
@@ -91,11 +92,12 @@ def profile(
             from m2cache_rs.eval.windows import most_tokens
             from m2cache_rs.predict.run import TOKENS, Wish
 
-            wish = Wish(most_tokens(content, TOKENS if tokens is None else tokens), kinds, rank)
+            most = most_tokens(content, TOKENS if tokens is None else tokens)
+            wish = Wish(most, kinds, rank, force, query_heads)
             asked = (dram, cache, io, verify, threads)
             report |= _make(opened, content, wish, asked, told)
             if query_heads:
-                report["query_heads"] = _make_heads(opened, content, wish.tokens, asked, told)
+                report["query_heads"] = _make_heads(opened, content, wish, asked, told)
         if reorder is not None:
             report["reordered"] = {"path": str(reorder), "id": _reorder(opened, reorder, told)}
     report["peak_rss_bytes"] = peak_rss()
@@ -121,13 +123,13 @@ def _make(
 
 
 def _make_heads(
-    opened: Opened, text: str, tokens: int, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
+    opened: Opened, text: str, wish: Any, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     from m2cache_rs.predict.heads import make
     from m2cache_rs.predict.memory import query_heads_bytes
 
-    with _open(opened, asked, query_heads_bytes(opened.architecture, tokens, len(text))) as model:
-        return make(opened, model, text, tokens, told)
+    with _open(opened, asked, query_heads_bytes(opened.architecture, wish.tokens, len(text))) as model:
+        return make(opened, model, text, wish.tokens, told)
 
 
 def _open(opened: Opened, asked: tuple[Any, ...], reserve: int) -> Model:

@@ -74,6 +74,7 @@ def tune(
     restart: Annotated[
         bool, typer.Option("--restart", help="Measure anew what an earlier run on this text measured.")
     ] = False,
+    force: options.Force = False,
     dram: options.Dram = None,
     cache: options.Cache = None,
     threads: options.Threads = None,
@@ -121,6 +122,7 @@ def tune(
             lambda count, total: done(count, total=total),
             goal is None,
             restart,
+            force,
             output.note,
         ) as run,
     ):

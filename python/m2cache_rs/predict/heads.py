@@ -48,7 +48,7 @@ def make(opened: Opened, model: Model, text: str, tokens: int, told: Told) -> di
             found.append(fit(worths.inputs(layer), worths.found[layer]))
             told("fitting heads", layer + 1, arch.layers)
     lines, recalls = [line for line, _ in found], [recall for _, recall in found]
-    path = save(opened.path, opened.manifest["id"], lines)
+    path = save(opened.path, opened.manifest["id"], lines, rows)
     return {"path": str(path), "recall": np.mean(recalls, axis=0).tolist(), "shares": list(SHARES)}
 
 
@@ -141,14 +141,14 @@ def recall(guess: Any, worth: Any) -> list[float]:
     return found
 
 
-def save(store: Path, id: str, lines: list[Line]) -> Path:
-    """Writes a store's lines; where. StoreIOError."""
+def save(store: Path, id: str, lines: list[Line], tokens: int) -> Path:
+    """Writes a store's lines, fitted to so many tokens; where. StoreIOError."""
     parts = {
         f"layer.{layer}.{part}": np.ascontiguousarray(values, "<f4")
         for layer, line in enumerate(lines)
         for part, values in (("weight", line.weight), ("bias", line.bias))
     }
-    entries: dict[str, Any] = {"__metadata__": {"store": id}}
+    entries: dict[str, Any] = {"__metadata__": {"store": id, "tokens": str(tokens)}}
     at = 0
     for name, values in parts.items():
         end = at + values.nbytes

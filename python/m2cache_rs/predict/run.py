@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from m2cache_rs.predict.rank import default_rank, outputs, predictor_share
 from m2cache_rs.predict.recall import Recall
 from m2cache_rs.predict.sample import Sample
 from m2cache_rs.predict.spool import Spool
+from m2cache_rs.recipe import heads, predictors
 from m2cache_rs.recipe.neurons import SHARES, LayerProfile, NeuronProfile, path_of
 from m2cache_rs.recipe.predictors import Factors, Predictor
 from m2cache_rs.recipe.profiles import made
+from m2cache_rs.recipe.worth import check_text
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.session import Model
 
@@ -37,11 +39,17 @@ _BITS = {1: 4, 2: 8, 3: 16}
 
 @dataclass(frozen=True)
 class Wish:
-    """What a profile is made of: at most so many tokens, and predictors ("svd", "trained") of a rank."""
+    """What a profile is made of: at most so many tokens, and predictors ("svd", "trained") of a rank.
+
+    Without `force` a text is refused that is too short, or shorter than that of what would be replaced, which
+    with `query_heads` is what chooses those as well.
+    """
 
     tokens: int = TOKENS
     kinds: tuple[str, ...] = ("svd",)
     rank: int | None = None
+    force: bool = True
+    query_heads: bool = False
 
     def checked(self, arch: Architecture) -> Wish:
         """The same with a rank. UsageError for one that a layer does not have."""
@@ -49,7 +57,14 @@ class Wish:
         rank = default_rank(arch) if self.rank is None else self.rank
         if not 1 <= rank <= most:
             raise UsageError(f"rank is {rank}; the matrices of this model have 1 to {most}")
-        return Wish(self.tokens, self.kinds, rank)
+        return replace(self, rank=rank)
+
+    def check(self, opened: Opened, tokens: int) -> None:
+        """UsageError where a text of so many tokens is not enough."""
+        if not self.force:
+            files = [path_of(opened.path), *(predictors.path_of(opened.path, kind) for kind in self.kinds)]
+            files += [heads.path_of(opened.path)] if self.query_heads else []
+            check_text(tokens, opened.manifest["id"], files)
 
 
 def make(opened: Opened, model: Model, text: str, wish: Wish, told: Told) -> dict[str, Any]:
@@ -81,6 +96,7 @@ class _Job:
         self.arch, self.bits = opened.architecture, bits_of(opened)
         self.parts = texts(model, text, wish.tokens)
         self.rows = rows_of(self.parts)
+        wish.check(opened, self.rows)
         self.text = hashlib.sha256(text.encode()).hexdigest()
         self.folder = made(opened.path)
 

@@ -89,9 +89,14 @@ def files_of(store: Path, recipe: Recipe) -> dict[str, str]:
     return {path.name: digest(path) for path in paths if path.exists()}
 
 
+def path_of(store: Path) -> Path:
+    """Where a store's tuned recipes lie."""
+    return store / FOLDER / FILE
+
+
 def load(store: Path, id: str) -> dict[str, Tuned] | None:
     """The tuned recipes of the store of that id by name, or None where it was never tuned. StoreError."""
-    path = store / FOLDER / FILE
+    path = path_of(store)
     value = read_json(path, id, _VERSION, _REMEDY)
     if value is None:
         return None
@@ -114,7 +119,7 @@ def save(store: Path, id: str, recipes: Mapping[str, Tuned]) -> Path:
         }
         for name, one in recipes.items()
     }
-    return write_json(store / FOLDER / FILE, id, _VERSION, {"recipes": content})
+    return write_json(path_of(store), id, _VERSION, {"recipes": content})
 
 
 def named(store: Path, id: str, quality: str) -> Tuned:

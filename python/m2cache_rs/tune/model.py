@@ -21,6 +21,7 @@ from m2cache_rs.recipe.cut import share
 from m2cache_rs.recipe.dial import Dial, names_ffn
 from m2cache_rs.recipe.recipe import Dense, Recipe
 from m2cache_rs.recipe.tuned import Measured, Tuned
+from m2cache_rs.recipe.worth import check_text
 from m2cache_rs.runtime.cost import ffn_weights
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.session import Model
@@ -170,12 +171,14 @@ def tuning(
     progress: Progress,
     keeps: bool = False,
     restart: bool = False,
+    force: bool = True,
     tell: Callable[[str], None] = _LOG.info,
 ) -> Iterator[Tuning]:
     """Opens the store, runs it at its best over the text, and measures the uniform levels.
 
     `keeps`: what is found will be saved in the store, which is tried first. What an earlier run measured (the
-    store's journal) is not measured again, unless `restart`; `tell` is told of it.
+    store's journal) is not measured again, unless `restart`; `tell` is told of it. Without `force` a text is
+    refused that is too short, or shorter than that of the recipes that would be replaced.
 
     `progress` is told how many recipes were measured, and how many will be at most. UsageError where the
     store is not stored to 16 bits, or the text is too short; StoreIOError where the reference's predictions
@@ -210,6 +213,8 @@ def tuning(
             found = Text(tuple(windows(best, text, settings.tokens, WINDOW)))
             if not found.windows:
                 raise UsageError("the text has no token to predict: two tokens are the least")
+            if not force:
+                check_text(found.rows, opened.manifest["id"], [tuned.path_of(opened.path)] if keeps else [])
             if keeps:
                 profiles.made(opened.path)
             about = _about(opened, found, base, ranking, files)
