@@ -12,7 +12,16 @@ import pytest
 from m2cache_rs._core import isa
 from m2cache_rs.machine import device_rates as module
 from m2cache_rs.machine.device import device_of
-from m2cache_rs.machine.device_rates import DeviceRates, KernelRates, Rate, better, load, rates_path, save
+from m2cache_rs.machine.device_rates import (
+    ENOUGH,
+    DeviceRates,
+    KernelRates,
+    Rate,
+    load,
+    rates_path,
+    save,
+    weaker,
+)
 
 RATES = (Rate(65536, 1, 0.1), Rate(65536, 32, 1.0), Rate(262144, 32, 2.0), Rate(1048576, 32, 4.0))
 
@@ -56,19 +65,23 @@ def test_what_is_saved_is_loaded(disk: Path) -> None:
     assert load(disk)[0] == replace(made(disk), memory_gbps=12.0)
 
 
-def test_few_bytes_do_not_speak_for_a_disk_that_was_read_at_length(disk: Path) -> None:
-    whole, small = made(disk), replace(made(disk), read_bytes=12 << 20)
-    assert better(small, disk) is None, "there is nothing else"
-    path = save(small, disk)
-    assert better(small, disk) is None, "measured again"
-    assert better(whole, disk) is None
-    save(whole, disk)
-    assert better(small, disk) == (whole, path)
-    assert better(replace(whole, read_bytes=1 << 31), disk) is None
-    old = whole.to_dict()
-    del old["read_bytes"]
-    path.write_text(json.dumps(old))
-    assert better(small, disk) == (replace(whole, read_bytes=0), path)
+def test_what_tells_less_of_a_disk_replaces_nothing(disk: Path) -> None:
+    whole = made(disk)
+    small = replace(whole, read_bytes=12 << 20)
+    few = "12.0 MiB are too few to tell of the whole disk"
+    assert weaker(small, small) == "", "measured again"
+    assert weaker(whole, small) == weaker(replace(whole, read_bytes=1 << 31), whole) == ""
+    assert weaker(small, whole) == few
+    assert weaker(small, replace(whole, read_bytes=0)) == few, "an older file does not tell"
+    scratch = replace(whole, source="scratch", read_bytes=ENOUGH)
+    for source in ("store", "files"):
+        kept = replace(whole, source=source)
+        assert weaker(scratch, kept) == "a new file may still lie in a cache of the disk"
+        assert weaker(scratch, replace(kept, read_bytes=ENOUGH - 1)) == weaker(kept, scratch) == ""
+    assert weaker(scratch, scratch) == weaker(scratch, replace(whole, source="unknown", read_bytes=0)) == ""
+    hasty = replace(whole, read=RATES[:3])
+    assert weaker(hasty, whole) == "there was time for 3 of its 4 kinds of reads"
+    assert weaker(whole, hasty) == weaker(hasty, hasty) == ""
 
 
 def test_the_file_is_what_other_programs_were_promised(disk: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from m2cache_rs.cli.program import main
 from m2cache_rs.convert import convert
+from m2cache_rs.machine import device_rates
 from m2cache_rs.machine import measure as module
 from m2cache_rs.machine.device import roots
 from m2cache_rs.machine.device_rates import load, rates_path
@@ -104,7 +105,7 @@ def test_the_parts_of_the_report(doctor: Doctor, directory: Path) -> None:
             "software",
             "measured",
         ),
-        *("rates_file", "rates_problem", "advice", "peak_rss_bytes"),
+        *("rates_file", "rates_problem", "rates_replaced", "advice", "peak_rss_bytes"),
     }
     assert report["peak_rss_bytes"] < 400 << 20
     assert report["software"].keys() >= {"python", "linux", "numpy"}
@@ -158,6 +159,12 @@ def test_a_slow_disk_is_not_asked_for_more_than_there_is_time_for(directory: Pat
         run.reading(size, 32)[1]()
     assert Slow.asked == [(SIZES[0], 32)]
     assert len([note for note in run.found.notes if "too long on so slow a disk" in note]) == len(SIZES) - 1
+
+
+def test_a_step_s_name_stands_within_a_sentence(directory: Path) -> None:
+    names = [name for name, _ in module._Run(directory, 1, False, DEPTHS).steps()]
+    assert "reading 64.0 KiB, 64 at a time" in names
+    assert not any(name.endswith(",") for name in names)
 
 
 def test_as_many_steps_as_announced(directory: Path) -> None:
@@ -267,6 +274,23 @@ def test_a_small_store_does_not_replace_what_was_measured_at_length(patient: Doc
     assert again["rates_file"] is None
     assert again["rates_problem"].startswith(f"{rates_path(tale)} stays, measured from 4.0 GiB at once:")
     assert json.loads(rates_path(tale).read_text())["made"] == "once"
+
+
+def test_an_empty_directory_does_not_replace_what_a_store_of_its_disk_read(
+    patient: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_rates, "ENOUGH", 16 << 20)
+    first, again = patient(directory), patient(directory)
+    path = rates_path(directory)
+    kept = json.loads(path.read_text())
+    assert (first["rates_replaced"], first["rates_file"]) == (None, str(path))
+    assert again["rates_replaced"] is not None
+    path.write_text(json.dumps(kept | {"source": "store", "read_bytes": 13 << 30, "made": "once"}))
+    found = patient(directory)
+    assert found["measured"]["source"] == "scratch"
+    told = f"{path} stays, measured from 13.0 GiB at once: a new file may still lie in a cache of the disk"
+    assert found["rates_problem"].startswith(told)
+    assert json.loads(path.read_text())["made"] == "once"
 
 
 def test_without_io_uring(patient: Doctor, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

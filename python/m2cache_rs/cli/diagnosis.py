@@ -20,12 +20,16 @@ def print_report(report: dict[str, Any]) -> None:
     _print_lines("notes", [*report["measured"]["notes"], *reader])
     advice = [f"{one['what']}: {one['costs']}. {one['how']}" for one in report["advice"]]
     _print_lines("what would help", advice or ["nothing that this version knows of"])
-    kept = (
-        f"kept in {report['rates_file']}" if report["rates_file"] else f"not kept: {report['rates_problem']}"
-    )
-    print(f"\nrates {output.one_line(kept)}")
+    print(f"\nrates {output.one_line(_kept(report))}")
     seconds, peak = report["measured"]["seconds"], format_size(report["peak_rss_bytes"])
     print(f"measured in {seconds:.1f} s, peak memory of this process {peak}")
+
+
+def _kept(report: dict[str, Any]) -> str:
+    if not report["rates_file"]:
+        return f"not kept: {report['rates_problem']}"
+    before = report["rates_replaced"]
+    return f"kept in {report['rates_file']}" + (f", in place of those of {before}" if before else "")
 
 
 def _print_lines(title: str, lines: list[str]) -> None:

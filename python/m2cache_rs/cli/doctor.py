@@ -55,8 +55,7 @@ def doctor(
     with output.progress("measuring", steps(), unit="steps") as progress:
         found = measure(directory, seconds, write=not no_write, progress=progress)
     report = {"directory": str(directory), **_machine(directory, found), "measured": _measured(found)}
-    report["rates_file"], problem = (None, "not asked for") if no_write else _keep(found, directory)
-    report["rates_problem"] = problem
+    report |= _kept(problem="not asked for") if no_write else _keep(found, directory)
     report["advice"] = advice(report)
     report["peak_rss_bytes"] = peak_rss()
     output.print_json(report) if json else print_report(report)
@@ -150,26 +149,28 @@ def _measured(found: Measured) -> dict[str, Any]:
     }
 
 
-def _keep(found: Measured, directory: Path) -> tuple[str | None, str | None]:
-    """Where the rates are kept, or why they are not."""
-    from m2cache_rs.machine.device_rates import better, save
+def _keep(found: Measured, directory: Path) -> dict[str, str | None]:
+    """Where the rates are kept and when those were made that they replace, or why they are not kept."""
+    from m2cache_rs.machine.device_rates import load, rates_path, save, weaker
 
     rates = found.device_rates(directory)
     if rates is None:
-        return None, "not all of it was measured"
+        return _kept(problem="not all of it was measured")
     try:
-        kept = better(rates, directory)
-        if kept is not None:
-            return None, _stays(*kept, rates)
-        return str(save(rates, directory)), None
+        there, _ = load(directory)
+        why = weaker(rates, there) if there else ""
+        if there and why:
+            return _kept(problem=_stays(there, rates_path(directory), why))
+        return _kept(str(save(rates, directory)), replaced=there.made if there else None)
     except OSError as error:
-        return None, str(error)
+        return _kept(problem=str(error))
 
 
-def _stays(kept: DeviceRates, path: Path, rates: DeviceRates) -> str:
+def _kept(file: str | None = None, problem: str | None = None, replaced: str | None = None) -> dict[str, Any]:
+    return {"rates_file": file, "rates_problem": problem, "rates_replaced": replaced}
+
+
+def _stays(there: DeviceRates, path: Path, why: str) -> str:
     """Why rates do not replace those that are there."""
-    read = f" from {format_size(kept.read_bytes)}" if kept.read_bytes else ""
-    return (
-        f"{path} stays, measured{read} at {kept.made}: {format_size(rates.read_bytes)} are too few to tell "
-        "of the whole disk (remove that file to keep these)"
-    )
+    read = f" from {format_size(there.read_bytes)}" if there.read_bytes else ""
+    return f"{path} stays, measured{read} at {there.made}: {why} (remove that file to keep these)"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from m2cache_rs._core import isa
+from m2cache_rs.config import format_size
 from m2cache_rs.machine.device import devices_key
 from m2cache_rs.machine.machine import cpu_model, usable_cores
 
@@ -196,16 +197,23 @@ def _reason(error: Exception) -> str:
     return "is no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
 
 
-def better(rates: DeviceRates, directory: Path) -> tuple[DeviceRates, Path] | None:
-    """The kept rates of a directory's disk and its file, where they come from far more bytes than these.
+def weaker(rates: DeviceRates, kept: DeviceRates) -> str:
+    """What makes rates tell less of a disk than those that are kept of it; empty where nothing does.
 
-    What a store of a few megabytes reads tells of a cache in the disk, not of the disk.
+    Few bytes tell of a cache in the disk, not of the disk, and so may a file that was just written.
     """
-    kept, _ = load(directory)
-    if kept is None or rates.read_bytes >= ENOUGH:
-        return None
     alike = 0 < kept.read_bytes <= 2 * rates.read_bytes
-    return None if alike else (kept, rates_path(directory))
+    if rates.read_bytes < ENOUGH and not alike:
+        return f"{format_size(rates.read_bytes)} are too few to tell of the whole disk"
+    if rates.source == "scratch" and kept.source in ("store", "files") and kept.read_bytes >= ENOUGH:
+        return "a new file may still lie in a cache of the disk"
+    if _reads(rates) < _reads(kept):
+        return f"there was time for {len(_reads(rates))} of its {len(_reads(kept))} kinds of reads"
+    return ""
+
+
+def _reads(rates: DeviceRates) -> set[tuple[int, int]]:
+    return {(rate.bytes, rate.depth) for rate in rates.read}
 
 
 def save(rates: DeviceRates, directory: Path) -> Path:

@@ -203,17 +203,17 @@ class _Run:
     def reading(self, size: int, depth: int) -> Step:
         """One cell of the table; no deeper than the engine reads blocks of that size."""
         depth = min(depth, DiskProbe.depth(size))
-        name = f"reading {format_size(size)}, {depth} at a time,"
+        name = f"reading {format_size(size)}, {depth} at a time"
 
         def step() -> None:
             if self.disk is None:
                 return
             if self.outlasts(size * depth):
-                self.found.notes.append(f"{name} would take too long on so slow a disk")
+                self.found.notes.append(f"{name}, would take too long on so slow a disk")
                 return
             rate = self.disk.rate(size, depth, 2 * self.part)
             if rate is None:
-                self.found.notes.append(f"{name} was not measured: no file there is as large")
+                self.found.notes.append(f"{name}, was not measured: no file there is as large")
             else:
                 self.found.read.append(Rate(size, depth, rate))
 
