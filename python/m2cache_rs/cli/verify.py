@@ -11,7 +11,7 @@ import typer
 
 from m2cache_rs.cli import output
 from m2cache_rs.config import format_size, user_path
-from m2cache_rs.errors import StoreError, StoreIOError
+from m2cache_rs.errors import M2CacheError, StoreError, StoreIOError
 
 if TYPE_CHECKING:
     from m2cache_rs._core import Survey
@@ -25,7 +25,10 @@ def verify(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check a store. Every damage is named by file, layer, section and record; then the exit code is 1."""
+    """Check a store and what was measured of it. Every damage is named; then the exit code is 1.
+
+    That is by file, layer, section and record of the weights, and by file of profiles/.
+    """
     from m2cache_rs.runtime.opening import open_survey
 
     try:
@@ -34,13 +37,24 @@ def verify(
         if isinstance(error, StoreIOError) and error.errno != errno.ENOENT:
             raise
         # A broken manifest: what to check the rest against is unknown.
-        _finish({"store": str(store), "id": None, "bytes": 0, "damages": [_damage(None, str(error))]}, json)
+        _finish(
+            {
+                "store": str(store),
+                "id": None,
+                "bytes": 0,
+                "profiles": [],
+                "damages": [_damage(None, str(error))],
+            },
+            json,
+        )
         return
     manifest = codec.loads(opened.manifest())
     files = [(one["name"], one["bytes"]) for one in (*manifest["files"], *manifest["assets"])]
     damages = _check(opened, files)
+    profiles, wrong = _check_profiles(store, manifest)
     total = sum(size for _, size in files)
-    _finish({"store": str(store), "id": manifest["id"], "bytes": total, "damages": damages}, json)
+    report = {"store": str(store), "id": manifest["id"], "bytes": total, "profiles": profiles}
+    _finish({**report, "damages": damages + wrong}, json)
 
 
 def _check(store: Survey, files: list[tuple[str, int]]) -> list[dict[str, Any]]:
@@ -57,6 +71,27 @@ def _check(store: Survey, files: list[tuple[str, int]]) -> list[dict[str, Any]]:
     return found
 
 
+def _check_profiles(store: Path, manifest: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The files of profiles/ that are known, and what is wrong in them."""
+    from m2cache_rs.models import Architecture
+    from m2cache_rs.recipe.sound import Profiles
+    from m2cache_rs.tune import journal
+
+    found, damages = [], []
+    spec = Architecture.from_dict(manifest["architecture"])
+    profiles = Profiles(store, manifest["id"], spec, int(manifest["encoding"]["planes"]))
+    for name in profiles.names():
+        try:
+            if name.endswith(journal.SUFFIX):
+                journal.check(store / "profiles" / name, manifest["id"])
+            elif not profiles.check(name):
+                continue
+        except (M2CacheError, OSError) as error:
+            damages.append(_damage(f"profiles/{name}", str(error)))
+        found.append(name)
+    return found, damages
+
+
 def _damage(name: str | None, message: str, place: tuple[str, int, int] | None = None) -> dict[str, Any]:
     section, record, records = place or (None, None, None)
     stem = Path(name or "").stem
@@ -71,6 +106,10 @@ def _damage(name: str | None, message: str, place: tuple[str, int, int] | None =
     }
 
 
+def _beside(profiles: list[str]) -> str:
+    return f"; profiles: {', '.join(profiles)}" if profiles else ""
+
+
 def _finish(report: dict[str, Any], json: bool) -> None:
     damages = report["damages"]
     if json:
@@ -82,7 +121,7 @@ def _finish(report: dict[str, Any], json: bool) -> None:
         print(
             output.count(len(damages), "damage")
             if damages
-            else f"sound: {format_size(report['bytes'])}, id {report['id']}"
+            else f"sound: {format_size(report['bytes'])}, id {report['id']}{_beside(report['profiles'])}"
         )
     if damages:
         raise SystemExit(DAMAGED)

@@ -20,7 +20,7 @@ from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import StoreError, UsageError
 from m2cache_rs.recipe.profiles import FOLDER, write
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.layers import Shares
@@ -28,6 +28,7 @@ from m2cache_rs.tune.layers import Shares
 VERSION = 1
 _LOG = logging.getLogger("m2cache_rs")
 _KEY = 12
+SUFFIX = ".journal"
 
 
 class Journal:
@@ -40,7 +41,7 @@ class Journal:
     def __init__(self, store: Path, about: Mapping[str, Any], restart: bool = False) -> None:
         self._about = _line({"version": VERSION, **about})
         key = hashlib.sha256(self._about).hexdigest()[:_KEY]
-        self.path = store / FOLDER / f"tuning-{key}.journal"
+        self.path = store / FOLDER / f"tuning-{key}{SUFFIX}"
         self._points: dict[tuple[Shares, ...], Point] = {}
         self._restart = restart
         self._file: int | None = None
@@ -96,10 +97,11 @@ class Journal:
         content = b"" if self._restart else self.path.read_bytes()
         # A kill cuts the last line short.
         whole = content[: content.rfind(b"\n") + 1]
-        first, *lines = [line + b"\n" for line in whole.split(b"\n")[:-1]] or [self._about]
-        points = [_point(line) for line in lines] if first == self._about else []
+        first, *lines = whole.split(b"\n")[:-1] or [self._about[:-1]]
+        ours = first == self._about[:-1]
+        points = [_point(line) for line in lines] if ours else []
         self._points = {point.shares: point for point in points if point is not None}
-        if first != self._about or None in points:
+        if not ours or None in points:
             self._set_aside(content)
             whole = b""
         os.ftruncate(file, len(whole))
@@ -130,6 +132,21 @@ class Journal:
             self._file = None
 
 
+def check(path: Path, id: str) -> None:
+    """StoreError where the journal of the store of that id is damaged, or another's. OSError.
+
+    A last line that a kill cut short is neither.
+    """
+    first, *lines = path.read_bytes().split(b"\n")[:-1] or [b""]
+    about = _read(first)
+    if about is not None and about.get("store") != id:
+        raise StoreError(f"{path} was made for another store; remove it")
+    damaged = [i for i, line in enumerate(lines, 2) if _point(line) is None]
+    if about is None or damaged:
+        where = f"line {(damaged or [1])[0]}"
+        raise StoreError(f"{path} is damaged in {where}; `m2cache tune` goes on with what is sound in it")
+
+
 def _append(file: int, lines: Iterable[bytes]) -> None:
     left = b"".join(lines)
     while left:
@@ -151,13 +168,20 @@ def _value(point: Point) -> dict[str, Any]:
     return {**asdict(point), "shares": runs}
 
 
-def _point(line: bytes) -> Point | None:
-    """None of a line that is damaged."""
+def _read(line: bytes) -> dict[str, Any] | None:
+    """What a line says, without its end; None where it is damaged."""
+    text = line[9:]
     try:
-        text = line[9:-1]
-        if line != _signed(text):
-            return None
-        value = json.loads(text)
+        value = json.loads(text) if line + b"\n" == _signed(text) else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _point(line: bytes) -> Point | None:
+    """The same of a recipe's line."""
+    try:
+        value = _read(line) or {}
         runs = [repeat((first, second, third), count) for count, first, second, third in value["shares"]]
         low, high = value["interval"] or (0, 0)
         interval = (low, high) if value["interval"] else None
