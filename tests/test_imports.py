@@ -25,10 +25,11 @@ RUST = {
 }
 # Inside the kernels, lowest first: a room imports from its own and from those before it.
 KERNELS = (
-    {"isa", "cpu", "lanes", "exp", "widen"},
+    {"lanes", "exp", "widen"},
     {"panel", "columns", "factors", "groups", "queries", "work"},
     {"portable"},
     {"x86"},
+    {"isa", "cpu"},
     {"dispatch"},
     {"project", "accumulate", "activation", "attention", "norm", "rope", "peak", "stream"},
     {"neurons"},

@@ -15,6 +15,9 @@ pub const HALF: usize = BLOCK / 2;
 /// Columns side by side in an [`Eight`].
 pub const EIGHT: usize = 8;
 
+/// Columns side by side in a [`Sixteen`].
+pub const SIXTEEN: usize = 16;
+
 /// N columns in f32.
 #[derive(Clone, Debug)]
 pub struct F32Columns {
@@ -51,6 +54,8 @@ pub struct Int8Columns {
     pub strips: Vec<Strip>,
     /// The same columns by eights, `[N / 8][blocks]`, where there are several; zeros where the last eight has none.
     pub eights: Vec<Eight>,
+    /// By sixteens instead, `[N / 16][blocks]`, where tiles will multiply them; zeros where the last sixteen has none.
+    pub sixteens: Vec<Sixteen>,
 }
 
 /// Sixteen blocks of a column in int8, zeros behind its last, so that kernels need no masks on this side. Codes lie as 64
@@ -73,6 +78,26 @@ pub struct Eight {
     pub scales: [f32; EIGHT],
     /// Sums of the codes, times the scale.
     pub sums: [f32; EIGHT],
+}
+
+/// One block of sixteen columns, codes in order.
+#[derive(Clone, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Sixteen {
+    pub codes: [[i8; BLOCK]; SIXTEEN],
+    pub scales: [f32; SIXTEEN],
+    /// Sums of the codes, times the scale.
+    pub sums: [f32; SIXTEEN],
+}
+
+/// Columns side by side.
+pub trait Side: Clone + Send {
+    /// Columns.
+    const MANY: usize;
+    /// Zeros.
+    const EMPTY: Self;
+    /// Takes a block over into column `n` of these.
+    fn put(&mut self, n: usize, from: &Strip, block: usize);
 }
 
 impl Int8Columns {
@@ -105,14 +130,25 @@ impl Strip {
     }
 }
 
-impl Eight {
-    pub const EMPTY: Eight = Eight { quads: [[[0; 4]; EIGHT]; BLOCK / 4], scales: [0.0; EIGHT], sums: [0.0; EIGHT] };
+impl Side for Eight {
+    const MANY: usize = EIGHT;
+    const EMPTY: Eight = Eight { quads: [[[0; 4]; EIGHT]; BLOCK / 4], scales: [0.0; EIGHT], sums: [0.0; EIGHT] };
 
-    /// Takes a block over into column `n` of these.
-    pub fn put(&mut self, n: usize, from: &Strip, block: usize) {
+    fn put(&mut self, n: usize, from: &Strip, block: usize) {
         (self.scales[n], self.sums[n]) = (from.scales[block], from.sums[block]);
         for (half, quads) in self.quads.chunks_exact_mut(HALF / 4).enumerate() {
             quads.iter_mut().zip(from.half(block, half).as_chunks().0).for_each(|(to, from)| to[n] = *from);
         }
+    }
+}
+
+impl Side for Sixteen {
+    const MANY: usize = SIXTEEN;
+    const EMPTY: Sixteen = Sixteen { codes: [[0; BLOCK]; SIXTEEN], scales: [0.0; SIXTEEN], sums: [0.0; SIXTEEN] };
+
+    fn put(&mut self, n: usize, from: &Strip, block: usize) {
+        (self.scales[n], self.sums[n]) = (from.scales[block], from.sums[block]);
+        let halves = self.codes[n].as_chunks_mut::<HALF>().0.iter_mut();
+        halves.enumerate().for_each(|(half, codes)| *codes = *from.half(block, half));
     }
 }

@@ -1,5 +1,7 @@
 //! Which instruction set the plane kernels run on. All give the same bits: wider sets only do more at a time.
 
+#[cfg(target_arch = "x86_64")]
+use super::x86::amx_host;
 use crate::error::{Error, Result};
 
 /// The environment variable that forces a set.
@@ -20,10 +22,12 @@ pub(super) enum Set {
     Avx512,
     /// The same with dots of bytes.
     Avx512Vnni,
+    /// The same with tiles of int8, for many columns.
+    Amx,
 }
 
 /// All of them, narrowest first.
-const SETS: [Set; 4] = [Set::Portable, Set::Avx2, Set::Avx512, Set::Avx512Vnni];
+const SETS: [Set; 5] = [Set::Portable, Set::Avx2, Set::Avx512, Set::Avx512Vnni, Set::Amx];
 
 impl Isa {
     /// The baseline, everywhere.
@@ -45,11 +49,12 @@ impl Isa {
         }
     }
 
+    /// Looks for nothing wider than what is named: who forces a narrower set does not touch tiles.
     fn named(name: &str) -> Result<Isa> {
-        let available = Isa::available();
-        let names = || available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
-        available.iter().find(|isa| isa.name() == name).copied().ok_or_else(|| {
-            Error::usage(format!("{VARIABLE} is {name:?}; this machine has {}. Unset it for the widest", names()))
+        let named = SETS.into_iter().map(Isa).find(|isa| isa.name() == name);
+        named.filter(|isa| has(isa.set())).ok_or_else(|| {
+            let names = Isa::available().into_iter().map(Isa::name).collect::<Vec<_>>().join(", ");
+            Error::usage(format!("{VARIABLE} is {name:?}; this machine has {names}. Unset it for the widest"))
         })
     }
 
@@ -58,13 +63,21 @@ impl Isa {
         SETS.into_iter().filter(|set| has(*set)).map(Isa).collect()
     }
 
-    /// Its name: `portable`, `avx2`, `avx512`, `avx512vnni`.
+    /// Why the set that would be used is not, if the processor has one that cannot be: a sentence. None where a set is
+    /// forced.
+    pub fn refused() -> Option<String> {
+        let none_forced = std::env::var_os(VARIABLE).is_none();
+        (none_forced && has(Set::Avx512Vnni)).then(why_no_amx).flatten()
+    }
+
+    /// Its name: `portable`, `avx2`, `avx512`, `avx512vnni`, `amx`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
             Set::Avx2 => "avx2",
             Set::Avx512 => "avx512",
             Set::Avx512Vnni => "avx512vnni",
+            Set::Amx => "amx",
         }
     }
 
@@ -88,7 +101,18 @@ fn has(set: Set) -> bool {
                 && is_x86_feature_detected!("avx512vl")
         }
         Set::Avx512Vnni => has(Set::Avx512) && is_x86_feature_detected!("avx512vnni"),
+        Set::Amx => has(Set::Avx512Vnni) && amx_host::usable(),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn why_no_amx() -> Option<String> {
+    amx_host::refused().map(|why| format!("AMX is not used, kernels for avx512vnni are: {why}"))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn why_no_amx() -> Option<String> {
+    None
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::columns::{EIGHT, Eight, F32Columns, Int8Columns, STRIP, Strip};
+use super::columns::{EIGHT, F32Columns, Int8Columns, STRIP, Side, Strip};
 use super::cpu::{Arithmetic, Cpu};
 use super::groups::Groups;
 use super::lanes::LANES;
@@ -63,21 +63,25 @@ fn quantised(isa: Isa, rows: &[f32], width: usize) -> Int8Columns {
         let rows = rows.chunks_exact(width).zip(strips.chunks_exact_mut(each));
         rows.for_each(|(row, strips)| dispatch::quantise(isa, row, strips));
     });
-    let eights = if columns > 1 { by_eight(&strips, each, blocks) } else { vec![] };
-    Int8Columns { columns, blocks, strips, eights }
+    let (eights, sixteens) = match columns {
+        1 => (vec![], vec![]),
+        _ if dispatch::by_sixteen(isa, columns) => (vec![], side_by_side(&strips, each, blocks)),
+        _ => (side_by_side(&strips, each, blocks), vec![]),
+    };
+    Int8Columns { columns, blocks, strips, eights, sixteens }
 }
 
-/// Columns of `each` strips by eights.
-fn by_eight(strips: &[Strip], each: usize, blocks: usize) -> Vec<Eight> {
-    let mut eights = vec![Eight::EMPTY; (strips.len() / each).div_ceil(EIGHT) * blocks];
-    eights.par_chunks_mut(blocks).zip(strips.par_chunks(EIGHT * each)).for_each(|(eights, strips)| {
+/// Columns of `each` strips by eights or sixteens.
+fn side_by_side<T: Side>(strips: &[Strip], each: usize, blocks: usize) -> Vec<T> {
+    let mut all = vec![T::EMPTY; (strips.len() / each).div_ceil(T::MANY) * blocks];
+    all.par_chunks_mut(blocks).zip(strips.par_chunks(T::MANY * each)).for_each(|(side, strips)| {
         for (n, column) in strips.chunks_exact(each).enumerate() {
-            for (block, eight) in eights.iter_mut().enumerate() {
-                eight.put(n, &column[block / STRIP], block % STRIP);
+            for (block, side) in side.iter_mut().enumerate() {
+                side.put(n, &column[block / STRIP], block % STRIP);
             }
         }
     });
-    eights
+    all
 }
 
 /// Records of a task with one column: enough to pay for its dispatch (37 KB at 4 bits and d = 4096), few enough to

@@ -18,6 +18,11 @@ pub fn dots_int8(_: Isa, jobs: &mut [Job<Int8Columns>]) {
     }
 }
 
+/// Whether dots in int8 take so many columns by sixteens.
+pub fn by_sixteen(_: Isa, _columns: usize) -> bool {
+    false
+}
+
 /// Dots in f32; `out` is `[micropanels][N][16]`.
 pub fn dots_f32(_: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
     portable::dots_f32(work, out);

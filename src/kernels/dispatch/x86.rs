@@ -9,8 +9,8 @@ use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, Extent, F32Factors, Job, Sums};
 use super::x86::{
-    self, dots_f32_one, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2, heads, heads_avx2,
-    sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
+    self, amx, dots_f32_one, dots_int8_amx, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2,
+    heads, heads_avx2, sums_exact_amx, sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
 };
 use crate::config::Activation;
 use crate::quant::Rows;
@@ -23,8 +23,8 @@ macro_rules! compiled {
             Set::Portable => $portable($($argument),*),
             // SAFETY: an `Isa` of this set exists only where detection found its features.
             Set::Avx2 => unsafe { x86::avx2::$body($($argument),*) },
-            // SAFETY: as above; the set with VNNI has these features too.
-            Set::Avx512 | Set::Avx512Vnni => unsafe { x86::avx512::$body($($argument),*) },
+            // SAFETY: as above; the wider sets have these features too.
+            Set::Avx512 | Set::Avx512Vnni | Set::Amx => unsafe { x86::avx512::$body($($argument),*) },
         }
     };
 }
@@ -41,7 +41,7 @@ pub fn dots_int8(isa: Isa, jobs: &mut [Job<Int8Columns>]) {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if one => unsafe { dots_int8_one_avx2::dots(jobs) },
         // SAFETY: as above.
-        Set::Avx512Vnni if one => unsafe { dots_int8_one::dots(jobs) },
+        Set::Avx512Vnni | Set::Amx if one => unsafe { dots_int8_one::dots(jobs) },
         Set::Portable if jobs.iter().any(|(work, _)| !work.groups.pass()) => portable::dots_groups(jobs),
         _ => jobs.iter_mut().for_each(|(work, out)| dots_int8_many(isa, work, out)),
     }
@@ -52,10 +52,17 @@ fn dots_int8_many(isa: Isa, work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) 
     match isa.set() {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { dots_int8_many_avx2::dots(work, out) },
+        // SAFETY: as above; bodies of this thread that configure tiles call no other.
+        Set::Amx if by_block(work.rows) && by_sixteen(isa, work.x.columns) => unsafe { dots_int8_amx::dots(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) => unsafe { dots_int8_many::dots(work, out) },
+        Set::Avx512Vnni | Set::Amx if by_block(work.rows) => unsafe { dots_int8_many::dots(work, out) },
         _ => compiled!(isa, portable::dots_int8, dots_int8(work, out)),
     }
+}
+
+/// Whether dots in int8 take so many columns by sixteens.
+pub fn by_sixteen(isa: Isa, columns: usize) -> bool {
+    isa.set() == Set::Amx && columns >= amx::FEWEST
 }
 
 /// Dots in f32; `out` is `[micropanels][N][16]`.
@@ -64,12 +71,12 @@ pub fn dots_f32(isa: Isa, work: &Dots<F32Columns>, out: &mut [[f32; LANES]]) {
         Set::Portable => portable::dots_f32(work, out),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { x86::f32::dots_avx2(work, out) },
-        // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.x.columns == 1 => unsafe {
+        // SAFETY: as above; the wider sets have these features too.
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx if by_block(work.rows) && work.x.columns == 1 => unsafe {
             dots_f32_one::dots(work, out)
         },
         // SAFETY: as above.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { x86::f32::dots_avx512(work, out) },
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx => unsafe { x86::f32::dots_avx512(work, out) },
     }
 }
 
@@ -79,12 +86,12 @@ pub fn sums_f32(isa: Isa, work: &Sums<F32Factors>, out: &mut [f32]) {
         Set::Portable => portable::sums_f32(work, out),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { x86::f32::sums_avx2(work, out) },
-        // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni if by_block(work.rows) && work.factors.columns == 1 => unsafe {
+        // SAFETY: as above; the wider sets have these features too.
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx if by_block(work.rows) && work.factors.columns == 1 => unsafe {
             sums_f32_one::sums(work, out)
         },
         // SAFETY: as above.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { x86::f32::sums_avx512(work, out) },
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx => unsafe { x86::f32::sums_avx512(work, out) },
     }
 }
 
@@ -94,11 +101,15 @@ pub fn sums_exact(isa: Isa, work: &Sums<Factors>, out: &mut [f32]) {
         // SAFETY: an `Isa` of this set exists only where detection found its features, AVX2 wherever AVX-512.
         Set::Avx2 | Set::Avx512 if by_block(work.rows) => unsafe { sums_exact_avx2::sums(work, out) },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) && work.factors.columns == 1 => unsafe {
+        Set::Avx512Vnni | Set::Amx if by_block(work.rows) && work.factors.columns == 1 => unsafe {
             sums_exact_one::sums(work, out)
         },
+        // SAFETY: as above; bodies of this thread that configure tiles call no other.
+        Set::Amx if by_block(work.rows) && work.factors.columns >= amx::FEWEST => unsafe {
+            sums_exact_amx::sums(work, out)
+        },
         // SAFETY: as above.
-        Set::Avx512Vnni if by_block(work.rows) => unsafe { sums_exact_many::sums(work, out) },
+        Set::Avx512Vnni | Set::Amx if by_block(work.rows) => unsafe { sums_exact_many::sums(work, out) },
         _ => compiled!(isa, portable::sums_exact, sums_exact(work, out)),
     }
 }
@@ -108,13 +119,18 @@ pub fn kept(isa: Isa, Extent { blocks, integer, float }: Extent) -> usize {
     let of_integers = match isa.set() {
         Set::Portable => portable::kept_int8(integer),
         Set::Avx2 | Set::Avx512 => dots_int8_many_avx2::kept(blocks) + sums_exact_avx2::kept(integer),
-        Set::Avx512Vnni => dots_int8_many::kept(blocks) + sums_exact_one::KEPT + sums_exact_many::kept(integer),
+        Set::Avx512Vnni => kept_vnni(blocks, integer),
+        Set::Amx => kept_vnni(blocks, integer) + dots_int8_amx::KEPT + sums_exact_amx::kept(integer),
     };
     let of_floats = match isa.set() {
         Set::Portable => portable::kept_f32(blocks),
-        Set::Avx2 | Set::Avx512 | Set::Avx512Vnni => x86::f32::kept(float),
+        Set::Avx2 | Set::Avx512 | Set::Avx512Vnni | Set::Amx => x86::f32::kept(float),
     };
     of_integers * usize::from(integer > 0) + of_floats * usize::from(float > 0)
+}
+
+fn kept_vnni(blocks: usize, integer: usize) -> usize {
+    dots_int8_many::kept(blocks) + sums_exact_one::KEPT + sums_exact_many::kept(integer)
 }
 
 /// Scores of a span's K rows. Memory is asked for `then`, here and in [`mix`], which is wanted after them.
@@ -123,8 +139,8 @@ pub fn score(isa: Isa, tile: &mut Tile, k: KvRows, then: KvRows, scratch: &mut V
         Set::Portable => portable::score(tile, widened(k, tile.head_dim(), tile.width, scratch)),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { heads_avx2::score(tile, k, then, scratch) },
-        // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { heads::score(tile, k, then, scratch) },
+        // SAFETY: as above; the wider sets have these features too.
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx => unsafe { heads::score(tile, k, then, scratch) },
     }
 }
 
@@ -134,8 +150,8 @@ pub fn soften(isa: Isa, tile: &mut Tile) {
         Set::Portable => portable::soften(tile, portable::largest),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { heads_avx2::soften(tile) },
-        // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { heads::soften(tile) },
+        // SAFETY: as above; the wider sets have these features too.
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx => unsafe { heads::soften(tile) },
     }
 }
 
@@ -145,8 +161,8 @@ pub fn mix(isa: Isa, tile: &mut Tile, v: KvRows, then: KvRows, scratch: &mut Vec
         Set::Portable => portable::mix(tile, widened(v, tile.head_dim(), tile.width, scratch)),
         // SAFETY: an `Isa` of this set exists only where detection found its features.
         Set::Avx2 => unsafe { heads_avx2::mix(tile, v, then, scratch) },
-        // SAFETY: as above; the set with VNNI has these features too.
-        Set::Avx512 | Set::Avx512Vnni => unsafe { heads::mix(tile, v, then, scratch) },
+        // SAFETY: as above; the wider sets have these features too.
+        Set::Avx512 | Set::Avx512Vnni | Set::Amx => unsafe { heads::mix(tile, v, then, scratch) },
     }
 }
 

@@ -17,7 +17,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 /// Micropanels that share a pass over the activations.
-const MICROPANELS: usize = 2;
+pub const MICROPANELS: usize = 2;
 
 /// Columns of a pass: their sixteen sums stay in registers.
 const COLUMNS: usize = 8;
@@ -28,15 +28,18 @@ const QUADS: usize = BLOCK / 4;
 /// One group of two micropanels: codes and cells. Lines of the cache, since a register that straddles two costs twice.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Group {
-    codes: [Packed<MICROPANELS>; QUADS],
-    widths: [[f32; LANES]; MICROPANELS],
-    origins: [[f32; LANES]; MICROPANELS],
+pub struct Group {
+    pub codes: [Packed<MICROPANELS>; QUADS],
+    pub widths: [[f32; LANES]; MICROPANELS],
+    pub origins: [[f32; LANES]; MICROPANELS],
 }
 
 /// Sums of `N` columns for every lane of the fold.
 #[repr(C, align(64))]
-struct Lanes<const N: usize>([[[[f32; LANES]; N]; MICROPANELS]; STRIP]);
+struct Lanes<const N: usize>(Folding<N>);
+
+/// `[lane of the fold][micropanel][column][record]`.
+pub type Folding<const N: usize> = [[[[f32; LANES]; N]; MICROPANELS]; STRIP];
 
 const EMPTY: Group = Group {
     codes: [[[0; 64]; MICROPANELS]; QUADS],
@@ -46,7 +49,7 @@ const EMPTY: Group = Group {
 
 thread_local! {
     /// What a thread keeps between tasks: the groups of its records.
-    static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(vec![]) };
+    pub static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(vec![]) };
 }
 
 /// Bytes of it, for records of so many blocks.
@@ -59,13 +62,7 @@ pub fn kept(blocks: usize) -> usize {
 pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
     let columns = work.x.columns;
     GROUPS.with_borrow_mut(|groups| {
-        groups.resize(work.rows.blocks(), EMPTY);
-        for index in 0..out.len() / columns {
-            match work.rows.level {
-                Level::L4 => pack::<false>(work.rows, work.micropanel(index), index, groups),
-                _ => pack::<true>(work.rows, work.micropanel(index), index, groups),
-            }
-        }
+        unpack(work, out.len() / columns, groups);
         let quads = black_box(QUADS);
         let mut coming = coming(work, out.len() / columns);
         let out = &mut out.chunks_exact_mut(columns).collect::<Vec<_>>();
@@ -81,9 +78,21 @@ pub fn dots(work: &Dots<Int8Columns>, out: &mut [[f32; LANES]]) {
     });
 }
 
+/// The groups of a task of so many micropanels.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn unpack(work: &Dots<Int8Columns>, micropanels: usize, groups: &mut Vec<Group>) {
+    groups.resize(work.rows.blocks(), EMPTY);
+    for index in 0..micropanels {
+        match work.rows.level {
+            Level::L4 => pack::<false>(work.rows, work.micropanel(index), index, groups),
+            _ => pack::<true>(work.rows, work.micropanel(index), index, groups),
+        }
+    }
+}
+
 /// The records behind those of a task of so many micropanels, to be asked for while these are multiplied, and how many of
 /// their lines at every block: all within the first columns.
-fn coming<'a>(work: &Dots<'a, Int8Columns>, micropanels: usize) -> (Coming<'a>, usize) {
+pub fn coming<'a>(work: &Dots<'a, Int8Columns>, micropanels: usize) -> (Coming<'a>, usize) {
     let Dots { rows, first, .. } = work;
     let (codes, scales) = (rows.blocks() * BLOCK / 2, rows.coding.scale_bytes(rows.width));
     let lines = [(codes + scales).div_ceil(LINE), codes.div_ceil(LINE)];
@@ -152,12 +161,7 @@ fn pass<const N: usize>(
 /// `lanes::fold16` of sixteen records at once.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn fold<const N: usize>(
-    lanes: &[[[[f32; LANES]; N]; MICROPANELS]; STRIP],
-    micropanel: usize,
-    column: usize,
-    out: &mut [f32; LANES],
-) {
+pub fn fold<const N: usize>(lanes: &Folding<N>, micropanel: usize, column: usize, out: &mut [f32; LANES]) {
     let mut sums = [_mm512_setzero_ps(); STRIP];
     sums.iter_mut().zip(lanes).for_each(|(sum, lane)| *sum = floats(&lane[micropanel][column]));
     for half in [8, 4, 2, 1] {

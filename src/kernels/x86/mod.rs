@@ -7,10 +7,13 @@
 //! (`f32` has dots and sums, one column and many; `sums_exact_avx2` one column and many).
 
 mod ahead;
+pub mod amx;
+pub mod amx_host;
 mod block;
 mod decode;
 mod decode_avx2;
 pub mod dots_f32_one;
+pub mod dots_int8_amx;
 pub mod dots_int8_many;
 pub mod dots_int8_many_avx2;
 pub mod dots_int8_one;
@@ -24,11 +27,15 @@ mod pack_avx2;
 mod product;
 mod scales;
 mod simd;
+mod strip;
+pub mod sums_exact_amx;
 pub mod sums_exact_avx2;
 pub mod sums_exact_many;
 pub mod sums_exact_one;
 pub mod sums_f32_one;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod tile;
 mod widen;
 

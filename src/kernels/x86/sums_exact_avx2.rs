@@ -6,7 +6,8 @@ use super::load::{bytes32, floats8, ints8, prefetch, store_bytes32, store_ints8,
 use super::pack::PlaneBytes;
 use super::pack_avx2::{Half, by_weight, in_order};
 use super::scales::{Cells8, cells8};
-use super::sums_exact_many::{AHEAD, record_codes};
+use super::strip::AHEAD;
+use super::sums_exact_many::record_codes;
 use super::terms::{Making8, Terms};
 use crate::kernels::factors::Factors;
 use crate::kernels::work::Sums;

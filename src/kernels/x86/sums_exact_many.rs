@@ -1,15 +1,13 @@
 //! Accumulations in exact integers with AVX-512 VNNI: words of codes times factors of 16 bits, two records a lane.
 //! Sixteen groups at a time: the cells of all records first, then their codes.
 
-use super::ahead::{self, Coming};
-use super::load::{floats, store, store_bytes, store_words};
-use super::pack::{PlaneBytes, by_column, by_weight, in_order, of_blocks};
+use super::ahead::Coming;
+use super::load::{floats, store_bytes, store_words};
+use super::pack::{PlaneBytes, by_weight, in_order, of_blocks};
 use super::product::{Packed, add_words, product};
-use super::scales::{Cells, cells};
-use super::terms::{Making, Terms};
+use super::strip::{self, OfStrip};
 use crate::kernels::columns::STRIP;
 use crate::kernels::factors::Factors;
-use crate::kernels::lanes::LANES;
 use crate::kernels::work::Sums;
 use crate::quant::Rows;
 use crate::types::{BLOCK, CHUNK, Level, Plane};
@@ -19,42 +17,30 @@ use std::cell::RefCell;
 /// Pairs of records in a chunk.
 const PAIRS: usize = CHUNK / 2;
 
-/// Records between a scale that is asked for and the one that is read.
-pub const AHEAD: usize = 16;
-
 /// Columns of a pass: their 24 sums and four registers of codes fit the register file.
 const COLUMNS: usize = 6;
 
 /// What a thread keeps between tasks. Lines of the cache, since a register that straddles two costs twice.
 #[repr(C, align(64))]
 struct Scratch {
-    /// Cells of a strip's groups and what code 0 decodes to, by record.
-    widths: [[f32; LANES]; CHUNK],
-    origins: [[f32; LANES]; CHUNK],
-    /// Cells of every group, those behind the last record of another task.
-    by_group: [[f32; CHUNK]; STRIP],
+    of_strip: OfStrip,
     /// Codes of two blocks.
     packed: [[Packed<4>; PAIRS]; 2],
     /// Factors of some columns for one group.
     columns: [[[i16; 2]; PAIRS]; COLUMNS],
-    /// Of every column and a strip's groups.
-    terms: Vec<Terms<LANES>>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
-        widths: [[0.0; LANES]; CHUNK],
-        origins: [[0.0; LANES]; CHUNK],
-        by_group: [[0.0; CHUNK]; STRIP],
+        of_strip: OfStrip::EMPTY,
         packed: [[[[0; 64]; 4]; PAIRS]; 2],
         columns: [[[0; 2]; PAIRS]; COLUMNS],
-        terms: vec![],
     }));
 }
 
 /// Bytes that a thread keeps behind so many columns.
 pub fn kept(columns: usize) -> usize {
-    size_of::<Scratch>() + columns * size_of::<Terms<LANES>>()
+    size_of::<Scratch>() + strip::kept(columns)
 }
 
 /// Sums of records of one group a block; `out` is `[blocks][N][64]`.
@@ -82,55 +68,18 @@ pub fn record_codes<'a, const MID: bool>(rows: &Rows<'a>, r: usize) -> PlaneByte
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn strip<const MID: bool>(work: &Sums<Factors>, first: usize, sums: &mut [[f32; BLOCK]], scratch: &mut Scratch) {
     let columns = work.factors.columns;
-    let mut coming = of_strip(work.rows, first);
-    let of_records = scratch.widths.iter_mut().zip(&mut scratch.origins);
-    read_cells(work.rows, first, of_records, |(widths, origins), cells| {
+    let mut coming = strip::coming(work.rows, first);
+    scratch.of_strip.take(work, first, || {
         if first == work.first {
             coming.ask::<MID>(STRIP / 2);
         }
-        store(widths, cells.width);
-        store(origins, cells.origin);
     });
-    put_terms(work, scratch);
-    for (first, widths) in scratch.widths.as_chunks().0.iter().enumerate() {
-        for (group, widths) in scratch.by_group.iter_mut().zip(by_column(widths)) {
-            store(&mut group.as_chunks_mut().0[first], widths);
-        }
-    }
-    let mut coming = of_strip(work.rows, first + STRIP);
+    let mut coming = strip::coming(work.rows, first + STRIP);
     for (two, sums) in sums.chunks_mut(2 * columns).enumerate() {
         pack::<MID>(work.rows, first + 2 * two, scratch);
         for (i, sums) in sums.chunks_exact_mut(columns).enumerate() {
             group::<MID>(work, 2 * two + i, sums, &mut coming, scratch);
         }
-    }
-}
-
-/// The lines of a strip's codes: those of the next are asked for while one is multiplied.
-fn of_strip<'a>(rows: &'a Rows, first: usize) -> Coming<'a> {
-    Coming::new(rows, 0, first * BLOCK / 2, [STRIP / 2; 2])
-}
-
-/// The terms of every column.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn put_terms(work: &Sums<Factors>, scratch: &mut Scratch) {
-    const AT_ONCE: usize = 8;
-    let (columns, records) = (work.factors.columns, work.rows.records);
-    scratch.terms.resize(columns, Terms::NONE);
-    for (part, of_columns) in scratch.terms.chunks_mut(AT_ONCE).enumerate() {
-        let mut of_part = [work.factors.column(0); AT_ONCE];
-        for (n, column) in of_part.iter_mut().enumerate() {
-            *column = work.factors.column((part * AT_ONCE + n).min(columns - 1));
-        }
-        let mut making = [Making::new(); AT_ONCE];
-        for (r, (widths, origins)) in scratch.widths[..records].iter().zip(&scratch.origins).enumerate() {
-            let cells = Cells { width: floats(widths), origin: floats(origins) };
-            for (making, column) in making.iter_mut().zip(&of_part) {
-                making.take(column[r], &cells);
-            }
-        }
-        of_columns.iter_mut().zip(making).for_each(|(to, making)| *to = making.terms());
     }
 }
 
@@ -158,7 +107,7 @@ fn group<const MID: bool>(
     scratch: &mut Scratch,
 ) {
     const RECORDS: usize = CHUNK / STRIP;
-    let of_group = scratch.by_group[index];
+    let of_group = scratch.of_strip.by_group[index];
     let pairs = work.rows.records.div_ceil(2);
     let mut first = 0;
     while first < sums.len() {
@@ -167,11 +116,16 @@ fn group<const MID: bool>(
             if first + n < RECORDS {
                 (0..RECORDS.div_ceil(work.factors.columns)).for_each(|_| coming.ask::<MID>(STRIP / 2));
             }
-            put_column(work.factors.column(first + n), &of_group, scratch.terms[first + n].share[index], column);
+            put_column(
+                work.factors.column(first + n),
+                &of_group,
+                scratch.of_strip.terms[first + n].share[index],
+                column,
+            );
         }
         let packed = &scratch.packed[index % 2];
         let finish = |n: usize, dots: &[__m512i; 4], sums: &mut [f32; BLOCK]| {
-            scratch.terms[first + n].add(index, &in_order(dots), sums);
+            scratch.of_strip.terms[first + n].add(index, &in_order(dots), sums);
         };
         let sums = &mut sums[first..];
         // Few columns leave the multipliers waiting for their sums, so that eight are twice four.
@@ -216,16 +170,5 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, column:
         let products = _mm512_mul_ps(floats(numbers), floats(widths));
         let factors = _mm512_cvtps_epi32(_mm512_mul_ps(products, share));
         store_words(words, _mm512_cvtepi32_epi16(factors));
-    }
-}
-
-/// Hands the cells of groups `first..` of every record to `take`, with what `of_records` gives for it.
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn read_cells<T>(rows: &Rows, first: usize, of_records: impl Iterator<Item = T>, mut take: impl FnMut(T, Cells)) {
-    for (r, of_record) in (0..rows.records).zip(of_records) {
-        let scales = rows.scales(r);
-        ahead::scales(rows, scales, first, ahead::records(rows, r, AHEAD));
-        take(of_record, cells(&rows.coding, rows.level, scales, first));
     }
 }

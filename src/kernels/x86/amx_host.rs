@@ -1,0 +1,146 @@
+//! Whether tiles of int8 may be used here: the processor has them, the kernel keeps their state and lets this process use
+//! them, and a product comes out right. Asked once a process.
+
+use super::amx::{Bytes, Codes, Halves, Ints, ROWS, Tiles, Words};
+use super::product::Packed;
+use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::sync::LazyLock;
+
+/// In EDX of CPUID leaf 7: tiles, and products of bytes in them.
+const TILES_OF_BYTES: u32 = 1 << 24 | 1 << 25;
+
+/// In XCR0: what is configured, and what tiles hold.
+const KEPT: u64 = 1 << 17 | 1 << 18;
+
+/// `arch_prctl`: asks for a part of the state that is not given to everyone; the second is what tiles hold.
+const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+const XFEATURE_XTILEDATA: libc::c_long = 18;
+
+/// What was found.
+enum Host {
+    Usable,
+    /// The processor has none.
+    Without,
+    /// They are there, but not for us; why.
+    Refused(String),
+}
+
+static HOST: LazyLock<Host> = LazyLock::new(found);
+
+/// Whether bodies for tiles may run. AVX-512 is there.
+pub fn usable() -> bool {
+    matches!(*HOST, Host::Usable)
+}
+
+/// Why tiles that the processor has are not used. AVX-512 is there.
+pub fn refused() -> Option<&'static str> {
+    match &*HOST {
+        Host::Refused(why) => Some(why),
+        Host::Usable | Host::Without => None,
+    }
+}
+
+/// What the machine has: in tests, whatever it has, tiles that at least an emulator gives.
+fn found() -> Host {
+    let host = asked();
+    #[cfg(test)]
+    if !matches!(host, Host::Usable) {
+        super::tests::emulator::install();
+        return checked();
+    }
+    host
+}
+
+fn asked() -> Host {
+    let (features, state) = (features(), kept_by_the_system());
+    if features & TILES_OF_BYTES != TILES_OF_BYTES {
+        return Host::Without;
+    }
+    if state & KEPT != KEPT {
+        return Host::Refused(format!(
+            "the kernel does not keep what tiles hold (XCR0 is {state:#x}); Linux 5.16 does"
+        ));
+    }
+    match permission() {
+        Ok(()) => checked(),
+        Err(why) => Host::Refused(format!("the kernel does not let this process use tiles ({why}); Linux 5.16 does")),
+    }
+}
+
+/// EDX of leaf 7.
+fn features() -> u32 {
+    // SAFETY: leaf 7 is there wherever AVX-512 is. Newer compilers know that the instruction is safe.
+    #[allow(unused_unsafe)]
+    unsafe {
+        __cpuid_count(7, 0).edx
+    }
+}
+
+fn kept_by_the_system() -> u64 {
+    // SAFETY: AVX-512 was detected, which needs this instruction.
+    unsafe { _xgetbv(0) }
+}
+
+/// For all threads of this process, those that come later too.
+fn permission() -> std::io::Result<()> {
+    // SAFETY: takes two numbers and touches no memory of ours.
+    match unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Both products by tiles against the same in plain integers: a processor or hypervisor with a fault changes no answer.
+fn checked() -> Host {
+    // SAFETY: the features are there, and the kernel's permission; no body is running on this thread.
+    let tiles = unsafe { Tiles::configure() };
+    match dots_are_right(&tiles) && sums_are_right(&tiles) {
+        true => Host::Usable,
+        false => Host::Refused("a product by tiles differs from the same without them: the processor's fault".into()),
+    }
+}
+
+/// Bytes of every size and sign.
+fn byte(i: usize) -> u8 {
+    (i.wrapping_mul(0x9e37_79b9) >> 13) as u8
+}
+
+fn dots_are_right(tiles: &Tiles) -> bool {
+    let columns: Bytes<i8> = std::array::from_fn(|n| std::array::from_fn(|k| byte(64 * n + k) as i8));
+    let packed = |k: usize| std::array::from_fn(|m| std::array::from_fn(|i| byte(4096 + 128 * k + 64 * m + i)));
+    let codes: [Packed<2>; ROWS] = std::array::from_fn(packed);
+    let (mut have, mut want) = ([Ints::ZERO; 2], [Ints::ZERO; 2]);
+    tiles.dots(&columns, &codes, &mut have);
+    for (m, want) in want.iter_mut().enumerate() {
+        let code = |k: usize, r: usize| i32::from(codes[k / 4][m][4 * r + k % 4]);
+        let dot = |n: usize, r: usize| (0..64).map(|k| i32::from(columns[n][k]) * code(k, r)).sum();
+        *want = Ints(std::array::from_fn(|n| std::array::from_fn(|r| dot(n, r))));
+    }
+    have == want
+}
+
+fn sums_are_right(tiles: &Tiles) -> bool {
+    const DEPTH: usize = 2;
+    let factors: [Words; DEPTH] = std::array::from_fn(|d| Words {
+        high: std::array::from_fn(|n| std::array::from_fn(|k| byte(1024 * d + 64 * n + k) as i8)),
+        low: std::array::from_fn(|n| std::array::from_fn(|k| byte(8192 + 1024 * d + 64 * n + k))),
+    });
+    let tile =
+        |d: usize, t: usize| std::array::from_fn(|q| std::array::from_fn(|i| byte(4096 * d + 1024 * t + 64 * q + i)));
+    let codes: [Codes; DEPTH] = std::array::from_fn(|d| Codes(std::array::from_fn(|t| tile(d, t))));
+    (0..2).all(|half| {
+        let (mut have, mut want) = (Halves::ZERO, Halves::ZERO);
+        tiles.sums(&factors, &codes, half, &mut have);
+        for t in 0..2 {
+            let code = |d: usize, k: usize, i: usize| i32::from(codes[d].0[2 * half + t][k / 4][4 * i + k % 4]);
+            let sum = |factor: &dyn Fn(usize, usize) -> i32, i: usize| {
+                (0..DEPTH * 64).map(|k| factor(k / 64, k % 64) * code(k / 64, k % 64, i)).sum()
+            };
+            let high = |n: usize| move |d: usize, k: usize| i32::from(factors[d].high[n][k]);
+            let low = |n: usize| move |d: usize, k: usize| i32::from(factors[d].low[n][k]);
+            want.high[t] = Ints(std::array::from_fn(|n| std::array::from_fn(|i| sum(&high(n), i))));
+            want.low[t] = Ints(std::array::from_fn(|n| std::array::from_fn(|i| sum(&low(n), i))));
+        }
+        have == want
+    })
+}
