@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,18 @@ from m2cache_rs import Model, StoreIOError, UsageError
 from m2cache_rs.convert import convert, partial
 from m2cache_rs.convert.reorder import reorder
 from m2cache_rs.errors import DamageError
+from m2cache_rs.predict.heads import save as save_heads
 from m2cache_rs.predict.hot import hot_first
-from m2cache_rs.recipe.neurons import NeuronProfile
+from m2cache_rs.predict.ridge import Line
+from m2cache_rs.recipe import predictors, tuned
+from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.heads import HeadPredictor
+from m2cache_rs.recipe.neurons import LayerProfile, NeuronProfile
+from m2cache_rs.recipe.recipe import Recipe, Sparse
+from m2cache_rs.recipe.tuned import Measured, Tuned
 from m2cache_rs.runtime.opening import Opened
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tests.reference import store
 from tests.sources import is_sound
@@ -142,7 +154,7 @@ def test_hot_first_sorts_by_frequency_and_the_profile_moves_along(small: Path, t
     opened = Opened(small)
     layers = (streamed(h, h, {0}, []), streamed(h[:, ::-1].copy(), h[:, ::-1].copy(), {0}, []))
     profile = NeuronProfile(opened.manifest["id"], "text", 40, 16, layers)
-    identity = hot_first(opened, profile, tmp_path / "hot.m2c", lambda *_: None)
+    identity, _ = hot_first(opened, profile, tmp_path / "hot.m2c", lambda *_: None)
     moved = NeuronProfile.load(tmp_path / "hot.m2c", identity, 2, 300)
     origin = json.loads((tmp_path / "hot.m2c/profiles/order.json").read_text())
     assert (origin["store"], origin["source"]) == (identity, profile.store)
@@ -155,6 +167,66 @@ def test_hot_first_sorts_by_frequency_and_the_profile_moves_along(small: Path, t
             key = f"{layer}.{name}"
             np.testing.assert_array_equal(weights[1][key], weights[0][key][order])
         assert moved.layers[layer].thresholds == layers[layer].thresholds
+
+
+def statistics() -> LayerProfile:
+    """Of some forty tokens."""
+    h = np.abs(np.random.default_rng(8).standard_normal((40, 300))).astype(np.float32)
+    return streamed(h, h, {0}, [])
+
+
+def test_what_was_measured_moves_with_the_neurons(small: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(small, tmp_path / "small.m2c", copy_function=os.link)
+    opened, rng = Opened(source), np.random.default_rng(5)
+    spec, id = opened.architecture, opened.manifest["id"]
+    profile = NeuronProfile(id, "text", 40, 16, (statistics(),) * 2)
+    profile.save(source)
+    factors = {
+        f"layer.{layer}.{part}": rng.random(shape).astype(dtype)
+        for layer in range(2)
+        for part, shape, dtype in (
+            ("down", (4, spec.hidden), np.float16),
+            ("up", (2 * spec.ffn, 4), np.float16),
+            ("bias", (spec.ffn,), np.float32),
+            ("weight", (spec.ffn,), np.float32),
+        )
+    }
+    save_file(factors, predictors.path_of(source, "svd"), {"store": id, "kind": "svd", "bits": "8", "x": "y"})
+    save_file(factors, predictors.path_of(source, "old"), {"store": "other", "kind": "svd", "bits": "8"})
+    save_heads(source, id, [Line(rng.random((spec.heads, spec.hidden)), rng.random(spec.heads))] * 2, 300)
+    measured = Measured(0.1, None, 9.0, 1e6, 5.0, 300, "text")
+    plane = Recipe(16, 16, 16, 16, Sparse("plane", (Shares(0.5, (0.25, 0.25, 0.5)),)))
+    ranked = replace(plane, ffn=Sparse("lowrank", (Shares(0.5, (0.0, 1.0, 0.0)),), predictor="svd"))
+    known = {"high": Tuned(plane, measured), "fast": Tuned(ranked, measured, tuned.files_of(source, ranked))}
+    tuned.save(source, id, known)
+
+    target = tmp_path / "hot.m2c"
+    identity, moved = hot_first(opened, profile, target, lambda *_: None)
+    assert moved.carried == ["predictor-svd.safetensors", "query-heads.safetensors", "recipes.json"]
+    assert list(moved.left) == ["predictor-old.safetensors"]
+    assert "was made for another store" in moved.left["predictor-old.safetensors"]
+    order = np.array(statistics().hottest())
+    before, after = (
+        list(predictors.Predictor(path, "svd", one, spec).layers())
+        for path, one in ((source, id), (target, identity))
+    )
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(new.down, old.down)
+        np.testing.assert_array_equal(new.up, np.concatenate([old.up[:300][order], old.up[300:][order]]))
+        np.testing.assert_array_equal(new.bias, old.bias[order])
+        np.testing.assert_array_equal(new.weight, old.weight[order])
+    with safe_open(predictors.path_of(target, "svd"), "np") as file:
+        assert file.metadata() == {"store": identity, "kind": "svd", "bits": "8", "x": "y"}
+        assert file.get_slice("layer.0.up").get_dtype() == "F16"
+    heads = [
+        list(HeadPredictor(path, one, spec).layers()) for path, one in ((source, id), (target, identity))
+    ]
+    for given, found in zip(*heads, strict=True):
+        np.testing.assert_array_equal(found.weight, given.weight)
+    assert tuned.load(target, identity) == known
+    for quality, cost in (("high", measured), ("fast", None)):
+        with Model.open(target, quality=quality) as model:
+            assert model.chosen.measured == cost
 
 
 def test_striped_stores_become_one_directory(tmp_path: Path) -> None:

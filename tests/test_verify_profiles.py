@@ -102,6 +102,11 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
         lambda content: content[:-4] + NAN,
         "has numbers in weight of layer 5 that are not finite",
     ),
+    "a weight below 0": (
+        "predictor-svd.safetensors",
+        lambda content: content[:-4] + np.array([-1], np.float32).tobytes(),
+        "has numbers in weight of layer 5 that are below 0",
+    ),
     "heads that are none": (
         "query-heads.safetensors",
         lambda content: content[:-4] + NAN,

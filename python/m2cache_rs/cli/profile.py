@@ -99,7 +99,7 @@ def profile(
             if query_heads:
                 report["query_heads"] = _make_heads(opened, content, wish, asked, told)
         if reorder is not None:
-            report["reordered"] = {"path": str(reorder), "id": _reorder(opened, reorder, told)}
+            report["reordered"] = _reorder(opened, reorder, told)
     report["peak_rss_bytes"] = peak_rss()
     output.print_json(report) if json else _print(report)
 
@@ -143,13 +143,16 @@ def _open(opened: Opened, asked: tuple[Any, ...], reserve: int) -> Model:
     )
 
 
-def _reorder(opened: Opened, target: Path, told: Callable[[str, int, int], None]) -> str:
+def _reorder(opened: Opened, target: Path, told: Callable[[str, int, int], None]) -> dict[str, Any]:
     from m2cache_rs.predict.hot import hot_first
     from m2cache_rs.recipe.neurons import NeuronProfile
 
     arch = opened.architecture
     found = NeuronProfile.load(opened.path, opened.manifest["id"], arch.layers, arch.ffn)
-    return hot_first(opened, found, target, lambda done, total: told("moving neurons", done, total))
+    id, moved = hot_first(opened, found, target, lambda done, total: told("moving neurons", done, total))
+    for name, why in moved.left.items():
+        output.note(f"warning: {name} did not move to {target}: {why}")
+    return {"path": str(target), "id": id, "carried": moved.carried, "left": list(moved.left)}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -195,5 +198,7 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
             ("query heads", f"{report['query_heads']['path']}; of what exact choices have, new: {recall}")
         )
     if "reordered" in report:
-        facts.append(("hot-first", f"{report['reordered']['path']}, id {report['reordered']['id']}"))
+        carried = ", ".join(["the profile", *report["reordered"]["carried"]])
+        words = f"{report['reordered']['path']}, id {report['reordered']['id']}; {carried} moved along"
+        facts.append(("hot-first", words))
     return facts

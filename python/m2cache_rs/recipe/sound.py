@@ -70,15 +70,18 @@ class Profiles:
 
     def _predictor(self, name: str) -> None:
         found = Predictor(self._store, name, self._id, self._spec)
-        _check_numbers(found.path, map(vars, found.layers()))
+        _check_numbers(found.path, map(vars, found.layers()), "weight")
 
 
 def _sorted(order: Any) -> Any:
     return sorted(order) if isinstance(order, list) and all(type(one) is int for one in order) else None
 
 
-def _check_numbers(path: Path, layers: Iterable[dict[str, Any]]) -> None:
+def _check_numbers(path: Path, layers: Iterable[dict[str, Any]], positive: str = "") -> None:
+    """All are finite, and those of the part `positive` not below 0."""
     for layer, parts in enumerate(layers):
         for part, values in parts.items():
             if not np.isfinite(values).all():
                 raise StoreError(f"{path} has numbers in {part} of layer {layer} that are not finite")
+            if part == positive and (values < 0).any():
+                raise StoreError(f"{path} has numbers in {part} of layer {layer} that are below 0")
