@@ -170,10 +170,10 @@ impl Engine {
             let portions: Vec<Portion> = run.iter().flat_map(|leased| portions(leased, records, group)).collect();
             let groups = portions.chunk_by(|a, b| a.group == b.group);
             let begun = groups.map(|of| (total.resume(cpu, of[0].group, || ChunkSum::new(count, arch.hidden)), of));
-            let sums = each(cpu, begun.collect(), |(mut sum, of), threads| {
+            let sums = each(cpu, begun.collect(), |(mut sum, of), share| {
                 for Portion { leased, places, at, .. } in of {
                     let rows = pick(leased.rows(Matrix::O)?, places);
-                    sum.add(cpu, &rows, &Panel::of_rows(mixed, records.len(), at.clone()), threads);
+                    sum.add(cpu, &rows, &Panel::of_rows(mixed, records.len(), at.clone()), share.sums);
                 }
                 Ok((of[0].group, sum))
             })?;

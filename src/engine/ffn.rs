@@ -54,11 +54,11 @@ impl Engine {
         let vectors = vectors.layer(layer)?;
         let mut sum = BranchSum::new(chunks.is_some(), inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
         weights.visit(WalkId::Layer(layer, Part::Ffn(level)), range, together(inputs.columns), |run| {
-            let chunks = each(cpu, run.iter().collect(), |leased, threads| {
+            let chunks = each(cpu, run.iter().collect(), |leased, share| {
                 let mut sum = ChunkSum::new(inputs.columns, arch.hidden);
                 let neurons = neurons(leased, vectors, arch.gated, level)?;
-                let h = values(cpu, &inputs, arch.activation, &neurons);
-                sum.add(cpu, &leased.rows(Matrix::Down)?, &h, threads);
+                let h = values(share.cpu, &inputs, arch.activation, &neurons);
+                sum.add(cpu, &leased.rows(Matrix::Down)?, &h, share.sums);
                 Ok(sum)
             })?;
             sum.take(cpu, &chunks);

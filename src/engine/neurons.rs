@@ -27,8 +27,8 @@ impl Engine {
         let walk = walk.ok_or_else(|| not_read(level, recipe.ffn_finest()))?;
         let mut out = vec![0.0; inputs.columns * arch.ffn];
         weights.visit(walk, 0..arch.ffn.div_ceil(CHUNK), together(inputs.columns), |run| {
-            let panels = each(cpu, run.iter().collect(), |leased, _| {
-                Ok(values(cpu, &inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?))
+            let panels = each(cpu, run.iter().collect(), |leased, share| {
+                Ok(values(share.cpu, &inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?))
             })?;
             let to = run.iter().zip(&panels);
             to.for_each(|(leased, panel)| panel.put_rows(&mut out, arch.ffn, leased.records().start));

@@ -151,11 +151,11 @@ impl Engine {
         let mut rooms = kept.iter_mut();
         weights.visit(WalkId::Layer(layer, Part::Scan(level)), chunks, together(inputs.columns), |run| {
             let tasks = run.iter().map(|leased| (leased, rooms.next())).collect();
-            let found = each(cpu, tasks, |(leased, room), _| {
+            let found = each(cpu, tasks, |(leased, room), share| {
                 let neurons = neurons(leased, vectors, arch.gated, level)?;
                 Ok(match room {
-                    Some(room) => values_kept(cpu, inputs, arch.activation, &neurons, room),
-                    None => values(cpu, inputs, arch.activation, &neurons),
+                    Some(room) => values_kept(share.cpu, inputs, arch.activation, &neurons, room),
+                    None => values(share.cpu, inputs, arch.activation, &neurons),
                 })
             })?;
             let to = run.iter().zip(&found);
@@ -185,9 +185,9 @@ impl Engine {
         let walk = WalkId::Layer(layer, Part::Scan(level));
         let wanted = |chunk: usize, _, _| band(&set, chunk).ids.clone();
         weights.visit_chosen(walk, &busy(&set, 0..set.chunks.len()), together(inputs.columns), wanted, |run| {
-            let found = each(cpu, run.iter().collect(), |leased, _| {
+            let found = each(cpu, run.iter().collect(), |leased, share| {
                 let ids = &band(&set, leased.records().start / CHUNK).ids;
-                Ok(values(cpu, inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?.at(ids)))
+                Ok(values(share.cpu, inputs, arch.activation, &neurons(leased, vectors, arch.gated, level)?.at(ids)))
             })?;
             for (leased, panel) in run.iter().zip(found) {
                 let first = leased.records().start;

@@ -4,14 +4,13 @@
 use super::ffn::neurons;
 use super::score::Scores;
 use super::sum::BranchSum;
-use super::threads::{each, together};
+use super::threads::{Share, each, together};
 use super::vectors::LayerVectors;
 use super::walk::{Part, WalkId};
 use super::weights::Leased;
 use super::{Branch, Engine, busy, check_chunks};
 use crate::config::Architecture;
 use crate::error::{Error, Result};
-use crate::kernels::Cpu;
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::neurons::{values, values_known};
 use crate::kernels::project::Inputs;
@@ -52,15 +51,15 @@ impl Engine {
         let Engine { arch, cpu, weights, vectors, active, .. } = self;
         let vectors = vectors.layer(layer)?;
         let mut sum = BranchSum::new(partial, inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
-        let (chunk, mut next) = (Chunk { arch, cpu, inputs, scores, vectors }, range.start);
+        let (chunk, mut next) = (Chunk { arch, inputs, scores, vectors }, range.start);
         let busy = busy(active, range.clone());
         // Gate and up of what the scan computed are not read again.
         let known = |matrix: Matrix| scores.level.filter(|_| matrix != Matrix::Down);
         let wanted = |chunk: usize, matrix: Matrix, plane: Plane| active.reading(chunk, plane, known(matrix));
         weights.visit_chosen(WalkId::Layer(layer, Part::Rest), &busy, together(inputs.columns), wanted, |run| {
             // Backwards: of what the scan just read, processor caches hold the last (2 to 3 % of a layer of 7B; NOTES).
-            let mut sums = each(cpu, run.iter().rev().collect(), |leased, threads| {
-                chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], threads)
+            let mut sums = each(cpu, run.iter().rev().collect(), |leased, share| {
+                chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], share)
             })?;
             sums.reverse();
             let idle = run.iter().map(|leased| {
@@ -78,7 +77,6 @@ impl Engine {
 /// What the sums of all chunks share.
 struct Chunk<'a> {
     arch: &'a Architecture,
-    cpu: &'a Cpu,
     inputs: &'a Inputs,
     scores: &'a Scores,
     vectors: &'a LayerVectors,
@@ -86,16 +84,16 @@ struct Chunk<'a> {
 
 impl Chunk<'_> {
     /// The sum of a chunk's bands, from the finest on.
-    fn sum(&self, leased: &Leased, bands: &[Band; 3], threads: usize) -> Result<ChunkSum> {
+    fn sum(&self, leased: &Leased, bands: &[Band; 3], share: Share) -> Result<ChunkSum> {
         let mut sum = ChunkSum::new(self.inputs.columns, self.arch.hidden);
         for band in bands.iter().filter(|band| !band.ids.is_empty()) {
-            self.add(leased, band, &mut sum, threads)?;
+            self.add(leased, band, &mut sum, share)?;
         }
         Ok(sum)
     }
 
-    fn add(&self, leased: &Leased, band: &Band, sum: &mut ChunkSum, threads: usize) -> Result<()> {
-        let Chunk { arch, cpu, inputs, scores, vectors } = self;
+    fn add(&self, leased: &Leased, band: &Band, sum: &mut ChunkSum, share: Share) -> Result<()> {
+        let (Chunk { arch, inputs, scores, vectors }, cpu) = (self, share.cpu);
         let down = leased.rows_at(Matrix::Down, band.level)?.at(&band.ids);
         let index = leased.records().start / CHUNK;
         let mut h = match scores.taken(band.level, index, &band.ids) {
@@ -109,7 +107,7 @@ impl Chunk<'_> {
             }
         };
         h.mask(&band.used);
-        sum.add(cpu, &down, &h, threads);
+        sum.add(cpu, &down, &h, share.sums);
         Ok(())
     }
 }

@@ -93,30 +93,52 @@ pub fn together(columns: usize) -> usize {
     (MOST / columns).max(1)
 }
 
-/// Computes chunks together, results in their order. `one` is given each and how many threads are to share its sums: one,
-/// who reads its records from end to end, but for those that are left over when all threads have as many. Dots know no
-/// such number: a chunk's are tasks of the pool, whose other threads take of them what they have time for.
+/// Who computes a chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// For its dots: a thread that has it for itself, or all of them, who take of its tasks what they have time for.
+    pub cpu: &'a Cpu,
+    /// How many threads are to share its sums.
+    pub sums: usize,
+}
+
+/// Computes chunks together, results in their order. Threads take one after the other, and who has one reads its records
+/// from end to end. Shared are the dots of the last that every thread takes, since they are not done at the same time, and
+/// those that are left over when all threads have as many, sums included.
 ///
 /// # Errors
 /// One of `one`'s.
 pub fn each<T: Send, U: Send>(
     cpu: &Cpu,
     mut chunks: Vec<T>,
-    one: impl Fn(T, usize) -> Result<U> + Sync + Send,
+    one: impl Fn(T, Share) -> Result<U> + Sync + Send,
 ) -> Result<Vec<U>> {
     let (count, threads) = (chunks.len(), cpu.threads());
     // A single one stays on the caller's thread: its buffers may be large.
     if let Some(only) = chunks.pop_if(|_| count == 1) {
-        return Ok(vec![one(only, threads)?]);
+        return Ok(vec![one(only, Share { cpu, sums: threads })?]);
     }
-    let tasks = chunks.into_par_iter().enumerate().with_max_len(1);
-    cpu.run(|| tasks.map(|(i, chunk)| one(chunk, sharing(i, count, threads))).collect())
+    let alone = cpu.alone();
+    let share = |i| {
+        let cpu = if is_last(i, count, threads) { cpu } else { &alone };
+        Share { cpu, sums: sharing(i, count, threads) }
+    };
+    let tasks = chunks.into_iter().enumerate().par_bridge();
+    let found: Result<Vec<(usize, U)>> = cpu.run(|| tasks.map(|(i, chunk)| Ok((i, one(chunk, share(i))?))).collect());
+    let mut found = found?;
+    found.sort_unstable_by_key(|(i, _)| *i);
+    Ok(found.into_iter().map(|(_, one)| one).collect())
 }
 
-/// Threads that share chunk `index` of `count`.
+/// Threads that share the sums of chunk `index` of `count`.
 fn sharing(index: usize, count: usize, threads: usize) -> usize {
     let left = count % threads;
     if index + left < count { 1 } else { threads.div_ceil(left) }
+}
+
+/// Whether no thread takes one more behind chunk `index` of `count`, but what is left over.
+fn is_last(index: usize, count: usize, threads: usize) -> bool {
+    index + threads + count % threads >= count
 }
 
 #[cfg(test)]
@@ -135,9 +157,9 @@ mod tests {
         #[test]
         fn every_chunk_is_computed_once_and_results_keep_their_order(count in 0usize..40, threads in 1usize..6) {
             let visits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-            let found = each(&cpu(threads), (0..count).collect(), |i, shared| {
+            let found = each(&cpu(threads), (0..count).collect(), |i, share| {
                 visits[i].fetch_add(1, Ordering::Relaxed);
-                Ok((i, shared))
+                Ok((i, share.sums))
             });
             let found = found.unwrap();
             prop_assert!(visits.iter().all(|visits| visits.load(Ordering::Relaxed) == 1));
@@ -168,7 +190,7 @@ mod tests {
     #[test]
     fn a_single_chunk_stays_on_the_callers_thread_and_is_everyones() {
         let me = std::thread::current().id();
-        let found = each(&cpu(3), vec![()], |(), shared| Ok((std::thread::current().id(), shared))).unwrap();
+        let found = each(&cpu(3), vec![()], |(), share| Ok((std::thread::current().id(), share.sums))).unwrap();
         assert_eq!(found, [(me, 3)]);
     }
 

@@ -24,6 +24,8 @@ pub struct Cpu {
     /// Part of what is computed, unlike the rest.
     pub arithmetic: Arithmetic,
     pool: Arc<ThreadPool>,
+    /// Threads that have nothing else to do than to share a call.
+    sharing: usize,
 }
 
 impl Arithmetic {
@@ -36,12 +38,22 @@ impl Arithmetic {
 impl Cpu {
     /// Of these threads.
     pub fn new(isa: Isa, arithmetic: Arithmetic, pool: Arc<ThreadPool>) -> Cpu {
-        Cpu { isa, arithmetic, pool }
+        Cpu { isa, arithmetic, sharing: pool.current_num_threads(), pool }
+    }
+
+    /// The same for calls that one thread computes while the others have their own: cut into few tasks.
+    pub fn alone(&self) -> Cpu {
+        Cpu { sharing: 1, ..self.clone() }
     }
 
     /// Threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
+    }
+
+    /// Threads that share a call.
+    pub fn sharing(&self) -> usize {
+        self.sharing
     }
 
     /// Runs `part` on one of the threads, for the others to share: on this one, if it is theirs.

@@ -84,16 +84,25 @@ fn side_by_side<T: Side>(strips: &[Strip], each: usize, blocks: usize) -> Vec<T>
     all
 }
 
-/// Records of a task with one column: enough to pay for its dispatch (37 KB at 4 bits and d = 4096), few enough to
-/// balance.
-const RECORDS_ONE: usize = LANES;
+/// Tasks of a call with one column for each thread that shares it: few enough to balance.
+const TASKS_ONE: usize = 8;
+
+/// Records of such a task at most: 150 KB at 4 bits and d = 4096.
+const RECORDS_ONE: usize = 4 * LANES;
 
 /// Records of a task with several columns: two registers' worth for every pass over the activations.
 const RECORDS_MANY: usize = 2 * LANES;
 
-/// Records of a task where there are so many in all: a few, as lists leave them of a chunk, are not worth a second task.
-fn of_task(columns: usize, all: usize) -> usize {
-    if columns == 1 && all > RECORDS_MANY { RECORDS_ONE } else { RECORDS_MANY }
+/// Records of a task where there are so many in all. With one column a thread alone reads all records from end to end: what
+/// it asks memory for ahead of use ends with its task. A few, as lists leave them of a chunk, are not worth a second task.
+fn of_task(cpu: &Cpu, columns: usize, all: usize) -> usize {
+    match (columns, cpu.sharing()) {
+        (1, 1) => all.next_multiple_of(LANES).max(LANES),
+        (1, threads) if all > RECORDS_MANY => {
+            (all / (TASKS_ONE * threads) / LANES * LANES).clamp(LANES, RECORDS_ONE)
+        }
+        _ => RECORDS_MANY,
+    }
 }
 
 /// `out[r][n] = rows[r] . inputs[n]`: at level 16 in f32, at levels 4 and 8 in the arithmetic of `cpu`.
@@ -134,9 +143,11 @@ pub fn keeps_groups(cpu: &Cpu, columns: usize, coding: &Coding) -> bool {
 pub type Part<'a> = (&'a Rows<'a>, &'a mut Panel, Groups<'a>);
 
 fn run<'a, const K: usize>(cpu: &Cpu, inputs: &Inputs, jobs: impl IntoIterator<Item = [Part<'a>; K]>) {
+    let jobs: Vec<_> = jobs.into_iter().collect();
+    let of_job = |job: &[Part; K]| job.iter().map(|(rows, ..)| rows.records).max().unwrap_or(0);
+    let records = of_task(cpu, inputs.columns, jobs.iter().map(of_job).sum());
     let mut all = Vec::new();
     for job in jobs {
-        let records = of_task(inputs.columns, job.iter().map(|(rows, ..)| rows.records).max().unwrap_or(0));
         let micropanels = (records / LANES * inputs.columns).max(1);
         let integer = check(cpu, inputs, &job);
         match (integer, &inputs.integer, &inputs.float) {
