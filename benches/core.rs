@@ -45,7 +45,7 @@ fn select(c: &mut Criterion) {
         group.throughput(Throughput::Elements(columns as u64));
         for (name, cut) in &cuts {
             group.bench_function(BenchmarkId::new(*name, columns), |b| {
-                b.iter(|| choose(black_box(&scores), NEURONS, cut, &mut set))
+                b.iter(|| choose(None, black_box(&scores), NEURONS, cut, &mut set))
             });
         }
     }

@@ -3,7 +3,7 @@
 use super::heads::{HeadSet, Records};
 use super::sparse::check_columns;
 use super::sum::BranchSum;
-use super::threads::{each, pooled, together};
+use super::threads::{Share, each_then, pooled, together};
 use super::walk::{Part, WalkId};
 use super::weights::{Leased, Weights};
 use super::{Branch, Engine, check_chunks};
@@ -170,15 +170,15 @@ impl Engine {
             let portions: Vec<Portion> = run.iter().flat_map(|leased| portions(leased, records, group)).collect();
             let groups = portions.chunk_by(|a, b| a.group == b.group);
             let begun = groups.map(|of| (total.resume(cpu, of[0].group, || ChunkSum::new(count, arch.hidden)), of));
-            let sums = each(cpu, begun.collect(), |(mut sum, of), share| {
+            let begun: Vec<(ChunkSum, &[Portion])> = begun.collect();
+            let one = |(mut sum, of): (ChunkSum, &[Portion]), share: Share| {
                 for Portion { leased, places, at, .. } in of {
                     let rows = pick(leased.rows(Matrix::O)?, places);
                     sum.add(cpu, &rows, &Panel::of_rows(mixed, records.len(), at.clone()), share.sums);
                 }
                 Ok((of[0].group, sum))
-            })?;
-            total.take(cpu, sums);
-            Ok(())
+            };
+            each_then(cpu, begun, one, |(group, sum)| total.take(cpu, group, sum))
         })?;
         Ok(total.finish(cpu))
     }
@@ -266,32 +266,32 @@ impl Groups {
         match self.open.take() {
             Some((open, sum)) if open == group => sum,
             Some((open, sum)) => {
-                self.add(cpu, &[open], &[sum]);
+                self.add(cpu, open, &sum);
                 begin()
             }
             None => begin(),
         }
     }
 
-    /// Takes groups in order.
-    fn take(&mut self, cpu: &Cpu, mut sums: Vec<(usize, ChunkSum)>) {
-        self.open = sums.pop();
-        let (groups, sums): (Vec<usize>, Vec<ChunkSum>) = sums.into_iter().unzip();
-        self.add(cpu, &groups, &sums);
+    /// Takes the next group in order.
+    fn take(&mut self, cpu: &Cpu, group: usize, sum: ChunkSum) {
+        if let Some((open, sum)) = self.open.replace((group, sum)) {
+            self.add(cpu, open, &sum);
+        }
     }
 
-    /// Adds some groups; those between them that nobody has add nothing.
-    fn add(&mut self, cpu: &Cpu, groups: &[usize], sums: &[ChunkSum]) {
-        let next = &mut self.next;
-        let idle = groups.iter().map(|group| group - std::mem::replace(next, group + 1));
-        self.sum.take_some(cpu, sums, idle, self.numbers);
+    /// Adds a group; those in front of it that nobody has add nothing.
+    fn add(&mut self, cpu: &Cpu, group: usize, sum: &ChunkSum) {
+        self.sum.pass_over(group - self.next, self.numbers);
+        self.sum.take_one(cpu, sum);
+        self.next = group + 1;
     }
 
     fn finish(mut self, cpu: &Cpu) -> Branch {
         if let Some((open, sum)) = self.open.take() {
-            self.add(cpu, &[open], &[sum]);
+            self.add(cpu, open, &sum);
         }
-        self.sum.take_some(cpu, &[], std::iter::once(self.end - self.next), self.numbers);
+        self.sum.pass_over(self.end - self.next, self.numbers);
         self.sum.finish()
     }
 }

@@ -88,7 +88,11 @@ impl Counted {
             self.tally.tokens(layer, active.columns as u64);
             self.tally.choosing(bytes);
         }
-        let uses = |used: &Vec<u32>| used.iter().map(|used| u64::from(used.count_ones())).sum::<u64>();
+        // A single token uses each of them.
+        let uses = |used: &Vec<u32>| match active.columns {
+            1 => used.len() as u64,
+            _ => used.iter().map(|used| u64::from(used.count_ones())).sum(),
+        };
         let mut used = [0; 3];
         for bands in &active.chunks[chunks.clone()] {
             used.iter_mut().zip(bands).for_each(|(count, band)| *count += uses(&band.used));

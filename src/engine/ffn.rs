@@ -1,7 +1,7 @@
 //! The feed-forward branch: chunk by chunk, so that any cache that holds one chunk is enough.
 
 use super::sum::BranchSum;
-use super::threads::{each, pooled, together};
+use super::threads::{Share, each_then, pooled, together};
 use super::vectors::LayerVectors;
 use super::walk::{Part, WalkId};
 use super::weights::Leased;
@@ -54,15 +54,14 @@ impl Engine {
         let vectors = vectors.layer(layer)?;
         let mut sum = BranchSum::new(chunks.is_some(), inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
         weights.visit(WalkId::Layer(layer, Part::Ffn(level)), range, together(inputs.columns), |run| {
-            let chunks = each(cpu, run.iter().collect(), |leased, share| {
+            let one = |leased: &Leased, share: Share| {
                 let mut sum = ChunkSum::new(inputs.columns, arch.hidden);
                 let neurons = neurons(leased, vectors, arch.gated, level)?;
                 let h = values(share.cpu, &inputs, arch.activation, &neurons);
                 sum.add(cpu, &leased.rows(Matrix::Down)?, &h, share.sums);
                 Ok(sum)
-            })?;
-            sum.take(cpu, &chunks);
-            Ok(())
+            };
+            each_then(cpu, run.iter().collect(), one, |chunk| sum.take_one(cpu, &chunk))
         })?;
         Ok(sum.finish())
     }

@@ -168,7 +168,7 @@ impl Ranking {
 
     fn set(&mut self, layer: usize, cut: &Cut) -> &ActiveSet {
         self.generator.scores(layer, 0, &mut self.scores);
-        choose(&self.scores, self.scores.len(), cut, &mut self.set);
+        choose(None, &self.scores, self.scores.len(), cut, &mut self.set);
         &self.set
     }
 }

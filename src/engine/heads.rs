@@ -63,7 +63,7 @@ impl Engine {
         };
         let scores = self.attending.scores[layer].as_ref().ok_or_else(|| unknown(layer))?;
         let mut set = ActiveSet::empty(0, 0);
-        choose(&scores.scores(&self.cpu, inputs), self.arch.heads, &Cut::Top([top, 0, 0]), &mut set);
+        choose(None, &scores.scores(&self.cpu, inputs), self.arch.heads, &Cut::Top([top, 0, 0]), &mut set);
         Ok(HeadSet::chosen(&set, &asked))
     }
 

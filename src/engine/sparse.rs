@@ -4,7 +4,7 @@
 use super::ffn::neurons;
 use super::score::Scores;
 use super::sum::BranchSum;
-use super::threads::{Share, each, together};
+use super::threads::{Share, each_then, together};
 use super::vectors::LayerVectors;
 use super::walk::{Part, WalkId};
 use super::weights::Leased;
@@ -32,7 +32,7 @@ impl Engine {
         let inputs = self.ranked_inputs(layer, x)?;
         let scores = self.score(layer, &inputs, positions, true)?;
         let cut = self.recipe.cut(layer).ok_or(Error::Internal("a layer whose ranking is not cut"))?;
-        choose(&scores.rows, self.arch.ffn, cut, &mut self.active);
+        choose(Some(&self.cpu), &scores.rows, self.arch.ffn, cut, &mut self.active);
         let branch = self.active_sum(layer, &inputs, &scores, &range, chunks.is_some())?;
         self.counted.ranked(&self.touched, &self.active, &range, layer, &scores);
         self.room.extend(scores.into_room());
@@ -52,24 +52,23 @@ impl Engine {
         let vectors = vectors.layer(layer)?;
         let mut sum = BranchSum::new(partial, inputs.columns, arch.hidden, vectors.bias(Matrix::Down));
         let (chunk, mut next) = (Chunk { arch, inputs, scores, vectors }, range.start);
+        let numbers = inputs.columns * arch.hidden;
         let busy = busy(active, range.clone());
         // Gate and up of what the scan computed are not read again.
         let known = |matrix: Matrix| scores.level.filter(|_| matrix != Matrix::Down);
         let wanted = |chunk: usize, matrix: Matrix, plane: Plane| active.reading(chunk, plane, known(matrix));
         weights.visit_chosen(WalkId::Layer(layer, Part::Rest), &busy, together(inputs.columns), wanted, |run| {
-            // Backwards: of what the scan just read, processor caches hold the last (2 to 3 % of a layer of 7B; NOTES).
-            let mut sums = each(cpu, run.iter().rev().collect(), |leased, share| {
-                chunk.sum(leased, &active.chunks[leased.records().start / CHUNK], share)
-            })?;
-            sums.reverse();
-            let idle = run.iter().map(|leased| {
+            let one = |leased: &Leased, share: Share| {
                 let at = leased.records().start / CHUNK;
-                at - std::mem::replace(&mut next, at + 1)
-            });
-            sum.take_some(cpu, &sums, idle, inputs.columns * arch.hidden);
-            Ok(())
+                Ok((at, chunk.sum(leased, &active.chunks[at], share)?))
+            };
+            each_then(cpu, run.iter().collect(), one, |(at, chunk)| {
+                sum.pass_over(at - next, numbers);
+                sum.take_one(cpu, &chunk);
+                next = at + 1;
+            })
         })?;
-        sum.take_some(cpu, &[], std::iter::once(range.end - next), inputs.columns * arch.hidden);
+        sum.pass_over(range.end - next, numbers);
         Ok(sum.finish())
     }
 }
@@ -106,7 +105,10 @@ impl Chunk<'_> {
                 }
             }
         };
-        h.mask(&band.used);
+        // A single token uses each of them.
+        if inputs.columns > 1 {
+            h.mask(&band.used);
+        }
         sum.add(cpu, &down, &h, share.sums);
         Ok(())
     }

@@ -4,6 +4,9 @@ use super::Branch;
 use crate::kernels::Cpu;
 use crate::kernels::accumulate::{Accumulator, ChunkSum};
 
+/// Rows of which several chunks are computed together, a thread each ([`super::threads::together`]).
+const SMALL: usize = 32;
+
 /// A branch in the making.
 pub enum BranchSum {
     /// Chunks are added in order on top of the bias.
@@ -29,13 +32,19 @@ impl BranchSum {
         }
     }
 
-    /// The same where others, of `numbers` numbers each, have nothing to add: so many in front of each, and behind the last.
-    pub fn take_some(&mut self, cpu: &Cpu, chunks: &[ChunkSum], idle: impl Iterator<Item = usize>, numbers: usize) {
-        let BranchSum::Partials(partials) = self else { return self.take(cpu, chunks) };
-        let mut chunks = chunks.iter();
-        for idle in idle {
-            partials.resize(partials.len() + idle * numbers, 0.0);
-            partials.extend(chunks.next().map(ChunkSum::rows).unwrap_or_default());
+    /// Takes the chunk that comes next.
+    pub fn take_one(&mut self, cpu: &Cpu, chunk: &ChunkSum) {
+        match self {
+            // The threads have chunks of their own.
+            BranchSum::Whole(sum) if chunk.columns() <= SMALL => sum.add(chunk),
+            _ => self.take(cpu, std::slice::from_ref(chunk)),
+        }
+    }
+
+    /// Passes over chunks that have nothing to add, of `numbers` numbers each.
+    pub fn pass_over(&mut self, chunks: usize, numbers: usize) {
+        if let BranchSum::Partials(partials) = self {
+            partials.resize(partials.len() + chunks * numbers, 0.0);
         }
     }
 
@@ -90,8 +99,9 @@ mod tests {
         let (mut whole, mut parts) = (BranchSum::new(false, 1, 2, None), BranchSum::new(true, 1, 2, None));
         let chunks = [[1.0, 2.0], [3.0, 4.0]].map(|row| ChunkSum::of_rows(&row, 2));
         for sum in [&mut whole, &mut parts] {
-            sum.take_some(&cpu, &chunks, [1, 0].into_iter(), 2);
-            sum.take_some(&cpu, &[], [2].into_iter(), 2);
+            sum.pass_over(1, 2);
+            chunks.iter().for_each(|chunk| sum.take_one(&cpu, chunk));
+            sum.pass_over(2, 2);
         }
         assert_eq!(whole.finish(), Branch::Whole(vec![4.0, 6.0]));
         assert_eq!(parts.finish(), Branch::Partials(vec![0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]));

@@ -4,7 +4,9 @@ use crate::error::{Error, Result};
 use crate::kernels::Cpu;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Rows of a call that are computed on a thread of the pool: those of a verification (DECODE_BATCH of
@@ -110,24 +112,74 @@ pub struct Share<'a> {
 /// One of `one`'s.
 pub fn each<T: Send, U: Send>(
     cpu: &Cpu,
-    mut chunks: Vec<T>,
+    chunks: Vec<T>,
     one: impl Fn(T, Share) -> Result<U> + Sync + Send,
 ) -> Result<Vec<U>> {
+    let mut found = Vec::with_capacity(chunks.len());
+    each_then(cpu, chunks, one, |one| found.push(one))?;
+    Ok(found)
+}
+
+/// [`each`], whose results are given to `then` in their order, one at a time, while others are being computed: by the
+/// thread that has made one, which finds it in its cache.
+///
+/// # Errors
+/// One of `one`'s; `then` may have been given some of what was in front of it.
+pub fn each_then<T: Send, U: Send>(
+    cpu: &Cpu,
+    mut chunks: Vec<T>,
+    one: impl Fn(T, Share) -> Result<U> + Sync + Send,
+    mut then: impl FnMut(U) + Send,
+) -> Result<()> {
     let (count, threads) = (chunks.len(), cpu.threads());
     // A single one stays on the caller's thread: its buffers may be large.
     if let Some(only) = chunks.pop_if(|_| count == 1) {
-        return Ok(vec![one(only, Share { cpu, sums: threads })?]);
+        then(one(only, Share { cpu, sums: threads })?);
+        return Ok(());
     }
-    let alone = cpu.alone();
-    let share = |i| {
+    let (alone, line) = (cpu.alone(), Line::new(then));
+    let computed = |(i, chunk)| {
         let cpu = if is_last(i, count, threads) { cpu } else { &alone };
-        Share { cpu, sums: sharing(i, count, threads) }
+        line.pass(i, one(chunk, Share { cpu, sums: sharing(i, count, threads) })?);
+        Ok(())
     };
-    let tasks = chunks.into_iter().enumerate().par_bridge();
-    let found: Result<Vec<(usize, U)>> = cpu.run(|| tasks.map(|(i, chunk)| Ok((i, one(chunk, share(i))?))).collect());
-    let mut found = found?;
-    found.sort_unstable_by_key(|(i, _)| *i);
-    Ok(found.into_iter().map(|(_, one)| one).collect())
+    let computed: Result<()> = cpu.run(|| chunks.into_iter().enumerate().par_bridge().try_for_each(computed));
+    line.advance();
+    computed
+}
+
+/// Results that wait for those in front of them.
+struct Line<U, Then> {
+    ready: Mutex<BTreeMap<usize, U>>,
+    /// Whose turn it is, and what takes it.
+    next: Mutex<(usize, Then)>,
+}
+
+impl<U, Then: FnMut(U)> Line<U, Then> {
+    fn new(then: Then) -> Line<U, Then> {
+        Line { ready: Mutex::new(BTreeMap::new()), next: Mutex::new((0, then)) }
+    }
+
+    /// Takes a result, and those whose turn it is then.
+    fn pass(&self, index: usize, one: U) {
+        held(&self.ready).insert(index, one);
+        self.advance();
+    }
+
+    /// Takes those whose turn it is, unless a thread is at it: who comes then leaves what it has to the next, or the last.
+    fn advance(&self) {
+        let Ok(mut next) = self.next.try_lock() else { return };
+        let (index, then) = &mut *next;
+        while let Some(one) = { held(&self.ready).remove(index) } {
+            *index += 1;
+            then(one);
+        }
+    }
+}
+
+/// What a mutex guards, also behind a thread that panicked: the panic goes on where the threads meet.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Threads that share the sums of chunk `index` of `count`.

@@ -45,6 +45,11 @@ impl ChunkSum {
         ChunkSum { columns, width, sums: vec![0.0; width.div_ceil(BLOCK) * columns * BLOCK] }
     }
 
+    /// N.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Adds `factors[j][n] * rows[j]`, cut along the model dimension for so many `threads`; one reads records from end to
     /// end.
     ///
@@ -108,6 +113,11 @@ impl Accumulator {
                 sums.iter_mut().zip(&chunk.sums[part * FOLDED..]).for_each(|(sum, chunk)| *sum += chunk);
             }
         });
+    }
+
+    /// Adds a chunk.
+    pub fn add(&mut self, chunk: &ChunkSum) {
+        self.0.sums.iter_mut().zip(&chunk.sums).for_each(|(sum, chunk)| *sum += chunk);
     }
 
     /// The result, `[N, width]`.

@@ -98,9 +98,7 @@ const RECORDS_MANY: usize = 2 * LANES;
 fn of_task(cpu: &Cpu, columns: usize, all: usize) -> usize {
     match (columns, cpu.sharing()) {
         (1, 1) => all.next_multiple_of(LANES).max(LANES),
-        (1, threads) if all > RECORDS_MANY => {
-            (all / (TASKS_ONE * threads) / LANES * LANES).clamp(LANES, RECORDS_ONE)
-        }
+        (1, threads) if all > RECORDS_MANY => (all / (TASKS_ONE * threads) / LANES * LANES).clamp(LANES, RECORDS_ONE),
         _ => RECORDS_MANY,
     }
 }

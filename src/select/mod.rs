@@ -11,6 +11,7 @@ mod lowrank;
 mod normal;
 mod rank;
 mod set;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod trace;

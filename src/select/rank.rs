@@ -1,5 +1,6 @@
 //! The order of scores, and points in it.
 
+use super::shared::{Team, shared};
 use crate::config::Cut;
 use std::cmp::Reverse;
 
@@ -61,9 +62,28 @@ pub fn keys_into(scores: &[f32], keys: &mut Vec<i32>) {
     keys.extend(scores.iter().map(|score| key(*score)));
 }
 
+/// Neurons of a token that lie together.
+#[derive(Debug)]
+pub struct Part {
+    /// The id of the first.
+    first: usize,
+    keys: Vec<i32>,
+    /// How many keys are in each bin.
+    bins: Vec<u32>,
+}
+
+impl Part {
+    /// Of some scores, the first of which is that of neuron `first`.
+    pub fn new(scores: &[f32], first: usize) -> Part {
+        let mut keys = Vec::with_capacity(scores.len());
+        keys_into(scores, &mut keys);
+        Part { first, bins: bins(&keys), keys }
+    }
+}
+
 /// Where a token's ranking is cut: the points that neurons at 16, 8 and 4 bits have to reach, none less than the next
 /// unless that is nowhere.
-pub fn points(keys: &[i32], cut: &Cut) -> [Point; 3] {
+pub fn points(team: Team, parts: &[Part], cut: &Cut) -> [Point; 3] {
     match cut {
         Cut::Top(counts) => {
             let mut end = 0;
@@ -71,21 +91,22 @@ pub fn points(keys: &[i32], cut: &Cut) -> [Point; 3] {
                 end += count;
                 if count == 0 { 0 } else { end }
             });
-            highest(keys, ends)
+            highest(team, parts, ends)
         }
         Cut::Above(above) => {
             let points = above.scores.map(|score| score.map_or(Point::NOWHERE, Point::behind));
-            let [most] = capped(keys, points, above.most);
+            let [most] = capped(team, parts, points, above.most);
             points.map(|point| point.max(most))
         }
     }
 }
 
 /// The point that `most` neurons reach; a point that all reach where no more reach any of `points`, as is usual.
-fn capped(keys: &[i32], points: [Point; 3], most: usize) -> [Point; 1] {
+fn capped(team: Team, parts: &[Part], points: [Point; 3], most: usize) -> [Point; 1] {
     let least = points.into_iter().min().map_or(i32::MAX, |point| (point.0 >> 32) as i32);
-    let reach: u32 = keys.iter().map(|key| u32::from(*key >= least)).sum();
-    if reach as usize <= most { [Point::new(i32::MIN, LAST)] } else { highest(keys, [most]) }
+    let reach = |part: &Part| part.keys.iter().map(|key| u32::from(*key >= least)).sum::<u32>();
+    let reach: u32 = parts.iter().map(reach).sum();
+    if reach as usize <= most { [Point::new(i32::MIN, LAST)] } else { highest(team, parts, [most]) }
 }
 
 /// Bits of a key that bins are by: sign, exponent and two of the mantissa; a quarter of a power of two each.
@@ -94,16 +115,17 @@ const BINNED: u32 = 11;
 /// Points that exactly so many neurons reach: all, where there are no more; nowhere for none.
 ///
 /// Keys are counted by their upper bits, and those of one bin are sorted out: a few hundred of 11008.
-fn highest<const K: usize>(keys: &[i32], counts: [usize; K]) -> [Point; K] {
-    let bins = bins(keys);
+fn highest<const K: usize>(team: Team, parts: &[Part], counts: [usize; K]) -> [Point; K] {
+    let all: usize = parts.iter().map(|part| part.keys.len()).sum();
+    let mut bins = vec![0; 1 << BINNED];
+    parts.iter().for_each(|part| bins.iter_mut().zip(&part.bins).for_each(|(sum, bin)| *sum += bin));
     counts.map(|count| match count {
         0 => Point::NOWHERE,
-        all if all >= keys.len() => Point::new(i32::MIN, LAST),
+        count if count >= all => Point::new(i32::MIN, LAST),
         count => {
             let (bin, before) = bin_of(&bins, count);
-            *inside(keys, bin, bins[bin] as usize)
-                .select_nth_unstable_by_key(count - before - 1, |point| Reverse(*point))
-                .1
+            let mut found = shared(team, parts.iter().collect(), |part| inside(part, bin)).concat();
+            *found.select_nth_unstable_by_key(count - before - 1, |point| Reverse(*point)).1
         }
     })
 }
@@ -133,11 +155,12 @@ fn bin_of(bins: &[u32], count: usize) -> (usize, usize) {
     (0, before)
 }
 
-/// The neurons of a bin, `have` of them. All are written and those of other bins written over: no branch to foretell.
-fn inside(keys: &[i32], bin: usize, have: usize) -> Vec<Point> {
+/// The neurons of a bin. All are written and those of other bins written over: no branch to foretell.
+fn inside(part: &Part, bin: usize) -> Vec<Point> {
+    let have = part.bins[bin] as usize;
     let mut points = vec![Point::NOWHERE; have + 1];
     let mut next = 0;
-    for (id, key) in keys.iter().enumerate() {
+    for (id, key) in (part.first..).zip(&part.keys) {
         points[next] = Point::new(*key, id as i32);
         next += usize::from(bin_index(*key) == bin);
     }

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::config::{Above, Cut};
+use crate::kernels::testing::on_two;
+use crate::kernels::{Arithmetic, Isa};
 use crate::types::{CHUNK, LEVELS, Level, Plane};
 use proptest::prelude::*;
 use std::cmp::Ordering;
@@ -46,7 +48,11 @@ fn levels_of(set: &ActiveSet, neurons: usize, n: usize) -> Vec<Option<usize>> {
 
 fn chosen(scores: &[f32], neurons: usize, cut: &Cut) -> ActiveSet {
     let mut set = ActiveSet::all(3, 700, Level::L8);
-    choose(scores, neurons, cut, &mut set);
+    choose(None, scores, neurons, cut, &mut set);
+    // Whoever computes it.
+    let mut of_threads = ActiveSet::all(2, 300, Level::L4);
+    choose(Some(&on_two(Isa::PORTABLE, Arithmetic::Integer)), scores, neurons, cut, &mut of_threads);
+    assert_eq!(set, of_threads);
     set
 }
 
