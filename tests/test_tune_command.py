@@ -25,7 +25,7 @@ from m2cache_rs.recipe.predictors import path_of
 from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime import session
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.tune import meter, model, run
+from m2cache_rs.tune import meter, model, reference, run
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.layers import UNIFORM, of_active, options
 from m2cache_rs.tune.meter import cut
@@ -394,7 +394,7 @@ def test_tokens_beyond_the_text_take_no_room(store: Path, monkeypatch: pytest.Mo
 
     def scratch(size: int) -> Any:
         asked.append(size)
-        return meter.scratch(size)
+        return reference.scratch(size)
 
     monkeypatch.setattr(model, "scratch", scratch)
     with tuning(store, "In the beginning", Settings(tokens=1 << 60), lambda done, total: None) as run:

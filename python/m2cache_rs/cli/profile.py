@@ -14,6 +14,7 @@ from m2cache_rs.config import format_size, user_path
 from m2cache_rs.errors import UsageError
 
 if TYPE_CHECKING:
+    from m2cache_rs.predict.run import Wish
     from m2cache_rs.runtime.opening import Opened
     from m2cache_rs.runtime.session import Model
 
@@ -96,8 +97,6 @@ def profile(
             wish = Wish(most, kinds, rank, force, query_heads)
             asked = (dram, cache, io, verify, threads)
             report |= _make(opened, content, wish, asked, told)
-            if query_heads:
-                report["query_heads"] = _make_heads(opened, content, wish, asked, told)
         if reorder is not None:
             report["reordered"] = _reorder(opened, reorder, told)
     report["peak_rss_bytes"] = peak_rss()
@@ -111,35 +110,59 @@ def _kinds(no_predictors: bool, trained: bool, rank: int | None) -> tuple[str, .
 
 
 def _make(
-    opened: Opened, text: str, wish: Any, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
+    opened: Opened, text: str, wish: Wish, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    from m2cache_rs.predict.memory import profile_bytes
-    from m2cache_rs.predict.run import make
+    from m2cache_rs.predict import heads, run
+    from m2cache_rs.predict.memory import profile_bytes, query_heads_bytes
 
-    wish = wish.checked(opened.architecture)
-    reserve = profile_bytes(opened.architecture, wish.tokens, wish.rank, wish.kinds, len(text))
-    with _open(opened, asked, reserve) as model:
-        return make(opened, model, text, wish, told)
+    arch = opened.architecture
+    wish = wish.checked(arch)
+    reserves = [profile_bytes(arch, wish.tokens, wish.rank or 0, wish.kinds, len(text))]
+    reserves += [query_heads_bytes(arch, wish.tokens, len(text))] if wish.query_heads else []
+    _check_cap(opened, asked, reserves)
+    with _open(opened, asked, reserves[0]) as model:
+        report = run.make(opened, model, text, wish, told)
+    for reserve in reserves[1:]:
+        with _open(opened, asked, reserve) as model:
+            report["query_heads"] = heads.make(opened, model, text, wish.tokens, told)
+    return report
 
 
-def _make_heads(
-    opened: Opened, text: str, wish: Any, asked: tuple[Any, ...], told: Callable[[str, int, int], None]
-) -> dict[str, Any]:
-    from m2cache_rs.predict.heads import make
-    from m2cache_rs.predict.memory import query_heads_bytes
+def _check_cap(opened: Opened, asked: tuple[Any, ...], reserves: list[int]) -> None:
+    """BudgetError names the least with which one model opens after the other."""
+    from m2cache_rs.machine.memory import peak_rss
+    from m2cache_rs.plan import wish
+    from m2cache_rs.recipe.dial import Dial
 
-    with _open(opened, asked, query_heads_bytes(opened.architecture, wish.tokens, len(text))) as model:
-        return make(opened, model, text, wish.tokens, told)
+    dram, cache, _, _, threads = asked
+    recipe = opened.choose(Dial()).recipe
+    needs = [
+        (opened.weights(recipe), opened.costs(recipe, "auto", _window(opened), threads, "f32", reserve))
+        for reserve in reserves
+    ]
+    wish.check_in_turn(wish.Wish.parse(dram, cache, 0), needs, peak_rss())
+
+
+def _window(opened: Opened) -> int:
+    from m2cache_rs.eval.windows import WINDOW
+
+    return opened.positions(min(WINDOW, opened.context))
 
 
 def _open(opened: Opened, asked: tuple[Any, ...], reserve: int) -> Model:
-    from m2cache_rs.eval.windows import WINDOW
     from m2cache_rs.runtime.session import Model
 
     dram, cache, io, verify, threads = asked
-    window = opened.positions(min(WINDOW, opened.context))
     return Model.open(
-        opened, dram, cache, window, verify=verify, threads=threads, kv="f32", io=io, reserve=reserve
+        opened,
+        dram,
+        cache,
+        _window(opened),
+        verify=verify,
+        threads=threads,
+        kv="f32",
+        io=io,
+        reserve=reserve,
     )
 
 

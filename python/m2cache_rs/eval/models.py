@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from m2cache_rs.config import LEVELS
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
+from m2cache_rs.machine.memory import rss
+from m2cache_rs.plan.budget import JITTER
 from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.recipe.dial import Chosen
 from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
@@ -53,7 +55,8 @@ def open_all(
         together = wanted if apart else [*wanted, *compared]
         first = stack.enter_context(_open(opened, asked, together, scoring + later))
         models = [first, *map(first.serving, together[1:])]
-        taken = scoring + first.budget.ahead
+        # What it has taken already is measured with the process.
+        taken = scoring + max(0, first.budget.ahead - max(0, rss() - first.budget.base))
         models += [stack.enter_context(_open(opened, of_best, [one], taken)) for one in apart]
         scored = models[: len(wanted)]
         if itself:
@@ -89,7 +92,7 @@ def _open(opened: Opened, asked: Asked, recipes: Sequence[Recipe], reserve: int)
 def _least(opened: Opened, recipe: Recipe, asked: Asked) -> int:
     """What a model takes at least."""
     costs = opened.costs(recipe, "auto", opened.positions(asked.ctx), asked.threads, asked.kv)
-    return costs.ahead + opened.weights(recipe).least
+    return costs.ahead + opened.weights(recipe).least + JITTER
 
 
 def beside(opened: Opened, recipes: Sequence[Recipe]) -> list[tuple[str, str, Chosen]]:

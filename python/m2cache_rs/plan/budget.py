@@ -25,7 +25,7 @@ _LOGIT_COPIES = 3
 # for them one thread of the demo model came within 30 KiB of its budget, and over it once in thirty runs.
 _UNTOUCHED = 4 * _MIB
 # Two opens of one store differ by that much in what they measure; the least budget named works next time too.
-_JITTER = _MIB
+JITTER = _MIB
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def with_cache(dram: int | None, cache: int, weights: Weights, costs: Costs) -> 
 
 def least_dram(weights: Weights, costs: Costs) -> int:
     """The least cap that works, in whole MiB."""
-    return -(-(costs.total + weights.least + _JITTER) // _MIB) * _MIB
+    return -(-(costs.total + weights.least + JITTER) // _MIB) * _MIB
 
 
 def too_small(dram: int, weights: Weights, costs: Costs) -> str:

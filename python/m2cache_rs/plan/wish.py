@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from m2cache_rs.config import format_size, parse_size
 from m2cache_rs.errors import BudgetError, UsageError
@@ -54,6 +55,21 @@ def choose(wish: Wish, weights: Weights, costs: Costs, peak: int = 0) -> Budget:
     if wish.dram is not None:
         return _given_dram(wish.dram, weights, costs, peak)
     return _default(weights, costs)
+
+
+def check_in_turn(wish: Wish, needs: Sequence[tuple[Weights, Costs]], peak: int) -> None:
+    """BudgetError where a cap has no room for models that will be opened one after the other.
+
+    Costs are as of now. What a model gives back the allocator may keep, though no more than its scratch:
+    weights are mapped. `peak` as in `choose`.
+    """
+    if wish.dram is None:
+        return
+    before, opened = 0, []
+    for weights, costs in needs:
+        opened.append((weights, replace(costs, base=costs.base + before)))
+        before = max(before, costs.scratch)
+    choose(wish, *max(opened, key=lambda one: budget.least_dram(*one)), peak)
 
 
 def _given_cache(wanted: int, weights: Weights, costs: Costs) -> Budget:

@@ -137,8 +137,8 @@ class Running:
         return dict(now if turn.counted is None else total(now, turn.counted))
 
     def close(self) -> None:
-        """Frees the backend."""
-        self._backend = None
+        """Frees the backend, which `give` may hold as well."""
+        self._backend, self._give = None, _closed
         if self.recorder is not None:
             self.recorder.close()
             self.recorder = None
@@ -149,6 +149,10 @@ class Running:
     def _check_process(self) -> None:
         if self.is_forked:
             raise UsageError("the model was opened before a fork; open it in the process that uses it")
+
+
+def _closed(recipe: Recipe) -> None:
+    raise UsageError("the model is closed")
 
 
 def _needs(recipe: Recipe) -> dict[str, str]:

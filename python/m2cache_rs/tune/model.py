@@ -16,6 +16,8 @@ from m2cache_rs.config import LEVELS, PrecisionLike, format_size
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
 from m2cache_rs.eval.windows import most_tokens, windows
+from m2cache_rs.machine.memory import peak_rss
+from m2cache_rs.plan.wish import Wish, check_in_turn
 from m2cache_rs.recipe import profiles, tuned
 from m2cache_rs.recipe.cut import share
 from m2cache_rs.recipe.dial import Dial, names_ffn
@@ -29,9 +31,11 @@ from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.goal import Goal
 from m2cache_rs.tune.journal import Journal
 from m2cache_rs.tune.layers import FIXED_BANDS, Shares
-from m2cache_rs.tune.meter import Meter, Text, cut, predictions, scratch
+from m2cache_rs.tune.meter import Meter, cut
 from m2cache_rs.tune.ranking import SELECTORS, Ranking
+from m2cache_rs.tune.reference import predictions, scratch
 from m2cache_rs.tune.run import OBJECTIVES, Tuner
+from m2cache_rs.tune.text import Text
 
 WINDOW = 256
 _LOG = logging.getLogger("m2cache_rs")
@@ -193,12 +197,14 @@ def tuning(
     base, ranking = _resolved(opened, settings)
     reserve = scoring_bytes(opened.architecture.vocab, len(text))
 
-    def open_with(kv: str, recipe: Recipe, *others: Recipe) -> Model:
+    positions = min(WINDOW, opened.context)
+
+    def open_with(kv: str, reserve: int, recipe: Recipe, *others: Recipe) -> Model:
         return Model.open(
             opened,
             settings.dram,
             settings.cache,
-            ctx=min(WINDOW, opened.context),
+            ctx=positions,
             threads=settings.threads,
             io=settings.io,
             kv=kv,
@@ -207,9 +213,11 @@ def tuning(
             serves=others,
         )
 
-    files = tuned.files_of(opened.path, widest(base, ranking))
+    best_of_all, recipes = Recipe.dense(LEVELS[-1]), (base, widest(base, ranking))
+    _check_cap(opened, settings, positions, reserve, {"f32": [best_of_all], "f16": recipes})
+    files = tuned.files_of(opened.path, recipes[-1])
     with scratch(_reference_bytes(opened, text, settings)) as kept, ExitStack() as stack:
-        with open_with("f32", Recipe.dense(LEVELS[-1])) as best:
+        with open_with("f32", reserve, best_of_all) as best:
             found = Text(tuple(windows(best, text, settings.tokens, WINDOW)))
             if not found.windows:
                 raise UsageError("the text has no token to predict: two tokens are the least")
@@ -221,13 +229,29 @@ def tuning(
             journal = stack.enter_context(Journal(opened.path, about, restart))
             stack.enter_context(_resumable(journal, tell))
             reference = predictions(best, found, kept)
-        with open_with("f16", base, widest(base, ranking)) as model:
+        # The text is tokenised, and what that took is part of the process.
+        with open_with("f16", scoring_bytes(opened.architecture.vocab, 0), *recipes) as model:
             meter = Meter(found, base, ranking, model, reference, journal)
             size = _size(opened, meter)
             tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
             counted = iter(range(1, 1 << 62))
             meter.progress = lambda: progress(next(counted), tuner.steps(3))
             yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest(), files)
+
+
+def _check_cap(
+    opened: Opened, settings: Settings, positions: int, reserve: int, runs: dict[str, Sequence[Recipe]]
+) -> None:
+    """BudgetError names the least with which the reference runs and, when that is closed, the recipes."""
+    wish = Wish.parse(settings.dram, settings.cache, reserve)
+    needs = [
+        (
+            opened.weights(first, others),
+            opened.costs(first, "auto", positions, settings.threads, kv, reserve, serves=others),
+        )
+        for kv, (first, *others) in runs.items()
+    ]
+    check_in_turn(wish, needs, peak_rss())
 
 
 @contextmanager
