@@ -157,6 +157,9 @@ pub enum Error {
     /// A caller's argument is wrong.
     #[error("{0}")]
     Usage(String),
+    /// The caller asked for an end while reads were waited for.
+    #[error("the call was interrupted")]
+    Interrupted,
     /// The engine broke one of its own rules; a bug worth reporting.
     #[error("internal rule broken: {0}; please report this")]
     Internal(&'static str),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from m2cache_rs import Model, UsageError
 from m2cache_rs.cli.words import chosen_words, recipe_words
+from m2cache_rs.plan import plan as plans
 from m2cache_rs.plan.regimes import Regimes, Row, Way
 from m2cache_rs.recipe import tuned
 from m2cache_rs.recipe.cut import Above, Shares
@@ -182,6 +184,20 @@ def test_plan_of_a_recipe(shown: Shown, tale: Path) -> None:
     assert speeds["16"]["plane"] > speeds["16"]["dense"]
     touched = report["weights"]["parts"]["ffn"]
     assert comparison["ffn_bytes_per_token"]["16"]["plane"] == touched
+
+
+def test_plan_makes_no_plan_twice(shown: Shown, tale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, made = plans.make, list[Recipe]()
+
+    def once(shape: Any, request: Any, chosen: Chosen, rates: Any) -> Any:
+        assert chosen.recipe not in made
+        made.append(chosen.recipe)
+        return make(shape, request, chosen, rates)
+
+    monkeypatch.setattr(plans, "make", once)
+    assert shown("plan", tale, "--disk-gbps", 1)[0] == 0
+    # Three levels by three ways, what is asked for among them.
+    assert len(made) == 9
 
 
 def test_the_comparison_is_the_design_s(tale: Path) -> None:

@@ -70,7 +70,8 @@ class DiskProbe:
 @final
 class Engine:
     """
-    An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
+    An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released. What a signal
+    handler raises (KeyboardInterrupt) ends a call that waits for reads: keys and values may be half-written then.
     """
     def __new__(cls, /, store: Store, recipe: str, act: str = "auto", cache: SupportsIndex | None = None, verify: str = "first", threads: SupportsIndex | None = None, io: str = "auto", lookahead: SupportsIndex | None = None, request: SupportsIndex | None = None, serves: SupportsGetItem[int, str] = ...) -> Engine:
         """
@@ -116,8 +117,8 @@ class Engine:
     def layers(self, /, layers: tuple[SupportsIndex, SupportsIndex], x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], prompt: bool = False) -> None:
         """
         Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32
-        [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer; Ctrl-C is noticed
-        behind the call. Behind an error x may be of any layer.
+        [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer. Behind an error
+        x may be of any layer.
         """
     def mixed(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32]) -> NDArray[float32]:
         """

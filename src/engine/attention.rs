@@ -3,7 +3,7 @@
 use super::heads::{HeadSet, Records};
 use super::sparse::check_columns;
 use super::sum::BranchSum;
-use super::threads::{Share, each_then, pooled, together};
+use super::threads::{Share, each_then, together};
 use super::walk::{Part, WalkId};
 use super::weights::{Leased, Weights};
 use super::{Branch, Engine, check_chunks};
@@ -36,8 +36,7 @@ impl Engine {
         groups: Option<Range<usize>>,
     ) -> Result<Branch> {
         let count = self.check_rows(x)?;
-        let cpu = self.cpu.clone();
-        self.timed(layer, |engine| pooled(&cpu, count, || engine.attention_branch(layer, x, kv, tokens, groups)))
+        self.part(layer, count, |engine| engine.attention_branch(layer, x, kv, tokens, groups))
     }
 
     pub(super) fn attention_branch(
@@ -72,12 +71,12 @@ impl Engine {
     /// # Errors
     /// As [`Engine::attention`].
     pub fn mixed(&mut self, layer: usize, x: &[f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<Vec<f32>> {
-        let (count, cpu) = (self.check_rows(x)?, self.cpu.clone());
+        let count = self.check_rows(x)?;
         check_tokens(tokens, count)?;
         let inputs = self.normed(x, &self.vectors.layer(layer)?.norm_attn, &[self.recipe.attn]);
         let heads = HeadSet::all(0..self.arch.heads);
         let ask = Ask { layer, range: 0..self.arch.kv_heads, heads, chooses: self.chooses(tokens.kind) };
-        self.timed(layer, |engine| pooled(&cpu, count, || engine.mix(&ask, &inputs, kv, tokens)))
+        self.part(layer, count, |engine| engine.mix(&ask, &inputs, kv, tokens))
     }
 
     /// Query heads per KV head.

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::room::EMBEDDINGS;
-use super::threads::{pooled, together};
+use super::threads::together;
 use super::walk::WalkId;
 use crate::error::{Error, Result};
 use crate::kernels::panel::Panel;
@@ -40,8 +40,7 @@ impl Engine {
     /// `Error::Usage` for shapes; those of reading the store.
     pub fn head(&mut self, x: &[f32]) -> Result<Vec<f32>> {
         let count = self.check_rows(x)?;
-        let cpu = self.cpu.clone();
-        self.timed(self.arch.layers, |engine| pooled(&cpu, count, || engine.logits(x, count)))
+        self.part(self.arch.layers, count, |engine| engine.logits(x, count))
     }
 
     fn logits(&mut self, x: &[f32], count: usize) -> Result<Vec<f32>> {

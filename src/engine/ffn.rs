@@ -1,7 +1,7 @@
 //! The feed-forward branch: chunk by chunk, so that any cache that holds one chunk is enough.
 
 use super::sum::BranchSum;
-use super::threads::{Share, each_then, pooled, together};
+use super::threads::{Share, each_then, together};
 use super::vectors::LayerVectors;
 use super::walk::{Part, WalkId};
 use super::weights::Leased;
@@ -20,8 +20,7 @@ impl Engine {
     /// `Error::Usage` for shapes and ranges; those of reading the store.
     pub fn ffn(&mut self, layer: usize, x: &[f32], chunks: Option<Range<usize>>, kind: Kind) -> Result<Branch> {
         let count = self.check_rows(x)?;
-        let cpu = self.cpu.clone();
-        self.timed(layer, |engine| pooled(&cpu, count, || engine.ffn_branch(layer, x, chunks, kind, &[])))
+        self.part(layer, count, |engine| engine.ffn_branch(layer, x, chunks, kind, &[]))
     }
 
     /// `positions` are those of the rows, where they are known: a trace ranks by them.

@@ -38,6 +38,7 @@ mod widest;
 
 pub use crate::io::Choice;
 pub use crate::kernels::Arithmetic;
+pub use crate::prefetch::Stop;
 pub use crate::select::Factors;
 pub use forecast::Forecast;
 pub use needs::Needs;
@@ -119,6 +120,7 @@ pub struct Engine {
     attending: Attending,
     /// Time spent in each layer's parts, and (last) in embedding and head.
     spent: Vec<Duration>,
+    stop: Arc<Stop>,
 }
 
 impl Engine {
@@ -153,6 +155,7 @@ impl Engine {
             counted,
             attending,
             spent,
+            stop: Arc::new(Stop::never()),
         })
     }
 
@@ -195,8 +198,8 @@ impl Engine {
     /// `x` may be of any layer.
     pub fn layers(&mut self, layers: Range<usize>, x: &mut [f32], kv: &Mutex<KvCache>, tokens: Tokens) -> Result<()> {
         self.check_layers(&layers)?;
-        let (count, cpu) = (self.check_rows(x)?, self.cpu.clone());
-        pooled(&cpu, count, || {
+        let (count, cpu, stop) = (self.check_rows(x)?, self.cpu.clone(), self.stop.clone());
+        pooled(&cpu, &stop, count, || {
             for layer in layers {
                 self.timed(layer, |engine| {
                     let branch = engine.attention_branch(layer, x, kv, tokens, None)?;
@@ -207,6 +210,24 @@ impl Engine {
             }
             Ok(())
         })
+    }
+
+    /// Ends a call with `Error::Interrupted` where it would wait for reads and that is wanted. The cache keeps what it has,
+    /// and what is under way goes on; keys and values may be half-written, so truncate their sequences.
+    pub fn heed(&mut self, stop: Arc<Stop>) {
+        self.weights.fetcher_mut().heed(stop.clone());
+        self.stop = stop;
+    }
+
+    /// Runs a part of `layer` where parts of so many rows run.
+    fn part<T: Send>(
+        &mut self,
+        layer: usize,
+        rows: usize,
+        part: impl FnOnce(&mut Engine) -> Result<T> + Send,
+    ) -> Result<T> {
+        let (cpu, stop) = (self.cpu.clone(), self.stop.clone());
+        self.timed(layer, |engine| pooled(&cpu, &stop, rows, || part(engine)))
     }
 
     /// Runs a part of `layer` and adds its time to the layer's.

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::ffn::neurons;
-use super::threads::{each, pooled, together};
+use super::threads::{each, together};
 use crate::error::{Error, Result};
 use crate::kernels::neurons::values;
 use crate::types::{CHUNK, Level};
@@ -15,8 +15,7 @@ impl Engine {
     /// `Error::Usage` for shapes, and for a level whose planes the recipe does not read; those of reading the store.
     pub fn neurons(&mut self, layer: usize, x: &[f32], level: Level) -> Result<Vec<f32>> {
         let count = self.check_rows(x)?;
-        let cpu = self.cpu.clone();
-        self.timed(layer, |engine| pooled(&cpu, count, || engine.all_values(layer, x, level)))
+        self.part(layer, count, |engine| engine.all_values(layer, x, level))
     }
 
     fn all_values(&mut self, layer: usize, x: &[f32], level: Level) -> Result<Vec<f32>> {

@@ -1,7 +1,7 @@
 //! Scores of a layer's neurons, by the recipe's selector.
 
 use super::ffn::neurons;
-use super::threads::{each, pooled, together};
+use super::threads::{each, together};
 use super::walk::{Part, WalkId};
 use super::{Engine, busy};
 use crate::config::Cut;
@@ -61,9 +61,8 @@ impl Engine {
     /// ranks by position; those of reading the store.
     pub fn scores(&mut self, layer: usize, x: &[f32]) -> Result<Vec<f32>> {
         let count = self.check_rows(x)?;
-        let cpu = self.cpu.clone();
         let inputs = self.ranked_inputs(layer, x)?;
-        self.timed(layer, |engine| pooled(&cpu, count, || Ok(engine.score(layer, &inputs, &[], false)?.rows)))
+        self.part(layer, count, |engine| Ok(engine.score(layer, &inputs, &[], false)?.rows))
     }
 
     /// Sets the low-rank factors by which a layer's neurons are ranked, coded at 4 or 8 bits.

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
+use crate::prefetch::{Stop, TICK};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::BTreeMap;
@@ -45,11 +46,16 @@ pub fn check(threads: usize) -> Result<()> {
 /// Runs a part for so many rows. Few rows run on a thread of the pool: entering the pool costs some 20 us, which they pay
 /// once a part instead of once or thrice a chunk (3.5 times the time of a 256-wide model's arithmetic). More stay on the
 /// caller's thread: their buffers would come from, and stay in, the allocator's arenas of whichever threads run them.
-pub fn pooled<T: Send>(cpu: &Cpu, rows: usize, part: impl FnOnce() -> T + Send) -> T {
+/// The caller's thread asks meanwhile whether to stop, which may be no other thread's to ask.
+///
+/// # Errors
+/// `part`'s.
+pub fn pooled<T: Send>(cpu: &Cpu, stop: &Stop, rows: usize, part: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if rows > POOLED_ROWS {
         return part();
     }
-    cpu.run(|| awake(part))
+    let found = cpu.run_beside(TICK, || _ = stop.is_wanted(), || awake(part));
+    found.unwrap_or(Err(Error::Internal("a part of a layer that gave nothing")))
 }
 
 /// Runs `part` on this thread of a pool while the others wait for their share of it awake: one that sleeps is there
@@ -249,19 +255,19 @@ mod tests {
     #[test]
     fn few_rows_run_on_the_pool_and_many_on_the_callers_thread() {
         let (cpu, me) = (cpu(2), std::thread::current().id());
-        let on = |rows| pooled(&cpu, rows, || std::thread::current().id());
+        let on = |rows| pooled(&cpu, &Stop::never(), rows, || Ok(std::thread::current().id())).unwrap();
         assert_ne!(on(POOLED_ROWS), me);
         assert_eq!(on(POOLED_ROWS + 1), me);
     }
 
     #[test]
     fn a_part_ends_when_it_is_over_also_where_it_panics() {
-        let cpu = cpu(3);
-        assert_eq!(pooled(&cpu, 1, || cpu.run(|| (0..100).into_par_iter().sum::<usize>())), 4950);
-        let broken =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pooled(&cpu, 1, || panic!("on purpose"))));
-        assert!(broken.is_err());
-        assert_eq!(pooled(&cpu, 1, || 7), 7);
+        let (cpu, stop) = (cpu(3), Stop::never());
+        let sum = || Ok(cpu.run(|| (0..100).into_par_iter().sum::<usize>()));
+        assert_eq!(pooled(&cpu, &stop, 1, sum).unwrap(), 4950);
+        let panics = || pooled(&cpu, &stop, 1, || -> Result<()> { panic!("on purpose") });
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+        assert_eq!(pooled(&cpu, &stop, 1, sum).unwrap(), 4950);
     }
 
     #[test]

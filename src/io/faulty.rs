@@ -1,7 +1,7 @@
 //! A reader that misbehaves on purpose: around any engine, for tests here and for programs under test.
 
 use super::faults::Faults;
-use super::{Done, Read, Reader};
+use super::{Done, Late, Read, Reader};
 use crate::error::Error;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -85,6 +85,21 @@ impl<R: Reader> Reader for Faulty<R> {
             }
             let done = self.inner.wait()?;
             self.land(done);
+        }
+    }
+
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late> {
+        let until = Instant::now() + limit;
+        loop {
+            let room = until.saturating_duration_since(Instant::now());
+            if let Some((at, left)) = self.next() {
+                std::thread::sleep(left.min(room));
+                return if left <= room { Ok(Some(self.ended.remove(at).1)) } else { Err(Late) };
+            }
+            match self.inner.wait_for(room)? {
+                Some(done) => self.land(done),
+                None => return Ok(None),
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! A reader belongs to the process that opened it: a forked child has neither its threads nor its queues.
 
-use super::{Done, Read, Reader};
+use super::{Done, Late, Read, Reader};
 use crate::error::Error;
+use std::time::Duration;
 
 /// Guards an engine: in another process than the one it was made in it fails every read, and is not torn down.
 pub struct Home {
@@ -47,6 +48,13 @@ impl Reader for Home {
         match self.reader() {
             Some(reader) => reader.wait(),
             None => self.refuse(),
+        }
+    }
+
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late> {
+        match self.reader() {
+            Some(reader) => reader.wait_for(limit),
+            None => Ok(self.refuse()),
         }
     }
 

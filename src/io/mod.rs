@@ -26,6 +26,7 @@ use crate::mem::WriteLease;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A file that can be read from.
 #[derive(Clone, Debug)]
@@ -64,6 +65,10 @@ pub struct Done {
     pub result: Result<Vec<WriteLease>>,
 }
 
+/// No read ended in the time that was given.
+#[derive(Debug)]
+pub struct Late;
+
 /// An engine of reads. Engines differ in speed, never in what arrives: one test body holds them all to it.
 ///
 /// Reads may end in any order. A result is either the whole length or an error: short reads are continued inside.
@@ -74,6 +79,8 @@ pub trait Reader: Send {
     fn poll(&mut self) -> Option<Done>;
     /// Waits for one read to end; none when nothing is in flight.
     fn wait(&mut self) -> Option<Done>;
+    /// The same, but late when that takes longer, or a signal came.
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late>;
     /// The engine's name: `psync`, `uring`.
     fn name(&self) -> &'static str;
 }
@@ -89,6 +96,10 @@ impl<R: Reader + ?Sized> Reader for Box<R> {
 
     fn wait(&mut self) -> Option<Done> {
         (**self).wait()
+    }
+
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late> {
+        (**self).wait_for(limit)
     }
 
     fn name(&self) -> &'static str {

@@ -5,15 +5,16 @@ use super::Source;
 use super::backlog::Backlog;
 use super::handle::Handle;
 use super::window::{Portion, length, window};
-use super::{Done, Read, Reader};
+use super::{Done, Late, Read, Reader};
 use crate::error::{Error, Result};
 use crate::mem::WriteLease;
 use rustix::io::{Errno, preadv};
 use std::io::IoSliceMut;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Reads in flight at once, each in a thread that sleeps in the kernel: enough for reads of 256 KiB (benches/NOTES.md).
 pub const THREADS: usize = 16;
@@ -151,6 +152,19 @@ impl Reader for Psync {
         }
         self.in_flight -= 1;
         self.ended.recv().ok()
+    }
+
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late> {
+        if self.in_flight == 0 {
+            return Ok(None);
+        }
+        match self.ended.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => Err(Late),
+            ended => {
+                self.in_flight -= 1;
+                Ok(ended.ok())
+            }
+        }
     }
 
     fn name(&self) -> &'static str {

@@ -2,7 +2,7 @@
 //! One test body for all engines, each with and without faults.
 
 use super::open::Settings;
-use super::{ALIGN, Choice, DEPTH, Done, Faults, Opened, Read, Reader, Source};
+use super::{ALIGN, Choice, DEPTH, Done, Faults, Late, Opened, Read, Reader, Source};
 use crate::error::Error;
 use crate::mem::{Arena, SlotId};
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::NamedTempFile;
 
 /// A file in pages; the last one ends inside a page.
@@ -30,6 +31,7 @@ macro_rules! engines {
 engines!(
     every_byte_arrives,
     whatever_the_caller_asks_for_arrives,
+    who_waits_for_a_moment_gets_all_in_time,
     long_vectors_arrive,
     an_early_end_is_an_error_that_names_the_file,
     a_failure_is_the_reads_own,
@@ -170,6 +172,31 @@ fn whatever_the_caller_asks_for_arrives(choice: Choice) {
         }
         assert!(asked.0.is_empty());
     }
+}
+
+/// A moment is too short for some faults: the engine says so, and gives what comes to who asks again.
+fn who_waits_for_a_moment_gets_all_in_time(choice: Choice) {
+    let moment = Duration::from_micros(50);
+    for faults in HARMLESS {
+        let (_files, sources) = sources();
+        let arena = Arena::new(&[&[ALIGN; 100]]).unwrap();
+        let (mut reader, mut asked) = (open(choice, faults, sources, &arena), Asked::default());
+        assert!(reader.wait_for(moment).unwrap().is_none(), "nothing is in flight");
+        let batch = (0..100).map(|slot| asked.read(&arena, 2, u64::from(slot) * 8192, &[(slot, ALIGN)]));
+        reader.submit(batch.collect());
+        while !asked.0.is_empty() {
+            match reader.wait_for(moment) {
+                Ok(done) => asked.check(done.unwrap()),
+                Err(Late) => {}
+            }
+        }
+        assert!(reader.wait_for(moment).unwrap().is_none() && reader.wait().is_none());
+    }
+    let (_files, sources) = sources();
+    let arena = Arena::new(&[&[ALIGN]]).unwrap();
+    let (mut reader, mut asked) = (open(choice, "slow=600s", sources, &arena), Asked::default());
+    reader.submit(vec![asked.read(&arena, 0, 0, &[(0, ALIGN)])]);
+    assert!((0..3).all(|_| reader.wait_for(moment).is_err()), "nobody waits ten minutes for it");
 }
 
 /// More pieces than the kernel takes in one call.

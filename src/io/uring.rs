@@ -6,10 +6,10 @@ mod operation;
 use super::backlog::Backlog;
 use super::handle::Handle;
 use super::window::Portion;
-use super::{Done, Read, Reader};
+use super::{Done, Late, Read, Reader};
 use crate::mem::Arena;
 pub use denied::Denied;
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, types};
 use operation::{Operation, Outcome};
 use std::collections::VecDeque;
 use std::io;
@@ -73,6 +73,10 @@ impl Uring {
         DEPTH - self.free.len()
     }
 
+    fn is_busy(&self) -> bool {
+        self.in_flight() + self.backlog.len() > 0
+    }
+
     /// Gives the kernel's queue what waits, as far as the table has places.
     fn start(&mut self) {
         while let Some(index) = self.free.pop() {
@@ -105,6 +109,22 @@ impl Uring {
             }
         }
         self.collect();
+    }
+
+    /// Hands the queue to the kernel and collects what there is, after a wait of up to `limit` for the first.
+    fn enter_for(&mut self, limit: Duration) {
+        if !self.ring.params().is_feature_ext_arg() {
+            // Before Linux 5.11 a wait has no end: a nap at a time.
+            std::thread::sleep(limit.min(Duration::from_millis(1)));
+            return self.enter(0);
+        }
+        let limit = types::Timespec::from(limit);
+        match self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
+            Err(e) if !matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
+                self.give_up(e.raw_os_error().unwrap_or(libc::EIO));
+            }
+            _ => _ = self.collect(),
+        }
     }
 
     /// Takes completions out of the kernel's queue; returns how many.
@@ -179,12 +199,25 @@ impl Reader for Uring {
 
     fn wait(&mut self) -> Option<Done> {
         self.collect();
-        while self.ended.is_empty() && self.in_flight() + self.backlog.len() > 0 {
+        while self.ended.is_empty() && self.is_busy() {
             self.start();
             self.enter(1);
         }
         self.advance();
         self.ended.pop_front()
+    }
+
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late> {
+        self.collect();
+        if self.ended.is_empty() && self.is_busy() {
+            self.start();
+            self.enter_for(limit);
+        }
+        self.advance();
+        match self.ended.pop_front() {
+            None if self.is_busy() => Err(Late),
+            ended => Ok(ended),
+        }
     }
 
     fn name(&self) -> &'static str {

@@ -6,6 +6,8 @@ use super::isa::Isa;
 use crate::types::Level;
 use rayon::ThreadPool;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 /// What records at levels 4 and 8 are multiplied in (docs/format.md, 6). Level 16 is in f32 throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,27 @@ impl Cpu {
     /// Runs `part` on one of the threads, for the others to share: on this one, if it is theirs.
     pub fn run<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
         self.pool.install(part)
+    }
+
+    /// The same, while this thread, which is none of them, does `meanwhile` every `tick` until it is over; none where it
+    /// went wrong, which comes up behind it.
+    pub fn run_beside<T: Send>(
+        &self,
+        tick: Duration,
+        mut meanwhile: impl FnMut() + Send,
+        part: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
+        self.pool.in_place_scope(|scope| {
+            let (sender, receiver) = sync_channel(1);
+            scope.spawn(move |_| drop(sender.send(part())));
+            loop {
+                match receiver.recv_timeout(tick) {
+                    Ok(found) => return Some(found),
+                    Err(RecvTimeoutError::Timeout) => meanwhile(),
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+            }
+        })
     }
 }
 

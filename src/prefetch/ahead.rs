@@ -79,6 +79,12 @@ impl Ahead {
         self.queue.pop_front()
     }
 
+    /// Takes back what was asked for and is still read: it will be asked for again.
+    pub fn put_back(&mut self, begun: Begun) {
+        self.looked += 1;
+        self.queue.push_front(begun);
+    }
+
     /// Forgets everything; reading goes on behind `step`, if one is told.
     pub fn restart(&mut self, step: Option<usize>) {
         self.queue.clear();
@@ -119,6 +125,17 @@ mod tests {
         assert_eq!(ahead.asked(0).unwrap().step, 0);
         assert!(ahead.next() == Some(0) && ahead.has_room(60));
         assert!(ahead.asked(1).is_none() && ahead.asked(2).is_some(), "step 1 missed nothing");
+    }
+
+    #[test]
+    fn what_is_put_back_comes_next() {
+        let mut ahead = Ahead::new(Order::circle(std::iter::once(0..3)), 100);
+        ahead.looked(begun(0, 60));
+        ahead.looked(begun(1, 40));
+        let first = ahead.asked(0).unwrap();
+        ahead.put_back(first);
+        assert!(ahead.next() == Some(2) && !ahead.has_room(1));
+        assert_eq!([0, 1].map(|step| ahead.asked(step).unwrap().step), [0, 1]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::flights::{Flight, Flights};
 use super::lane::{Chosen, Lane};
 use super::layout::Layout;
 use super::order::Order;
+use super::stop::Stop;
 use super::want::{Held, Pick, Steps, Want};
 use super::way::Way;
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::mem::Arena;
 use crate::tier::{BlockId, Dram, FRAME, Place, Stats};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Checks what was just read, before anyone uses it.
 pub type Check<'a> = &'a mut dyn FnMut(&Want, &[u8]) -> Result<()>;
@@ -39,6 +40,9 @@ pub struct Fetcher {
     pub(super) stats: Stats,
     pub(super) waited: Vec<Duration>,
     trace: Option<Vec<Access>>,
+    pub(super) stop: Arc<Stop>,
+    /// When it was last asked.
+    pub(super) asked: Instant,
 }
 
 impl Fetcher {
@@ -64,7 +68,15 @@ impl Fetcher {
             stats: Stats::new(sections),
             waited: vec![Duration::ZERO; sections],
             trace: None,
+            stop: Arc::new(Stop::never()),
+            asked: Instant::now(),
         }
+    }
+
+    /// Ends with `Error::Interrupted` where it would wait for reads and that is wanted: what is under way goes on, and whoever
+    /// calls again finds it.
+    pub fn heed(&mut self, stop: Arc<Stop>) {
+        self.stop = stop;
     }
 
     /// Says which steps the coming passes take, rising; others are not read ahead.
@@ -75,7 +87,7 @@ impl Fetcher {
     /// Takes other scheduled steps, over the same blocks, in place of all that it had; what was read ahead of those is
     /// given up, what failed is read again when it is asked for. `blocks` are all that scheduled and chosen steps may pick.
     pub fn serve(&mut self, steps: Box<dyn Steps>, blocks: &[BlockId], check: Check) {
-        [Way::Scheduled, Way::Chosen].into_iter().for_each(|way| self.forget(way, check));
+        [Way::Scheduled, Way::Chosen].into_iter().for_each(|way| self.give_up(way, check));
         self.chosen.choose(Chosen::default());
         self.dram.watch(blocks);
         self.scheduled.take_up(steps);
@@ -86,7 +98,8 @@ impl Fetcher {
     /// What the ring holds of earlier steps must have been dropped, unless the tier [`Fetcher::holds`] this one.
     ///
     /// # Errors
-    /// The reader's or `check`'s; nothing that failed is kept, and the fetcher stays usable.
+    /// The reader's or `check`'s; nothing that failed is kept, and the fetcher stays usable. `Error::Interrupted` as
+    /// [`Fetcher::heed`] says.
     pub fn fetch(&mut self, step: usize, check: Check) -> Result<Vec<Held>> {
         self.fetch_by(Way::Scheduled, step, check)
     }
@@ -95,12 +108,12 @@ impl Fetcher {
     /// begun at once; scheduled steps go on being read ahead, behind it.
     ///
     /// # Errors
-    /// `Error::Internal` for picks that name no block.
+    /// `Error::Internal` for picks that name no block; `Error::Interrupted`, and nothing is taken up then.
     pub fn choose(&mut self, steps: Vec<Vec<Pick>>, check: Check) -> Result<()> {
         if steps.iter().flatten().any(|pick| pick.block.whole().is_none()) {
             return Err(Error::Internal("a choice that is of no block"));
         }
-        self.forget(Way::Chosen, check);
+        self.forget(Way::Chosen, check)?;
         self.chosen.choose(Chosen(steps.into_iter().map(Into::into).collect()));
         self.advance()
     }
@@ -130,11 +143,16 @@ impl Fetcher {
 
     fn fetch_by(&mut self, way: Way, step: usize, check: Check) -> Result<Vec<Held>> {
         let held = self.step(way, step, check);
-        if held.is_err() {
-            // No outcome may be left behind that nobody asks for: its frames would never come back.
-            self.forget(way, check);
-        }
+        self.after(&held, way, check);
         held
+    }
+
+    /// Where a call failed no outcome may be left behind that nobody asks for: its frames would never come back. What was
+    /// interrupted is asked for again, or forgotten by who asks for something else.
+    fn after(&mut self, held: &Result<Vec<Held>>, way: Way, check: Check) {
+        if held.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted)) {
+            self.give_up(way, check);
+        }
     }
 
     fn step(&mut self, way: Way, step: usize, check: Check) -> Result<Vec<Held>> {
@@ -142,10 +160,10 @@ impl Fetcher {
         let mut held: Vec<Option<Held>> = picks.iter().map(|_| None).collect();
         if !self.is_settled() {
             self.land_ended(check);
-            let readings = self.begun(way, step, &picks, check)?;
+            let begun = self.begun(way, step, &picks, check)?;
             self.advance()?;
-            // Every read is waited for, also behind a failure.
-            let came: Vec<_> = readings.iter().map(|one| (one.pick, self.gathered(one, &picks, check))).collect();
+            let begun = self.awaited(way, begun, &picks, check)?;
+            let came: Vec<_> = begun.readings.iter().map(|one| (one.pick, self.gathered(one, &picks))).collect();
             for (pick, outcome) in came {
                 held[pick] = Some(outcome?);
             }
@@ -161,9 +179,7 @@ impl Fetcher {
     /// As `fetch`; `Error::Internal` for more wants than there are such slots.
     pub fn fetch_singles(&mut self, wants: &[Want], check: Check) -> Result<Vec<Held>> {
         let held = self.singles(wants, check);
-        if held.is_err() {
-            self.forget(Way::Single, check);
-        }
+        self.after(&held, Way::Single, check);
         held
     }
 
@@ -171,6 +187,8 @@ impl Fetcher {
         if wants.len() > self.layout.singles.len() {
             return Err(Error::Internal("more single records at once than have slots"));
         }
+        // What an interrupted call left is in the way of this one.
+        self.forget(Way::Single, check)?;
         let mut reads = Vec::with_capacity(wants.len());
         for (index, want) in wants.iter().enumerate() {
             let loaded = want.home.is_some_and(|home| matches!(self.dram.find(home.id), Place::Loaded(_)));
@@ -184,13 +202,10 @@ impl Fetcher {
         }
         self.flights.launch();
         // Every read is waited for, also behind a failure: its slot must be free for the next row.
-        let mut outcome = |(read, want): (Option<_>, &Want)| {
-            read.map(|token| {
-                self.wait_for(&[token], want.section, check);
-                self.outcome(token)
-            })
-        };
-        let came: Vec<Option<Result<Held>>> = reads.into_iter().zip(wants).map(&mut outcome).collect();
+        for (read, want) in reads.iter().zip(wants) {
+            self.wait_for(read.as_slice(), want.section, check)?;
+        }
+        let came: Vec<_> = reads.into_iter().map(|read| read.map(|token| self.outcome(token))).collect();
         let held = came.into_iter().map(Option::transpose).collect::<Result<Vec<_>>>()?;
         wants.iter().zip(held).map(|(want, held)| self.served(want, want.len, held)).collect()
     }

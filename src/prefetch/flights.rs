@@ -3,12 +3,16 @@
 use super::want::{Held, Want};
 use super::way::Way;
 use crate::error::Result;
-use crate::io::{Done, Read, Reader};
+use crate::io::{Done, Late, Read, Reader};
 use crate::mem::WriteLease;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// The mark of a read; never used twice.
 pub type ReadId = u64;
+
+/// A read that has ended: its buffers, or why they are not full.
+pub type Ended = (ReadId, Flight, Result<Vec<WriteLease>>);
 
 /// A read under way.
 #[derive(Clone, Copy, Debug)]
@@ -55,15 +59,27 @@ impl Flights {
         }
     }
 
-    /// A read that has ended; waits for one if asked to, none if nothing is under way.
-    pub fn ended(&mut self, wait: bool) -> Option<(ReadId, Flight, Result<Vec<WriteLease>>)> {
-        loop {
-            let Done { token, result } = if wait { self.reader.wait() } else { self.reader.poll() }?;
-            // A read that nobody remembers cannot be: its buffer is let go.
-            if let Some(flight) = self.flying.remove(&token) {
-                return Some((token, flight, result));
-            }
-        }
+    /// A read that has ended by now.
+    pub fn ended(&mut self) -> Option<Ended> {
+        let done = self.reader.poll()?;
+        self.remember(done)
+    }
+
+    /// The read that ends next; none if nothing is under way.
+    pub fn wait(&mut self) -> Option<Ended> {
+        let done = self.reader.wait()?;
+        self.remember(done)
+    }
+
+    /// The same, but late if that takes longer.
+    pub fn wait_for(&mut self, limit: Duration) -> Result<Option<Ended>, Late> {
+        let done = self.reader.wait_for(limit)?;
+        Ok(done.and_then(|done| self.remember(done)))
+    }
+
+    /// A read that nobody remembers cannot be: its buffer would be let go.
+    fn remember(&mut self, Done { token, result }: Done) -> Option<Ended> {
+        self.flying.remove(&token).map(|flight| (token, flight, result))
     }
 
     /// Keeps the outcome of a read until it is asked for.

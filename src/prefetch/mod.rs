@@ -9,14 +9,18 @@ mod layout;
 mod order;
 mod reading;
 pub mod runs;
+mod stop;
 mod want;
 mod way;
 
 #[cfg(test)]
 mod chosen_tests;
 #[cfg(test)]
+mod stop_tests;
+#[cfg(test)]
 mod tests;
 
 pub use fetcher::{Access, Fetcher};
 pub use layout::Layout;
+pub use stop::{Stop, TICK};
 pub use want::{Held, Home, Pick, Span, Steps, Want};

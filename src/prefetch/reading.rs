@@ -2,7 +2,8 @@
 
 use super::ahead::{Begun, Reading};
 use super::fetcher::{Check, Fetcher};
-use super::flights::{Flight, ReadId};
+use super::flights::{Ended, Flight, ReadId};
+use super::stop::TICK;
 use super::want::{Held, Pick, Want};
 use super::way::Way;
 use crate::error::{Error, Result};
@@ -15,28 +16,72 @@ type Missing = Vec<(usize, Pick)>;
 
 impl Fetcher {
     /// What is read for a step's missing picks: begun ahead, or now.
-    pub(super) fn begun(&mut self, way: Way, step: usize, picks: &[Pick], check: Check) -> Result<Vec<Reading>> {
+    pub(super) fn begun(&mut self, way: Way, step: usize, picks: &[Pick], check: Check) -> Result<Begun> {
         if let Some(begun) = self.lane(way).ahead.asked(step) {
-            return Ok(begun.readings);
+            return Ok(begun);
         }
         if self.has_all(picks) {
-            return Ok(vec![]);
+            return Ok(Begun { step, bytes: 0, readings: vec![] });
         }
         // Not what was expected: begin anew from here.
-        self.forget(way, check);
+        self.forget(way, check)?;
         self.lane(way).ahead.restart(Some(step));
         let missing = self.missing(way, step);
-        let begun = self.begin(way, step, missing)?;
-        begun.map(|begun| begun.readings).ok_or(Error::Internal("a step wants more than the ring has"))
+        self.begin(way, step, missing)?.ok_or(Error::Internal("a step wants more than the ring has"))
+    }
+
+    /// Waits for all reads of a step, also behind a failure. An interrupted step is put back.
+    pub(super) fn awaited(&mut self, way: Way, begun: Begun, picks: &[Pick], check: Check) -> Result<Begun> {
+        let wait = |one: &Reading| self.wait_for(&one.reads, picks[one.pick].block.section, check);
+        match begun.readings.iter().try_for_each(wait) {
+            Ok(()) => Ok(begun),
+            Err(interrupted) => {
+                self.lane(way).ahead.put_back(begun);
+                Err(interrupted)
+            }
+        }
     }
 
     /// Waits for all that a way has under way and gives up what it read ahead.
-    pub(super) fn forget(&mut self, way: Way, check: Check) {
+    ///
+    /// # Errors
+    /// `Error::Interrupted`: nothing is given up then.
+    pub(super) fn forget(&mut self, way: Way, check: Check) -> Result<()> {
         self.flights.launch();
         while self.flights.any_of(way) {
-            let Some(ended) = self.flights.ended(true) else { break };
+            let Some(ended) = self.next_ended()? else { break };
             self.land(ended, check);
         }
+        self.clear(way);
+        Ok(())
+    }
+
+    /// The same, whoever wants it to stop.
+    pub(super) fn give_up(&mut self, way: Way, check: Check) {
+        self.flights.launch();
+        while self.flights.any_of(way) {
+            let Some(ended) = self.flights.wait() else { break };
+            self.land(ended, check);
+        }
+        self.clear(way);
+    }
+
+    /// The read that ends next; `Error::Interrupted` where the caller would rather stop.
+    fn next_ended(&mut self) -> Result<Option<Ended>> {
+        loop {
+            if let Ok(ended) = self.flights.wait_for(TICK.saturating_sub(self.asked.elapsed())) {
+                return Ok(ended);
+            }
+            if self.asked.elapsed() >= TICK {
+                self.asked = Instant::now();
+                if self.stop.is_wanted() {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self, way: Way) {
         for (_, section, bytes) in self.flights.waiting().filter(|(of, ..)| *of == way) {
             self.stats.unused(section, bytes);
         }
@@ -154,9 +199,8 @@ impl Fetcher {
     }
 
     /// What was read for a pick: one lease of the whole block.
-    pub(super) fn gathered(&mut self, reading: &Reading, picks: &[Pick], check: Check) -> Result<Held> {
+    pub(super) fn gathered(&mut self, reading: &Reading, picks: &[Pick]) -> Result<Held> {
         let pick = &picks[reading.pick];
-        self.wait_for(&reading.reads, pick.block.section, check);
         let parts: Vec<Result<Held>> = reading.reads.iter().map(|read| self.outcome(*read)).collect();
         let mut parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
         match pick.spans.is_empty() || parts.iter().any(|part| part.len == pick.block.len) {
@@ -166,21 +210,30 @@ impl Fetcher {
     }
 
     /// Waits until some reads have ended.
-    pub(super) fn wait_for(&mut self, reads: &[ReadId], section: usize, check: Check) {
+    ///
+    /// # Errors
+    /// `Error::Interrupted`.
+    pub(super) fn wait_for(&mut self, reads: &[ReadId], section: usize, check: Check) -> Result<()> {
         if !reads.iter().any(|read| self.flights.is_flying(*read)) {
-            return;
+            return Ok(());
         }
         let begin = Instant::now();
-        for read in reads {
-            while self.flights.is_flying(*read) {
-                let Some(ended) = self.flights.ended(true) else { break };
-                self.land(ended, check);
-            }
-        }
+        let waited = self.land_all(reads, check);
         // What came with it is not waited for.
         self.land_ended(check);
         self.waited[section] += begin.elapsed();
         self.stats.stall(section);
+        waited
+    }
+
+    fn land_all(&mut self, reads: &[ReadId], check: Check) -> Result<()> {
+        for read in reads {
+            while self.flights.is_flying(*read) {
+                let Some(ended) = self.next_ended()? else { break };
+                self.land(ended, check);
+            }
+        }
+        Ok(())
     }
 
     /// The outcome of a read that has ended.
@@ -190,12 +243,12 @@ impl Fetcher {
 
     /// Takes in what has ended by now.
     pub(super) fn land_ended(&mut self, check: Check) {
-        while let Some(ended) = self.flights.ended(false) {
+        while let Some(ended) = self.flights.ended() {
             self.land(ended, check);
         }
     }
 
-    fn land(&mut self, (token, flight, result): (ReadId, Flight, Result<Vec<WriteLease>>), check: Check) {
+    fn land(&mut self, (token, flight, result): Ended, check: Check) {
         let outcome = self.arrived(&flight, result, check);
         self.flights.keep(token, flight, outcome);
     }

@@ -3,7 +3,7 @@
 use super::{Fetcher, Home, Layout, Pick, Steps, Want};
 use crate::error::{Error, Result};
 use crate::io::faulty::Faulty;
-use crate::io::{ALIGN, Done, Faults, Psync, Read, Reader, Source};
+use crate::io::{ALIGN, Done, Faults, Late, Psync, Read, Reader, Source};
 use crate::tier::{Block, BlockId, Dram, Place, frames};
 use proptest::prelude::*;
 use std::io::Write;
@@ -11,28 +11,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-const SIZE: usize = ALIGN;
-const BLOCKS: usize = 24;
+pub const SIZE: usize = ALIGN;
+pub const BLOCKS: usize = 24;
 const SECTIONS: usize = 3;
-const ROWS: usize = 4;
+pub const ROWS: usize = 4;
 
 fn byte(at: usize) -> u8 {
     (at * 7 + at / 251) as u8
 }
 
 /// A file of blocks whose bytes name their place.
-fn file() -> (tempfile::NamedTempFile, Source) {
+pub fn file() -> (tempfile::NamedTempFile, Source) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&(0..SIZE * BLOCKS).map(byte).collect::<Vec<u8>>()).unwrap();
     let source = Source { path: file.path().into(), file: Arc::new(std::fs::File::open(file.path()).unwrap()) };
     (file, source)
 }
 
-fn expected(want: &Want) -> Vec<u8> {
+pub fn expected(want: &Want) -> Vec<u8> {
     (want.offset as usize..want.offset as usize + want.len).map(byte).collect()
 }
 
-fn want(block: usize, at: usize, len: usize) -> Want {
+pub fn want(block: usize, at: usize, len: usize) -> Want {
     let home = Some(Home { id: BlockId(block as u32), at, size: SIZE });
     Want { section: block % SECTIONS, file: 0, offset: (block * SIZE + at) as u64, len, home }
 }
@@ -49,11 +49,12 @@ impl Steps for Pairs {
     }
 }
 
-fn fetcher(reader: Box<dyn Reader>, fixed: usize, ring: u32, lookahead: usize) -> Fetcher {
+pub fn fetcher(reader: Box<dyn Reader>, fixed: usize, ring: u32, lookahead: usize) -> Fetcher {
     let position = |i: usize| ((i * 11) % BLOCKS) as f32;
     let blocks: Vec<Block> = (0..BLOCKS).map(|i| Block { bytes: SIZE, position: position(i) }).collect();
     let dram = Dram::place(&blocks, (fixed * SIZE) as u64);
-    let layout = Layout { ring: ring.max(2 * frames(SIZE)), chosen: 0, singles: vec![2 * ALIGN; ROWS] };
+    let layout =
+        Layout { ring: ring.max(2 * frames(SIZE)), chosen: (2 * SIZE / ALIGN) as u32, singles: vec![2 * ALIGN; ROWS] };
     let arena = layout.arena(&dram).unwrap();
     Fetcher::new(dram, layout, arena, reader, Box::new(Pairs), SECTIONS, lookahead)
 }
@@ -83,6 +84,9 @@ impl Reader for Counted {
     fn wait(&mut self) -> Option<Done> {
         self.inner.wait()
     }
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<Done>, Late> {
+        self.inner.wait_for(limit)
+    }
     fn name(&self) -> &'static str {
         self.inner.name()
     }
@@ -93,7 +97,7 @@ fn counted(source: Source) -> (Box<dyn Reader>, Arc<AtomicUsize>) {
     (Box::new(Counted { inner: Psync::over(vec![source]).unwrap(), reads: reads.clone() }), reads)
 }
 
-fn no_check(_: &Want, _: &[u8]) -> Result<()> {
+pub fn no_check(_: &Want, _: &[u8]) -> Result<()> {
     Ok(())
 }
 
@@ -118,7 +122,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     prop::collection::vec(call, 1..30)
 }
 
-fn step(fetcher: &mut Fetcher, step: usize) {
+pub fn step(fetcher: &mut Fetcher, step: usize) {
     let held = fetcher.fetch(step, &mut no_check).unwrap();
     for (pick, held) in Pairs.picks(step).iter().zip(&held) {
         assert_eq!(**held, expected(&pick.block), "step {step}");

@@ -3,18 +3,40 @@
 use super::array::{In1, In2, InOut2, Out};
 use super::cache::KvCache;
 use super::errors::{json, lock};
+use super::signals::Signals;
 use super::store::Store;
 use crate::config::{Architecture, Encoding, Recipe};
-use crate::engine::{self, Arithmetic, Branch, Choice, Factors, Forecast, Needs, Options, Run, Verify};
+use crate::engine::{self, Arithmetic, Branch, Choice, Factors, Forecast, Needs, Options, Run, Stop, Verify};
 use crate::error::{Error, Result};
 use crate::types::{Kind, Level, Tokens};
 use pyo3::prelude::*;
 use serde::de::DeserializeOwned;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-/// An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released.
+/// An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released. What a signal
+/// handler raises (KeyboardInterrupt) ends a call that waits for reads: keys and values may be half-written then.
 #[pyclass(frozen, module = "m2cache_rs._core")]
-pub struct Engine(Mutex<engine::Engine>);
+pub struct Engine {
+    core: Mutex<engine::Engine>,
+    stop: Arc<Stop>,
+    signals: Arc<Signals>,
+}
+
+impl Engine {
+    /// One call of the core.
+    fn call<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&mut engine::Engine) -> Result<T> + Send) -> PyResult<T> {
+        self.signals.check()?;
+        let found = py.detach(|| {
+            let found = call(&mut lock(&self.core));
+            self.stop.is_done();
+            found
+        });
+        match self.signals.take() {
+            Some(raised) => Err(raised),
+            None => Ok(found?),
+        }
+    }
+}
 
 #[pymethods]
 impl Engine {
@@ -55,7 +77,11 @@ impl Engine {
             request,
         };
         let store = store.0.clone();
-        Ok(Engine(Mutex::new(py.detach(|| engine::Engine::new(store, options))?)))
+        let mut core = py.detach(|| engine::Engine::new(store, options))?;
+        let signals = Arc::new(Signals::default());
+        let stop = Arc::new(signals.stop());
+        core.heed(stop.clone());
+        Ok(Engine { core: Mutex::new(core), stop, signals })
     }
 
     /// Computes by another recipe (JSON as above) from here on: the bits of an engine that was opened for it. The cache
@@ -65,23 +91,20 @@ impl Engine {
     /// opened for; nothing has changed then.
     fn serve(&self, py: Python<'_>, recipe: &str) -> PyResult<()> {
         let recipe = Recipe::parse(recipe)?;
-        Ok(py.detach(|| lock(&self.0).serve(recipe))?)
+        self.call(py, |engine| engine.serve(recipe))
     }
 
     /// Says what the next calls are: the layers (a, b) in order with prompt or decode tokens, then the head or not, and the
     /// same again. Reading ahead follows it; results do not depend on it.
     #[pyo3(signature = (layers, head=true, prompt=false))]
     fn follow(&self, py: Python<'_>, layers: (usize, usize), head: bool, prompt: bool) -> PyResult<()> {
-        Ok(py.detach(|| lock(&self.0).follow(layers.0..layers.1, head, kind(prompt)))?)
+        self.call(py, |engine| engine.follow(layers.0..layers.1, head, kind(prompt)))
     }
 
     /// Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
     fn embed<'py>(&self, py: Python<'py>, tokens: In1<'py, u32>) -> PyResult<Out<'py, f32>> {
         let tokens = tokens.slice()?;
-        let (rows, hidden) = py.detach(|| {
-            let mut engine = lock(&self.0);
-            Ok::<_, Error>((engine.embed(tokens)?, engine.architecture().hidden))
-        })?;
+        let (rows, hidden) = self.call(py, |engine| Ok((engine.embed(tokens)?, engine.architecture().hidden)))?;
         Out::new(py, rows, &[tokens.len(), hidden])
     }
 
@@ -103,7 +126,7 @@ impl Engine {
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
         let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: kind(prompt) };
-        let branch = py.detach(|| lock(&self.0).attention(layer, rows, &kv.0, tokens, groups.map(|(a, b)| a..b)))?;
+        let branch = self.call(py, |engine| engine.attention(layer, rows, &kv.0, tokens, groups.map(|(a, b)| a..b)))?;
         shaped(py, branch, x.shape())
     }
 
@@ -120,7 +143,7 @@ impl Engine {
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
         let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: Kind::Decode };
-        let values = py.detach(|| lock(&self.0).mixed(layer, rows, &kv.0, tokens))?;
+        let values = self.call(py, |engine| engine.mixed(layer, rows, &kv.0, tokens))?;
         let width = values.len() / x.shape()[0];
         Out::new(py, values, &[x.shape()[0], width])
     }
@@ -137,12 +160,12 @@ impl Engine {
         bias: In1<'py, f32>,
     ) -> PyResult<()> {
         let (weights, bias) = (weights.slice()?, bias.slice()?);
-        Ok(py.detach(|| lock(&self.0).set_head_predictor(layer, weights, bias))?)
+        self.call(py, |engine| engine.set_head_predictor(layer, weights, bias))
     }
 
     /// Takes x, float32 [N, hidden], through layers (a, b), in place; appends K and V. sequences and positions are uint32
-    /// [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer; Ctrl-C is noticed
-    /// behind the call. Behind an error x may be of any layer.
+    /// [N]; all tokens are a prompt's, or none. The bits of attention and ffn added layer by layer. Behind an error
+    /// x may be of any layer.
     #[pyo3(signature = (layers, x, kv, sequences, positions, prompt=false))]
     #[allow(clippy::too_many_arguments)]
     fn layers<'py>(
@@ -157,7 +180,7 @@ impl Engine {
     ) -> PyResult<()> {
         let rows = x.slice()?;
         let tokens = Tokens { sequences: sequences.slice()?, positions: positions.slice()?, kind: kind(prompt) };
-        Ok(py.detach(|| lock(&self.0).layers(layers.0..layers.1, rows, &kv.0, tokens))?)
+        self.call(py, |engine| engine.layers(layers.0..layers.1, rows, &kv.0, tokens))
     }
 
     /// FFN of x, float32 [N, hidden] before the norm, of prompt or decode tokens, to be added to x. With chunks=(a, b):
@@ -172,7 +195,7 @@ impl Engine {
         prompt: bool,
     ) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
-        let branch = py.detach(|| lock(&self.0).ffn(layer, rows, chunks.map(|(a, b)| a..b), kind(prompt)))?;
+        let branch = self.call(py, |engine| engine.ffn(layer, rows, chunks.map(|(a, b)| a..b), kind(prompt)))?;
         shaped(py, branch, x.shape())
     }
 
@@ -182,7 +205,7 @@ impl Engine {
     /// Raises UsageError for bits above those that the FFN is open at.
     fn neurons<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, bits: u32) -> PyResult<Out<'py, f32>> {
         let (rows, level) = (x.slice()?, parse_level(bits)?);
-        let values = py.detach(|| lock(&self.0).neurons(layer, rows, level))?;
+        let values = self.call(py, |engine| engine.neurons(layer, rows, level))?;
         let neurons = values.len() / x.shape()[0];
         Out::new(py, values, &[x.shape()[0], neurons])
     }
@@ -205,7 +228,7 @@ impl Engine {
     ) -> PyResult<()> {
         let factors = Factors { down: down.slice()?, up: up.slice()?, bias: bias.slice()?, weight: weight.slice()? };
         let level = parse_level(bits)?;
-        Ok(py.detach(|| lock(&self.0).set_predictor(layer, &factors, level))?)
+        self.call(py, |engine| engine.set_predictor(layer, &factors, level))
     }
 
     /// Scores of every neuron of a layer by the recipe's selector for x, float32 [N, hidden] before the norm: float32
@@ -214,7 +237,7 @@ impl Engine {
     /// Raises UsageError for a recipe without selector.
     fn scores<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
-        let scores = py.detach(|| lock(&self.0).scores(layer, rows))?;
+        let scores = self.call(py, |engine| engine.scores(layer, rows))?;
         let neurons = scores.len() / x.shape()[0];
         Out::new(py, scores, &[x.shape()[0], neurons])
     }
@@ -222,14 +245,14 @@ impl Engine {
     /// Logits, float32 [N, vocab], of x, float32 [N, hidden] before the final norm.
     fn head<'py>(&self, py: Python<'py>, x: In2<'py, f32>) -> PyResult<Out<'py, f32>> {
         let rows = x.slice()?;
-        let logits = py.detach(|| lock(&self.0).head(rows))?;
+        let logits = self.call(py, |engine| engine.head(rows))?;
         let vocab = logits.len() / x.shape()[0];
         Out::new(py, logits, &[x.shape()[0], vocab])
     }
 
     /// A norm's gain, float32 [hidden]: attn or ffn of a layer, or final.
     fn norm<'py>(&self, py: Python<'py>, layer: usize, which: &str) -> PyResult<Out<'py, f32>> {
-        let gain = py.detach(|| Ok::<_, Error>(lock(&self.0).norm(layer, which)?.to_vec()))?;
+        let gain = self.call(py, |engine| Ok(engine.norm(layer, which)?.to_vec()))?;
         let len = gain.len();
         Out::new(py, gain, &[len])
     }
@@ -242,18 +265,18 @@ impl Engine {
     /// "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them), "gap_bytes" (between them), "unused_bytes"
     /// (read ahead in vain, or not asked for yet), "reads", "stalls", "wait_seconds".
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
-        json(&py.detach(|| lock(&self.0).report()))
+        json(&self.call(py, |engine| Ok(engine.report()))?)
     }
 
     /// Begins or ends to note every access to a block.
-    fn record(&self, py: Python<'_>, on: bool) {
-        py.detach(|| lock(&self.0).trace(on));
+    fn record(&self, py: Python<'_>, on: bool) -> PyResult<()> {
+        self.call(py, |engine| Ok(engine.trace(on)))
     }
 
     /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache plus 2 where it
     /// is the first of the blocks that were leased together.
     fn take_trace<'py>(&self, py: Python<'py>) -> PyResult<Out<'py, u32>> {
-        let accesses = py.detach(|| lock(&self.0).take_trace());
+        let accesses = self.call(py, |engine| Ok(engine.take_trace()))?;
         let flat: Vec<u32> =
             accesses.iter().flat_map(|a| [a.block.0, u32::from(a.hit) + 2 * u32::from(a.first)]).collect();
         Out::new(py, flat, &[accesses.len(), 2])
@@ -262,7 +285,7 @@ impl Engine {
     /// What the blocks are, as JSON: [{"layer" (null: head), "section", "bytes", "fixed"}] by number; fixed ones have a
     /// slot of their own in the cache.
     fn blocks(&self, py: Python<'_>) -> PyResult<String> {
-        json(&py.detach(|| lock(&self.0).blocks()))
+        json(&self.call(py, |engine| Ok(engine.blocks()))?)
     }
 }
 

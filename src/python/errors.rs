@@ -38,7 +38,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::Weight { .. } => "CheckpointError",
         Error::CacheTooSmall { .. } | Error::KvFull { .. } | Error::Memory { .. } => "BudgetError",
         Error::Trace { .. } | Error::Usage(_) => "UsageError",
-        Error::Internal(_) => "M2CacheError",
+        Error::Interrupted | Error::Internal(_) => "M2CacheError",
     }
 }
 

@@ -7,6 +7,7 @@ mod errors;
 mod probe;
 mod replay;
 mod select;
+mod signals;
 mod store;
 mod writer;
 

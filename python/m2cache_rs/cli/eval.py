@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import options, output
+from m2cache_rs.cli.computed import command
 from m2cache_rs.cli.texts import read_text
 from m2cache_rs.cli.words import chosen_words, interval_words
 from m2cache_rs.config import format_size, user_path
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from m2cache_rs.runtime.opening import Opened
 
 
+@command(quality=options.Qualities, recipe=options.Recipes)
 def evaluate(
+    *,
     store: Annotated[
         Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
     ],
@@ -34,17 +37,7 @@ def evaluate(
     tokens: Annotated[
         int | None, typer.Option(help="Only the first N tokens (default: the whole text).")
     ] = None,
-    quality: options.Qualities = None,
-    precision: options.Precision = None,
-    select: options.Select = None,
-    active: options.Active = None,
-    bands: options.Bands = None,
-    candidates: options.Candidates = None,
-    predictor: options.Predictor = None,
-    cut: options.Cut = None,
-    query_heads: options.QueryHeads = None,
-    prompt_bits: options.PromptBits = None,
-    recipe: options.Recipes = None,
+    computed: options.Computed,
     dram: options.Dram = None,
     cache: options.Cache = None,
     ctx: Annotated[int | None, typer.Option(help="Positions of a window (default: 512).")] = None,
@@ -92,18 +85,9 @@ def evaluate(
     from m2cache_rs.runtime.opening import Opened
 
     opened = Opened(store)
-    parts = Dial(
-        precision=precision,
-        select=select,
-        active=active,
-        bands=bands,
-        prompt_bits=prompt_bits,
-        candidates=candidates,
-        predictor=predictor,
-        cut=cut,
-        query_heads=query_heads,
-    )
-    rows = _rows_of(opened, _dials(parts, recipe or [], quality or []), plot is not None)
+    parts = dict(computed)
+    several = [parts.pop(name) or [] for name in ("recipe", "quality")]
+    rows = _rows_of(opened, _dials(Dial(**parts), *several), plot is not None)
     window = opened.positions(min(WINDOW, opened.context) if ctx is None else ctx)
     asked = Asked(dram=dram, cache=cache, ctx=window, verify=verify, threads=threads, kv=kv, io=io)
     # How many tokens there are is known at the end only; four bytes a token is English. The bar comes first:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2cache_rs.cli import options, output
+from m2cache_rs.cli.computed import command
 from m2cache_rs.cli.words import activation_words, budget_words, chosen_words, figures, seconds, speed_words
 from m2cache_rs.config import PARTS, format_size, user_path
 from m2cache_rs.errors import UsageError
@@ -51,7 +52,9 @@ class _Run:
         return self.count / (now - self.began)
 
 
+@command()
 def generate(
+    *,
     store: Annotated[
         Path, typer.Argument(parser=user_path, metavar="STORE", help="A store that `m2cache convert` made.")
     ],
@@ -78,17 +81,7 @@ def generate(
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 makes repeating harder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
-    quality: options.Quality = None,
-    precision: options.Precision = None,
-    select: options.Select = None,
-    active: options.Active = None,
-    bands: options.Bands = None,
-    candidates: options.Candidates = None,
-    predictor: options.Predictor = None,
-    cut: options.Cut = None,
-    query_heads: options.QueryHeads = None,
-    prompt_bits: options.PromptBits = None,
-    recipe: options.Recipe = None,
+    computed: options.Computed,
     dram: options.Dram = None,
     cache: options.Cache = None,
     ctx: Annotated[
@@ -124,14 +117,20 @@ def generate(
     count = new_tokens(max_new_tokens, len(ids), room, opened.room(room))
     with (
         Model.open(
-            opened, dram, cache, ctx or len(ids) + count, precision,
-            verify=verify, threads=threads, kv=kv, io=io, trace=trace, logit_rows=1,
-            select=select, active=active, bands=bands, prompt_bits=prompt_bits, candidates=candidates,
-            query_heads=query_heads,
-            predictor=predictor, cut=cut, recipe=recipe, quality=quality,
+            opened,
+            dram,
+            cache,
+            ctx or len(ids) + count,
+            verify=verify,
+            threads=threads,
+            kv=kv,
+            io=io,
+            trace=trace,
+            logit_rows=1,
+            **computed,
         ) as model,
         output.ticker("prompt") as progress,
-    ):  # fmt: skip
+    ):
         tokens = model.generate(
             ids,
             count,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +36,9 @@ Force = Annotated[
     typer.Option("--force", help="Take a text however short, and replace what was made from a longer one."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+# What is computed: in its place a command has all these options (cli/computed.py).
+Computed = Mapping[str, Any]
 
 _QUALITY = (
     "exact, or a recipe that `m2cache tune` found for this store: high, balanced, fast (default: exact)."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2cache_rs.cli import options, output
+from m2cache_rs.cli.computed import command
 from m2cache_rs.cli.words import budget_words, chosen_words, figures, seconds, speed_words
 from m2cache_rs.config import LEVELS, format_size, user_path
 from m2cache_rs.errors import BudgetError
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
 Plans = Mapping[int, "Plan | BudgetError"]
 
 
+@command()
 def plan(
+    *,
     model: Annotated[
         Path,
         typer.Argument(
@@ -29,17 +34,7 @@ def plan(
     ],
     dram: options.Dram = None,
     ctx: Annotated[int | None, typer.Option(help="Positions to make room for (default: up to 4096).")] = None,
-    quality: options.Quality = None,
-    precision: options.Precision = None,
-    select: options.Select = None,
-    active: options.Active = None,
-    bands: options.Bands = None,
-    candidates: options.Candidates = None,
-    predictor: options.Predictor = None,
-    cut: options.Cut = None,
-    query_heads: options.QueryHeads = None,
-    prompt_bits: options.PromptBits = None,
-    recipe: options.Recipe = None,
+    computed: options.Computed,
     prompt: Annotated[
         int | None,
         typer.Option(help="Tokens of the prompt whose first token is timed (default: 512, or what fits)."),
@@ -66,36 +61,26 @@ def plan(
 
     shape = shape_of(model)
     request = Request(dram=dram, ctx=ctx, prompt=prompt, threads=threads, kv=kv)
-    dial = Dial(
-        precision=precision,
-        select=select,
-        active=active,
-        bands=bands,
-        prompt_bits=prompt_bits,
-        candidates=candidates,
-        predictor=predictor,
-        cut=cut,
-        recipe=recipe,
-        quality=quality,
-        query_heads=query_heads,
-    )
-    chosen = shape.choose(dial)
+    chosen = shape.choose(Dial(**computed))
     rates = rates_of(model if model.is_dir() else model.parent, disk_gbps, threads)
-    plans: dict[int, Plan | BudgetError] = {}
-    for bits in LEVELS[: shape.planes]:
+
+    @cache
+    def attempt(recipe: Recipe) -> Plan | BudgetError:
         try:
-            plans[bits] = make(shape, request, Chosen(Recipe.dense(bits)), rates)
+            return make(shape, request, Chosen(recipe), rates)
         except BudgetError as error:
-            plans[bits] = error
+            return error
 
     def speed(recipe: Recipe) -> float | None:
-        try:
-            return make(shape, request, Chosen(recipe), rates).expected.tokens_per_second
-        except BudgetError:
-            return None
+        found = attempt(recipe)
+        return None if isinstance(found, BudgetError) else found.expected.tokens_per_second
 
+    found = attempt(chosen.recipe)
+    if isinstance(found, BudgetError):
+        raise found
+    plans = {bits: attempt(Recipe.dense(bits)) for bits in LEVELS[: shape.planes]}
     regimes = Regimes.of(shape, compared_share(chosen.recipe), chosen.recipe, speed)
-    _show(make(shape, request, chosen, rates), plans, regimes, json)
+    _show(replace(found, chosen=chosen), plans, regimes, json)
 
 
 def _show(chosen: Plan, plans: Plans, regimes: Regimes, json: bool) -> None:

@@ -41,7 +41,7 @@ class CpuBackend:
         return self.engine.embed(tokens)
 
     def layers(self, span: Span, x: Floats, sequences: Ids, positions: Ids, prompt: bool = False) -> Floats:
-        """x [N, hidden], taken through some layers in place; Ctrl-C is noticed behind the call."""
+        """x [N, hidden], taken through some layers in place."""
         self.engine.layers(span, x, self.kv, sequences, positions, prompt)
         return x
 

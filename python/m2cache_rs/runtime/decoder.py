@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 Span = tuple[int, int]
 
 # Layers of a backend's call of up to DECODE_BATCH rows: threads that slept between calls took some 35 us
-# to wake. Ctrl-C and progress wait for a call.
+# to wake. Progress waits for a call; Ctrl-C for what is computed without waiting for a read.
 FEW_LAYERS = 4
 
 
