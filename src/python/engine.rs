@@ -270,7 +270,10 @@ impl Engine {
 
     /// Begins or ends to note every access to a block.
     fn record(&self, py: Python<'_>, on: bool) -> PyResult<()> {
-        self.call(py, |engine| Ok(engine.trace(on)))
+        self.call(py, |engine| {
+            engine.trace(on);
+            Ok(())
+        })
     }
 
     /// The accesses noted since the last call, uint32 [n, 2]: the block, and 1 where it was in the cache plus 2 where it
