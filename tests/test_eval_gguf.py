@@ -15,6 +15,7 @@ import pytest
 from m2cache_rs import Model
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.gguf import GgufModel, size_of
+from m2cache_rs.runtime.opening import Opened
 
 from tests.stores import EXAMPLE, Shown
 
@@ -36,10 +37,36 @@ TENSORS = [
 ]
 
 
+class Reader:
+    """As gguf's: tensors, and fields by name."""
+
+    def __init__(self, tensors: list[Any], header: dict[str, Any]) -> None:
+        self.tensors = tensors
+        self.fields = {
+            name: SimpleNamespace(contents=lambda value=value: value) for name, value in header.items()
+        }
+
+
+def header(store: Path) -> dict[str, Any]:
+    """What a file of a store's model says of itself; rounded as a file has it."""
+    spec = Opened(store).architecture
+    return {
+        "general.architecture": "llama",
+        "general.name": "a tale",
+        "llama.block_count": spec.layers,
+        "llama.embedding_length": spec.hidden,
+        "llama.feed_forward_length": spec.ffn,
+        "llama.attention.head_count": spec.heads,
+        "llama.attention.head_count_kv": spec.kv_heads,
+        "llama.rope.freq_base": float(np.float32(spec.rope["theta"])),
+        "llama.attention.layer_norm_rms_epsilon": float(np.float32(spec.norm_eps)),
+    }
+
+
 @pytest.fixture
 def llama(monkeypatch: pytest.MonkeyPatch, tale: Path) -> Any:
     """The extra's packages in name: a reader that lists TENSORS, the store dense at 4 bits as llama.cpp."""
-    found = SimpleNamespace(tensors=TENSORS, windows=[], vocab=VOCAB, closed=0)
+    found = SimpleNamespace(tensors=TENSORS, windows=[], vocab=VOCAB, closed=0, header=header(tale))
 
     class Llama:
         def __init__(self, path: str, **options: Any) -> None:
@@ -65,7 +92,7 @@ def llama(monkeypatch: pytest.MonkeyPatch, tale: Path) -> Any:
 
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=Llama, GGML_TYPE_F32=0))
     monkeypatch.setitem(
-        sys.modules, "gguf", SimpleNamespace(GGUFReader=lambda path: SimpleNamespace(tensors=found.tensors))
+        sys.modules, "gguf", SimpleNamespace(GGUFReader=lambda path: Reader(found.tensors, found.header))
     )
     return found
 
@@ -79,14 +106,17 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return text, file
 
 
-def test_matrices_are_counted_and_a_tied_embedding_is(llama: Any, files: tuple[Path, Path]) -> None:
-    size = size_of(files[1])
+def test_matrices_are_counted_and_a_tied_embedding_is(
+    llama: Any, tale: Path, files: tuple[Path, Path]
+) -> None:
+    spec = Opened(tale).architecture
+    size = size_of(files[1], spec)
     assert (size.bytes, size.ffn_bytes, size.ffn_bits) == (1194.0, 144.0, 4.5)
     llama.tensors = [*TENSORS, tensor("output.weight", 700, 64, VOCAB)]
-    assert size_of(files[1]).bytes == 894.0
+    assert size_of(files[1], spec).bytes == 894.0
     llama.tensors = TENSORS[:2]
     with pytest.raises(UsageError, match="no FFN: it is no language model"):
-        size_of(files[1])
+        size_of(files[1], spec)
 
 
 def test_it_is_scored_like_a_recipe_on_the_same_ids(
@@ -119,9 +149,30 @@ def _other(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     llama.vocab = 32000
 
 
+def _saying(**changes: Any) -> Callable[..., None]:
+    def change(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        llama.header |= {name.replace("__", "."): value for name, value in changes.items()}
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(_without, "pip install 'm2cache-rs[peers]'"), (_other, "vocabulary of 32000, the store of 4096")],
+    [
+        (_without, "pip install 'm2cache-rs[peers]'"),
+        (_other, "vocabulary of 32000, the store of 4096"),
+        (_saying(llama__vocab_size=4000), "a vocabulary of 4000, not 4096"),
+        (
+            _saying(llama__block_count=7),
+            "quantised.gguf (a tale) is another model than the store's: layers 7, not 6",
+        ),
+        (
+            _saying(llama__feed_forward_length=512, llama__attention__head_count=8),
+            "FFN neurons 512, not 768; query",
+        ),
+        (_saying(llama__rope__freq_base=5e5), "a rope base of 500000.0, not 10000.0"),
+        (_saying(general__architecture="qwen2"), "architecture qwen2, not llama"),
+    ],
 )
 def test_what_cannot_be_run_is_refused_in_a_line(
     llama: Any, monkeypatch: pytest.MonkeyPatch, shown: Shown, tale: Path, files: tuple[Path, Path],
@@ -158,7 +209,7 @@ def test_a_real_file_is_llama_cpps(tale: Path, tmp_path: Path) -> None:
     path = tmp_path / "whole.gguf"
     subprocess.run([sys.executable, "-c", code, str(EXAMPLE), str(path)], cwd=quality, check=True)
     ids = np.arange(5, 45, dtype=np.uint32)
-    with GgufModel(path, 64, VOCAB) as model, Model.open(tale, kv="f32", ctx=64) as ours:
+    with GgufModel(path, 64, Opened(tale).architecture) as model, Model.open(tale, kv="f32", ctx=64) as ours:
         found = np.concatenate(list(model.logits_by_batch(ids)))
         assert np.abs(found - ours.logits(ids)).max() < 0.05
         assert model.size.ffn_bits == 32

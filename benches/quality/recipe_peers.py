@@ -58,7 +58,7 @@ def ffn_bits(stored: Quantised) -> float:
 def given(meter: Meter, path: Path) -> Line:
     """A GGUF file of the same checkpoint, run by llama.cpp. UsageError where its vocabulary is another."""
     # Its barriers spin: on a busy machine more threads are slower.
-    with GgufModel(path, _longest(meter), meter.opened.architecture.vocab, threads=1) as model:
+    with GgufModel(path, _longest(meter), meter.opened.architecture, threads=1) as model:
 
         def batches(window: Window) -> Iterator[Float]:
             return model.logits_by_batch(window.ids)

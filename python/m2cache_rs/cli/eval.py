@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from m2cache_rs.eval.gguf import GgufModel
+    from m2cache_rs.models import Architecture
     from m2cache_rs.recipe.dial import Chosen, Dial
     from m2cache_rs.runtime.opening import Opened
 
@@ -95,7 +96,7 @@ def evaluate(
     total = (tokens or max(1, len(content) // 4)) * (len(rows) + len(gguf or []))
     with (
         output.progress("evaluating", total, unit="tokens") as done,
-        _peers(gguf or [], window, opened.architecture.vocab, threads) as peers,
+        _peers(gguf or [], window, opened.architecture, threads) as peers,
         open_all(opened, asked, [one for _, _, one in rows], len(content)) as (models, reference, words),
     ):
         if plot is not None and reference is None:
@@ -127,12 +128,14 @@ def evaluate(
 
 
 @contextmanager
-def _peers(paths: Sequence[Path], window: int, vocab: int, threads: int | None) -> Iterator[list[GgufModel]]:
+def _peers(
+    paths: Sequence[Path], window: int, spec: Architecture, threads: int | None
+) -> Iterator[list[GgufModel]]:
     """llama.cpp's models."""
     from m2cache_rs.eval.gguf import GgufModel
 
     with ExitStack() as stack:
-        yield [stack.enter_context(GgufModel(path, window, vocab, threads)) for path in paths]
+        yield [stack.enter_context(GgufModel(path, window, spec, threads)) for path in paths]
 
 
 def _dials(parts: Dial, recipes: Sequence[Path], qualities: Sequence[str]) -> list[tuple[str, Dial]]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import UsageError
+from m2cache_rs.eval import header
+from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.decoder import Floats, Ids
 
 GROUP = "llama.cpp"
@@ -30,13 +32,15 @@ class Size:
     ffn_bits: float
 
 
-def size_of(path: Path) -> Size:
-    """By the file's list of tensors. UsageError for what is no GGUF file, or has no FFN."""
+def size_of(path: Path, spec: Architecture) -> Size:
+    """By the file's list of tensors. UsageError for what is no GGUF file, or that of another model."""
     reader = _module("gguf").GGUFReader
     try:
-        tensors = [one for one in reader(path).tensors if len(one.shape) > 1]
+        found = reader(path)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise UsageError(f"{path} cannot be read as a GGUF file: {error}") from error
+    header.check(path, found.fields, spec)
+    tensors = [one for one in found.tensors if len(one.shape) > 1]
     sizes = {_OUTER.get(one.name, one.name): int(one.n_bytes) for one in tensors}
     ffn = [one for one in tensors if ".ffn_" in one.name]
     weights = sum(math.prod(int(n) for n in one.shape) for one in ffn)
@@ -51,12 +55,12 @@ class GgufModel:
     """Runs windows of at most `context` ids, from position 0 each, keys and values in f32.
 
     llama.cpp maps the file; its memory is not part of any budget of ours. Raises UsageError where the extra
-    is not installed, where llama.cpp does not run the file, and for another vocabulary than `vocab`.
+    is not installed, where llama.cpp does not run the file, and where that is of another model than `spec`.
     """
 
-    def __init__(self, path: Path, context: int, vocab: int, threads: int | None = None) -> None:
+    def __init__(self, path: Path, context: int, spec: Architecture, threads: int | None = None) -> None:
         llama = _module("llama_cpp")
-        self.path, self.size = path, size_of(path)
+        self.path, self.size, vocab = path, size_of(path, spec), spec.vocab
         try:
             self._llama: Any = llama.Llama(
                 str(path),
