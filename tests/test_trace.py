@@ -14,6 +14,7 @@ import pytest
 from m2cache_rs import Model
 from m2cache_rs._core import Store, replay
 from m2cache_rs.errors import StoreIOError, UsageError
+from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.decoder import Batch, Kind
 
 from tests.stores import Cli, needs
@@ -132,6 +133,24 @@ def test_a_recording_says_what_was_wanted(small: Path, tmp_path: Path) -> None:
     steps = [line.split() for line in prompt.splitlines()]
     count = sum(run["count"] for run in json.loads(head)["blocks"])
     assert sorted(int(word.rstrip("*")) for step in steps for word in step) == list(range(count))
+
+
+def test_recipes_of_several_levels_have_no_levels_in_common(small: Path, tmp_path: Path) -> None:
+    path, coarse = tmp_path / "a.trace", Recipe.dense(4)
+
+    def told() -> Any:
+        return json.loads(path.read_text().splitlines()[0])["levels"]
+
+    with Model.open(small, precision=8, trace=path, serves=[coarse, Recipe.dense(8)]) as model:
+        model.logits([1, 2])
+        model.serving(Recipe.dense(8)).logits([1, 2])
+        assert told() == {"attn": 8, "ffn": 8, "head": 8, "embed": 8}
+        model.serving(coarse).logits([1, 2])
+        assert told() is None
+        model.logits([1, 2])
+    assert told() is None
+    outcome = json.loads(replay(path, "lru", 0))
+    assert outcome["decode"]["passes"] == 4
 
 
 def test_a_replay_at_the_same_size_reads_what_the_engine_read(small: Path, tmp_path: Path) -> None:

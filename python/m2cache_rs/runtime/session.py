@@ -375,7 +375,7 @@ class Model(Described):
     ) -> Floats:
         recorder = self._running.recorder
         if recorder is not None:
-            recorder.begin()
+            recorder.begin(self.precision)
         layers, rows = self.architecture.layers, self.options.head_rows
         decoder = Decoder(backend, layers, observer, recorder, rows, progress)
         logits = decoder.forward(batch, want=want)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -40,21 +41,33 @@ class Recorder:
 
     def __init__(self, path: Path, engine: Engine, store: str, precision: Precision) -> None:
         self._path = path
-        self._engine = engine
-        levels = {part: getattr(precision, part) for part in ("attn", "ffn", "head", "embed")}
-        head = {"format": "m2cache-trace", "version": 1, "store": store, "levels": levels, "synthetic": None}
+        self._engine, self._levels = engine, precision
+        levels = json.dumps({part: getattr(precision, part) for part in ("attn", "ffn", "head", "embed")})
+        begin = f'{_HEAD}, "version": 1, "store": {json.dumps(store)}, "levels": '
         if path.is_file() and not _is_trace(path):
             raise UsageError(f"{path} is there and no trace: a trace does not replace it; name another file")
         try:
             self._file = path.open("w", encoding="utf-8", newline="\n")
         except OSError as error:
             raise self._refused(error) from error
-        self._write(json.dumps(head | {"blocks": _runs(json.loads(engine.blocks()))}) + "\n")
+        blocks = json.dumps(_runs(json.loads(engine.blocks())))
+        self._write(f'{begin}{levels}, "synthetic": null, "blocks": {blocks}}}\n')
+        # Where the levels are in the file, and as much of nothing.
+        self._place, self._none = len(begin), b"null".ljust(len(levels))
         engine.record(True)
 
-    def begin(self) -> None:
-        """Forgets what a pass that failed has left."""
+    def begin(self, precision: Precision) -> None:
+        """Forgets what a pass that failed has left; the next one reads these levels.
+
+        Where they are others than the file tells, of a model by several recipes, it tells none from now on.
+        """
         self._engine.take_trace()
+        if self._levels != precision and self._none:
+            try:
+                os.pwrite(self._file.fileno(), self._none, self._place)
+            except OSError as error:
+                raise self._refused(error) from error
+            self._none = b""
 
     def __call__(self, batch: Batch) -> None:
         """Writes the pass that `batch` has just made; it bears the kind of its first row."""
