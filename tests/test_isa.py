@@ -55,7 +55,7 @@ def logits(store: Path, name: str, precision: int | str, script: str = SCRIPT) -
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("name", ["avx2", "avx512", "avx512vnni", "amx"])
 def test_a_forced_set_gives_the_portable_logits(tale: Path, name: str, precision: int) -> None:
     if name not in isa()[0]:
         pytest.skip(f"this machine lacks {name}")
@@ -66,7 +66,7 @@ def test_a_forced_set_gives_the_portable_logits(tale: Path, name: str, precision
 
 
 @pytest.mark.parametrize("act", ["auto", "f32"])
-@pytest.mark.parametrize("name", ["avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("name", ["avx2", "avx512", "avx512vnni", "amx"])
 def test_a_forced_set_gives_the_portable_sparse_layer(tale: Path, name: str, act: str) -> None:
     if name not in isa()[0]:
         pytest.skip(f"this machine lacks {name}")

@@ -167,7 +167,7 @@ def test_a_file_system_with_numbers_of_its_own_is_found_by_its_source(tmp_path: 
 def report(**changes: Any) -> dict[str, Any]:
     """Of a machine that lacks nothing, but for some `section__name=value`."""
     good: dict[str, Any] = {
-        "cpu": {"isa": "avx512", "cores": {"machine": 8, "usable": 8}},
+        "cpu": {"isa": "avx512", "isa_refused": None, "cores": {"machine": 8, "usable": 8}},
         "memory": {"limits": [], "total_bytes": 32 * GIB, "huge_pages": "madvise", "memlock_bytes": None},
         "io": {
             "uring_refused": None,
@@ -202,6 +202,7 @@ def test_a_machine_that_lacks_nothing_gets_no_advice() -> None:
             "computing is slower than memory",
             "More than 8 cores",
         ),
+        ({"cpu__isa_refused": ("no leave", "ask the kernel")}, "AMX is there", "ask the kernel"),
         ({"memory__limits": [{"cgroup": "/g", "bytes": GIB}]}, "allows 1.0 GiB of 32.0 GiB", "limit of /g"),
         ({"memory__huge_pages": "never"}, "no transparent huge pages", "transparent_hugepage/enabled"),
         ({"memory__memlock_bytes": 8 << 20}, "only 8.0 MiB may be locked", "ulimit -l unlimited"),

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "forecast", "isa", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes", "trace_memory"]
+__all__ = ["__version__", "DiskProbe", "Engine", "KvCache", "MemoryProbe", "Store", "StoreWriter", "Survey", "forecast", "isa", "isa_refused", "needs", "publish", "read_header", "remove_roots", "replay", "ring_bytes", "scratch_bytes", "trace_memory"]
 
 __version__: Final[str]
 """
@@ -384,6 +384,12 @@ def isa() -> tuple[list[str], str]:
     The instruction sets of this machine that there are kernels for, narrowest first, and the one that is used.
 
     Raises UsageError if the environment forces one that is not there.
+    """
+
+def isa_refused() -> tuple[str, str] | None:
+    """
+    Where the processor has wider registers or tiles than the set that is used, but they cannot be: (why, what to do about
+    it). None where nothing was refused, or a set is forced.
     """
 
 def needs(architecture: str, encoding: str, recipe: str, serves: SupportsGetItem[int, str] = ...) -> str:

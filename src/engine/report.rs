@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::counted::{Attended, Counted};
+use crate::kernels::Isa;
 use crate::prefetch::Access;
 use crate::store::SectionId;
 use crate::tier::{Block, BlockId, Counters, Place, Stats};
@@ -93,6 +94,12 @@ pub struct BlockReport {
 }
 
 impl Engine {
+    /// What could not be had, of reading and of computing.
+    fn notes(&self) -> Vec<String> {
+        let refused = Isa::refused().map(|(why, remedy)| format!("AMX is there, but is not used: {why}. {remedy}"));
+        self.weights.notes().iter().cloned().chain(refused).collect()
+    }
+
     /// What the tiers did so far.
     pub fn report(&self) -> Report {
         let fetcher = self.weights.fetcher();
@@ -100,7 +107,7 @@ impl Engine {
         let layers = self.layer_reports(&stats);
         Report {
             io: fetcher.engine(),
-            notes: self.weights.notes().to_vec(),
+            notes: self.notes(),
             isa: self.cpu.isa.name(),
             threads: self.cpu.threads(),
             fixed_bytes: fetcher.dram().bytes(),

@@ -63,11 +63,10 @@ impl Isa {
         SETS.into_iter().filter(|set| has(*set)).map(Isa).collect()
     }
 
-    /// Why the set that would be used is not, if the processor has one that cannot be: a sentence. None where a set is
-    /// forced.
-    pub fn refused() -> Option<String> {
+    /// Where the processor has a wider set that cannot be used: why, and what to do about it. None where a set is forced.
+    pub fn refused() -> Option<(&'static str, &'static str)> {
         let none_forced = std::env::var_os(VARIABLE).is_none();
-        (none_forced && has(Set::Avx512Vnni)).then(why_no_amx).flatten()
+        (none_forced && has(Set::Avx512Vnni)).then(tiles_refused).flatten()
     }
 
     /// Its name: `portable`, `avx2`, `avx512`, `avx512vnni`, `amx`.
@@ -106,12 +105,12 @@ fn has(set: Set) -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn why_no_amx() -> Option<String> {
-    amx_host::refused().map(|why| format!("AMX is not used, kernels for avx512vnni are: {why}"))
+fn tiles_refused() -> Option<(&'static str, &'static str)> {
+    amx_host::refused().map(|refusal| (refusal.why.as_str(), refusal.remedy))
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn why_no_amx() -> Option<String> {
+fn tiles_refused() -> Option<(&'static str, &'static str)> {
     None
 }
 

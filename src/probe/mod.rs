@@ -24,6 +24,11 @@ pub fn isa() -> Result<(Vec<&'static str>, &'static str)> {
     Ok((Isa::available().into_iter().map(Isa::name).collect(), Isa::chosen()?.name()))
 }
 
+/// Where the processor has a wider set than is used, since it cannot be: why, and what to do about it.
+pub fn isa_refused() -> Option<(&'static str, &'static str)> {
+    Isa::refused()
+}
+
 /// The middle of the rates at which `step` does its work, called again and again for `limit`, at least once; it returns
 /// the bytes it went through. The middle, since other programs only ever slow a step down, and some by much.
 fn median_rate(limit: Duration, mut step: impl FnMut() -> usize) -> f64 {

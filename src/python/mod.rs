@@ -21,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use super::engine::{Engine, forecast, needs, ring_bytes, scratch_bytes};
     #[pymodule_export]
-    use super::probe::{DiskProbe, MemoryProbe, isa};
+    use super::probe::{DiskProbe, MemoryProbe, isa, isa_refused};
     #[pymodule_export]
     use super::replay::replay;
     #[pymodule_export]

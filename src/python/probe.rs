@@ -1,4 +1,4 @@
-//! `DiskProbe`, `MemoryProbe`, `isa`.
+//! `DiskProbe`, `MemoryProbe`, `isa`, `isa_refused`.
 
 use super::errors::lock;
 use crate::engine::RING_BYTES;
@@ -16,6 +16,13 @@ use std::time::Duration;
 #[pyfunction]
 pub fn isa() -> PyResult<(Vec<&'static str>, &'static str)> {
     Ok(probe::isa()?)
+}
+
+/// Where the processor has wider registers or tiles than the set that is used, but they cannot be: (why, what to do about
+/// it). None where nothing was refused, or a set is forced.
+#[pyfunction]
+pub fn isa_refused() -> Option<(&'static str, &'static str)> {
+    probe::isa_refused()
 }
 
 /// Files whose reads are measured, by the engine that reads a store. The GIL is released; an interrupt is answered

@@ -72,7 +72,7 @@ def _check(directory: Path, seconds: float) -> None:
 
 def _machine(directory: Path, found: Measured) -> dict[str, Any]:
     """What need not be measured."""
-    from m2cache_rs._core import isa
+    from m2cache_rs._core import isa, isa_refused
     from m2cache_rs.machine import machine
     from m2cache_rs.machine.device import device_of, devices_key
     from m2cache_rs.machine.memory import free_memory
@@ -84,6 +84,7 @@ def _machine(directory: Path, found: Measured) -> dict[str, Any]:
             "sets": machine.cpu_sets(),
             "kernel_sets": isa()[0],
             "isa": isa()[1],
+            "isa_refused": isa_refused(),
             "cores": machine.cores() | {"usable": machine.usable_cores()},
         },
         "memory": {

@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 /// them.
 static SETS: LazyLock<Vec<Isa>> = LazyLock::new(|| {
     let sets = Isa::available();
-    for name in ["avx2", "avx512", "avx512vnni"] {
+    for name in ["avx2", "avx512", "avx512vnni", "amx"] {
         if sets.iter().all(|isa| isa.name() != name) {
             skipped(&format!("kernels for {name}, which this machine lacks"));
         }

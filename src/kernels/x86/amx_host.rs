@@ -21,9 +21,18 @@ enum Host {
     Usable,
     /// The processor has none.
     Without,
-    /// They are there, but not for us; why.
-    Refused(String),
+    /// They are there, but not for us.
+    Refused(Refusal),
 }
+
+/// Why, and what to do about it.
+pub struct Refusal {
+    pub why: String,
+    pub remedy: &'static str,
+}
+
+const NEWER_KERNEL: &str = "Linux 5.16 or newer; in a container or sandbox, one that lets arch_prctl through";
+const BROKEN: &str = "Tell who makes the processor or the hypervisor; M2CACHE_ISA=avx512vnni leaves tiles alone";
 
 static HOST: LazyLock<Host> = LazyLock::new(found);
 
@@ -33,9 +42,9 @@ pub fn usable() -> bool {
 }
 
 /// Why tiles that the processor has are not used. AVX-512 is there.
-pub fn refused() -> Option<&'static str> {
+pub fn refused() -> Option<&'static Refusal> {
     match &*HOST {
-        Host::Refused(why) => Some(why),
+        Host::Refused(refusal) => Some(refusal),
         Host::Usable | Host::Without => None,
     }
 }
@@ -57,14 +66,16 @@ fn asked() -> Host {
         return Host::Without;
     }
     if state & KEPT != KEPT {
-        return Host::Refused(format!(
-            "the kernel does not keep what tiles hold (XCR0 is {state:#x}); Linux 5.16 does"
-        ));
+        return refusal(format!("the kernel does not keep what tiles hold (XCR0 is {state:#x})"), NEWER_KERNEL);
     }
     match permission() {
         Ok(()) => checked(),
-        Err(why) => Host::Refused(format!("the kernel does not let this process use tiles ({why}); Linux 5.16 does")),
+        Err(why) => refusal(format!("the kernel does not let this process use tiles ({why})"), NEWER_KERNEL),
     }
+}
+
+fn refusal(why: String, remedy: &'static str) -> Host {
+    Host::Refused(Refusal { why, remedy })
 }
 
 /// EDX of leaf 7.
@@ -96,7 +107,7 @@ fn checked() -> Host {
     let tiles = unsafe { Tiles::configure() };
     match dots_are_right(&tiles) && sums_are_right(&tiles) {
         true => Host::Usable,
-        false => Host::Refused("a product by tiles differs from the same without them: the processor's fault".into()),
+        false => refusal("a product by tiles differs from the same product without them".into(), BROKEN),
     }
 }
 

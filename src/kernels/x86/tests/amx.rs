@@ -1,5 +1,6 @@
 //! The emulator against products by hand and every fault of the manual; bodies that release what they configure.
 
+use super::super::amx_host;
 use super::emulator;
 use super::tiles::{Signs, State, TILES};
 use crate::config::{Coding, Form};
@@ -138,11 +139,15 @@ fn products_of_shapes_that_do_not_fit_are_refused() {
     }
 }
 
+/// Where the kernels' other needs are met an emulator gives the tiles, so that nothing skips them unseen.
 fn amx() -> Option<Isa> {
-    let found = Isa::available().into_iter().find(|isa| isa.name() == "amx");
-    if found.is_none() {
+    let named = |name: &str| Isa::available().into_iter().find(|isa| isa.name() == name);
+    if named("avx512vnni").is_none() {
         skipped("kernels for amx: this machine has no AVX-512 VNNI, which they need beside tiles");
+        return None;
     }
+    let found = named("amx");
+    assert!(found.is_some(), "{:?}", amx_host::refused().map(|refusal| &refusal.why));
     found
 }
 
