@@ -3,7 +3,7 @@
 //!
 //! Imports run one way: neurons → what the rest calls too (project, accumulate, activation, attention, peak, stream) →
 //! dispatch, which chooses a body by [`Isa`] → bodies: x86 → portable → what tasks and operands are (work, columns, factors, panel,
-//! queries).
+//! queries). `isa` asks x86 whether tiles may be used.
 
 // Some layouts are read by the bodies for x86-64 alone.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]

@@ -7,8 +7,8 @@ use super::product::Packed;
 use std::arch::asm;
 use std::marker::PhantomData;
 
-/// Columns (activations or factors) from which tiles are used. By the counts in benches/NOTES.md a task takes about half
-/// the cycles of AVX-512 VNNI at 8 columns; from 5 on it would still take fewer, at 4 about as many.
+/// Columns (activations or factors) from which tiles are used. By the counts in benches/NOTES.md a task then takes 0.6 of
+/// the cycles of AVX-512 VNNI; at 5 to 7 it would gain as well, but less, and what memory takes hides it.
 pub const FEWEST: usize = 8;
 
 /// Rows of a tile, and dwords of a row.

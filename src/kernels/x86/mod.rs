@@ -5,6 +5,8 @@
 //! **Names.** A body is named by what it computes (dots, sums), in what numbers (int8, exact integers, f32), for one column
 //! or many, and by its set where that is not AVX-512; a word that is missing is one that its bodies differ in
 //! (`f32` has dots and sums, one column and many; `sums_exact_avx2` one column and many).
+//!
+//! **Tiles.** `amx` has the instructions, `amx_host` says whether they may be used; `tests` emulates them.
 
 mod ahead;
 pub mod amx;

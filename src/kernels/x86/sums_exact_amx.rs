@@ -101,10 +101,11 @@ fn of_strip<const MID: bool>(
 fn pack<const MID: bool>(rows: &Rows, block: usize, codes: &mut [Codes; DEPTH]) {
     for (deep, Codes(tiles)) in codes.iter_mut().enumerate().take(rows.records.div_ceil(DEEP)) {
         for d in 0..ROWS {
-            let record = |j: usize| in_quarters::<MID>(&record_codes::<MID>(rows, deep * DEEP + ROWS * j + d), block);
-            for (tile, codes) in tiles.iter_mut().zip(by_four([record(0), record(1), record(2), record(3)])) {
-                store_bytes(&mut tile[d], codes);
+            let mut records = [_mm512_setzero_si512(); 4];
+            for (j, record) in records.iter_mut().enumerate() {
+                *record = in_quarters::<MID>(&record_codes::<MID>(rows, deep * DEEP + ROWS * j + d), block);
             }
+            tiles.iter_mut().zip(by_four(records)).for_each(|(tile, codes)| store_bytes(&mut tile[d], codes));
         }
     }
 }
@@ -116,20 +117,25 @@ fn pack<const MID: bool>(rows: &Rows, block: usize, codes: &mut [Codes; DEPTH]) 
 fn in_quarters<const MID: bool>(codes: &PlaneBytes, block: usize) -> __m512i {
     // Bits of the second operand where the first has ones, else of the third.
     const SELECT: i32 = 0xca;
-    let order = _mm512_setr_epi32(0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7);
-    let part = |plane: &[u8]| {
-        let bytes = bytes32(&plane.as_chunks::<{ BLOCK / 2 }>().0[block]);
-        _mm512_permutexvar_epi32(order, _mm512_castsi256_si512(bytes))
-    };
     let nibble = _mm512_set1_epi8(0x0f);
     // Dwords 2 and 3 of a quarter are upper nibbles.
     let right = _mm512_set4_epi32(4, 4, 0, 0);
     if !MID {
-        return _mm512_and_si512(_mm512_srlv_epi32(part(codes[0]), right), nibble);
+        return _mm512_and_si512(_mm512_srlv_epi32(dwords(codes[0], block), right), nibble);
     }
     let left = _mm512_set4_epi32(0, 0, 4, 4);
-    let (base, mid) = (_mm512_sllv_epi32(part(codes[0]), left), _mm512_srlv_epi32(part(codes[1]), right));
+    let (base, mid) =
+        (_mm512_sllv_epi32(dwords(codes[0], block), left), _mm512_srlv_epi32(dwords(codes[1], block), right));
     _mm512_ternarylogic_epi32::<SELECT>(nibble, mid, base)
+}
+
+/// The dwords of a block in a plane, in that order, for lower nibbles and for upper ones.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn dwords(plane: &[u8], block: usize) -> __m512i {
+    let order = _mm512_setr_epi32(0, 4, 0, 4, 1, 5, 1, 5, 2, 6, 2, 6, 3, 7, 3, 7);
+    let bytes = bytes32(&plane.as_chunks::<{ BLOCK / 2 }>().0[block]);
+    _mm512_permutexvar_epi32(order, _mm512_castsi256_si512(bytes))
 }
 
 /// Codes of four records side by side, a dword a weight.
@@ -180,11 +186,12 @@ fn put_column(numbers: &[f32; CHUNK], widths: &[f32; CHUNK], share: f32, row: us
     let numbers = numbers.as_chunks().0.as_chunks::<4>().0;
     let widths = widths.as_chunks().0.as_chunks::<4>().0;
     for ((numbers, widths), Words { high, low }) in numbers.iter().zip(widths).zip(factors) {
-        let factor = |j: usize| {
-            let product = _mm512_mul_ps(floats(&numbers[j]), floats(&widths[j]));
-            _mm512_cvtps_epi32(_mm512_mul_ps(product, share))
-        };
-        let (low_bytes, high_bytes) = in_bytes([factor(0), factor(1), factor(2), factor(3)]);
+        let mut words = [_mm512_setzero_si512(); 4];
+        for ((word, numbers), widths) in words.iter_mut().zip(numbers).zip(widths) {
+            let product = _mm512_mul_ps(floats(numbers), floats(widths));
+            *word = _mm512_cvtps_epi32(_mm512_mul_ps(product, share));
+        }
+        let (low_bytes, high_bytes) = in_bytes(words);
         store_bytes(&mut low[row], low_bytes);
         store_bytes(bytemuck::cast_mut(&mut high[row]), high_bytes);
     }
@@ -223,11 +230,16 @@ fn multiply(tiles: &Tiles, records: usize, scratch: &mut Scratch) {
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 fn add(index: usize, first: usize, scratch: &Scratch, sums: &mut [[f32; BLOCK]]) {
-    for (n, sums) in sums.iter_mut().enumerate() {
-        let dot = |t: usize| {
-            let Halves { high, low } = &scratch.sums[t / 2];
-            _mm512_add_epi32(_mm512_slli_epi32::<8>(ints(&high[t % 2].0[n])), ints(&low[t % 2].0[n]))
-        };
-        scratch.of_strip.terms[first + n].add(index, &[dot(0), dot(1), dot(2), dot(3)], sums);
+    let [first_half, second_half] = &scratch.sums;
+    for (n, sums) in sums.iter_mut().enumerate().take(ROWS) {
+        let dots = [dot(first_half, 0, n), dot(first_half, 1, n), dot(second_half, 0, n), dot(second_half, 1, n)];
+        scratch.of_strip.terms[first + n].add(index, &dots, sums);
     }
+}
+
+/// Sums of factors and codes, of column `n` and sixteen weights.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn dot(Halves { high, low }: &Halves, tile: usize, n: usize) -> __m512i {
+    _mm512_add_epi32(_mm512_slli_epi32::<8>(ints(&high[tile].0[n])), ints(&low[tile].0[n]))
 }
