@@ -307,7 +307,7 @@ def test_a_profile_of_heads_is_learned_and_used(tale: Path, cli: Cli, tmp_path: 
     assert rows[1]["needed_bytes_per_token"] < rows[0]["needed_bytes_per_token"]
     assert 0 < rows[1]["mean_kl"] < 1
     shown = cli("generate", tale, "--prompt", "Once", "--query-heads", "0.5", "--max-new-tokens", "3")
-    assert "50 % of query heads" in shown.stderr
+    assert "50 % of query heads (2 of 4)" in shown.stderr
 
 
 def test_batches_of_both_kinds_through_branches(small: Path) -> None:

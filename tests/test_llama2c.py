@@ -235,9 +235,9 @@ def _twins(model: Path) -> None:
     ("breaks", "error", "message"),
     [
         (_cut, CheckpointError, "its llama2.c header asks for"),
-        (_stub, CheckpointError, "is no llama2.c model: it has 3 bytes"),
+        (_stub, CheckpointError, "nor a llama2.c file: it has 3 bytes"),
         (_later_version, UnsupportedError, "llama2.c file of version 2"),
-        (_noise, CheckpointError, "is no llama2.c model"),
+        (_noise, CheckpointError, "nor a llama2.c file, whose first bytes would be sizes: here a width of"),
         (_no_tokenizer, CheckpointError, "tok259.bin or tokenizer.bin beside .* --tokenizer"),
         (_short_tokenizer, CheckpointError, "has 200 pieces; the model has 259"),
         (_cut_tokenizer, CheckpointError, "ends inside piece 258 of 259"),

@@ -245,7 +245,7 @@ def test_what_plan_says_is_least_is_enough(tale: Path, measured: Callable[[Path]
     found = rates_of(tale)
     least = make(shape_of(tale), asked(), BITS4, found).least
     plan = make(shape_of(tale), asked(least), BITS4, found)
-    assert plan.budget.fixed < (1 << 20) + budget._JITTER, "what rounding to whole MiB leaves"
+    assert plan.budget.fixed < (1 << 20) + budget.JITTER, "what rounding to whole MiB leaves"
     assert plan.expected.rates.read(1 << 20) == kept.read_gbps(1 << 20)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,16 @@ def tuned_tale(tale: Path, tmp_path: Path) -> Path:
             Recipe(8, 8, 8, 8, Sparse("plane", (Above((1.0, 0.5, None), 0.3),))),
             "attn 8, head 8, embed 8 bits; at most 30 % of neurons by plane, all at 8 bits in prompts",
         ),
+        (replace(Recipe.dense(8), query_heads=(0.01,)), "8 bits; 1 % of query heads (1 of 4)"),
+        (
+            replace(Recipe.dense(8), query_heads=(0.5, 1.0)),
+            "8 bits; 50 to 100 % of query heads (2 to 4 of 4)",
+        ),
     ],
 )
 def test_recipes_in_words(recipe: Recipe, words: str) -> None:
-    assert recipe_words(recipe) == words
-    assert chosen_words(Chosen(recipe, "balanced", MEASURED)) == (
+    assert recipe_words(recipe, 4) == words
+    assert chosen_words(Chosen(recipe, "balanced", MEASURED), 4) == (
         f"balanced: {words} (measured KL 1.23e-02 nats, 95 %: 1.00e-02 to 1.50e-02; perplexity 9.5; "
         "3.0 MiB a token, 6.25 bits per FFN weight)"
     )

@@ -5,6 +5,7 @@ A message says in one line what was wrong, where, and what to do: the command li
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -38,7 +39,29 @@ class StoreIOError(M2CacheError, OSError):
 
 
 class BudgetError(M2CacheError):
-    """A cache or memory budget is too small; the message names the least that works."""
+    """A cache or memory budget is too small; the message names the least that works.
+
+    `ways`: arguments that make it need less, each with how: ("ctx", "a shorter {}").
+    """
+
+    def __init__(self, message: str = "", ways: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.message, self.ways = message, tuple(ways)
+
+    def __str__(self) -> str:
+        return self.told({name: name for name, _ in self.ways})
+
+    def told(self, names: Mapping[str, str]) -> str:
+        """The message, with the ways of those arguments that `names` has, by these names."""
+        return "; ".join(filter(None, [self.message, less(self.ways, names)]))
+
+
+def less(ways: Sequence[tuple[str, str]], names: Mapping[str, str]) -> str:
+    """What needs less, in words: of all ways those that `names` has. Empty where it has none."""
+    *first, last = [how.format(names[name]) for name, how in ways if name in names] or [""]
+    listed = f"{', '.join(first)} or {last}" if first else last
+    plural = bool(first) and last.startswith("fewer")
+    return f"{listed} {'need' if plural else 'needs'} less" if last else ""
 
 
 class NumericsError(M2CacheError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Annotated
 
 import typer
@@ -38,8 +39,16 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "doctor": doctor,
 }
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are a line and an exit code, and advise its own options."""
+    names = signature(function).parameters
+    return output.exit_codes({name: f"--{name.replace('_', '-')}" for name in names})(function)
+
+
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(output.exit_codes()(_command))
+    app.command(_name)(guarded(_command))
 
 
 def _version(wanted: bool) -> None:

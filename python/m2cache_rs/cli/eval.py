@@ -123,7 +123,8 @@ def evaluate(
         from m2cache_rs.eval.plot import draw
 
         draw(plot, f"{store.name}, {reports[0]['tokens']} tokens of {text.name}", reports)
-    said = [chosen_words(chosen) for _, _, chosen in rows] + ["run by llama.cpp"] * len(gguf or [])
+    heads = opened.architecture.heads
+    said = [chosen_words(chosen, heads) for _, _, chosen in rows] + ["run by llama.cpp"] * len(gguf or [])
     _show(reports, said, peak_rss(), json)
 
 

@@ -186,7 +186,8 @@ def _take(tokens: Iterable[Token], show: bool) -> _Run:
 def _ahead(model: Model, expected: Expectation | None, why: str) -> str:
     """What is to be expected, before it starts."""
     speed = speed_words(expected) if expected else f"no speed foreseen: {why}"
-    numbers = f"{chosen_words(model.chosen)}, {activation_words(model.precision, model.act)}"
+    chosen = chosen_words(model.chosen, model.architecture.heads)
+    numbers = f"{chosen}, {activation_words(model.precision, model.act)}"
     memory = budget_words(model.budget, model.context)
     return f"{numbers}, keys and values in {model.kv}; memory {memory}; {speed}"
 

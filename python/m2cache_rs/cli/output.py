@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from m2cache_rs.errors import M2CacheError
+from m2cache_rs.errors import BudgetError, M2CacheError, less
 
 if TYPE_CHECKING:
     from m2cache_rs.cli.bar import Show
@@ -20,6 +20,7 @@ ERROR = 2
 INTERRUPTED = 130
 # What a shell reports for a program that SIGPIPE ended.
 BROKEN_PIPE = 141
+_WAYS = (("dram", "a smaller {}"), ("cache", "a smaller {}"), ("precision", "a lower {}"))
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -34,8 +35,12 @@ def make_streams_safe() -> None:
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turns what a command raises into one line on stderr and the promised exit code (a decorator, too)."""
+def exit_codes(options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turns what a command raises into one line on stderr and the promised exit code (a decorator, too).
+
+    `options`: the command's, by name.
+    """
+    named = options or {}
     try:
         yield
         sys.stdout.flush()
@@ -45,13 +50,15 @@ def exit_codes() -> Iterator[None]:
         _forget_stdout()
         raise SystemExit(BROKEN_PIPE) from None
     except MemoryError:
-        stop(ERROR, "error: out of memory; a smaller --dram (or --cache) or a lower --precision needs less")
+        stop(ERROR, "; ".join(filter(None, ["error: out of memory", less(_WAYS, named)])))
     except (ImportError, SystemError) as error:
         # SystemError: a library that lost the MemoryError of its own loading.
         if not _mapping_refused():
             raise
         reason = str(error).strip().splitlines()[-1].removeprefix("Original error was: ")
         stop(ERROR, f"error: ulimit -v leaves too little address space for the libraries: {reason}")
+    except BudgetError as error:
+        stop(ERROR, f"error: {error.told(named)}")
     except M2CacheError as error:
         stop(ERROR, f"error: {error}")
     except OSError as error:

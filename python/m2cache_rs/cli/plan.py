@@ -103,7 +103,7 @@ def _show(chosen: Plan, plans: Plans, regimes: Regimes, json: bool) -> None:
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     expected = plan.expected
-    yield "recipe", chosen_words(plan.chosen)
+    yield "recipe", chosen_words(plan.chosen, plan.subject.architecture.heads)
     yield "memory", budget_words(plan.budget, plan.positions)
     parts = (f"{part} {format_size(size * plan.share)}" for part, size in plan.subject.weights.stored.items())
     yield "fixed weights", f"{plan.share:.0%} of every part: {', '.join(parts)}"

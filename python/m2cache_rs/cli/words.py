@@ -24,17 +24,26 @@ def level_words(precision: Precision) -> str:
     return ", ".join(f"{part} {bits}" for part, bits in zip(PARTS, levels, strict=True)) + " bits"
 
 
-def chosen_words(chosen: Chosen) -> str:
-    """A recipe, by its name where it has one that was tuned, and what it was measured to cost."""
+def chosen_words(chosen: Chosen, heads: int) -> str:
+    """A recipe, by its name where it has one that was tuned, and what it was measured to cost.
+
+    `heads`: query heads that the model has.
+    """
     name = f"{chosen.name}: " if chosen.name not in ("", "exact") else ""
     cost = f" ({measured_words(chosen.measured)})" if chosen.measured else ""
-    return f"{name}{recipe_words(chosen.recipe)}{cost}"
+    return f"{name}{recipe_words(chosen.recipe, heads)}{cost}"
 
 
-def recipe_words(recipe: Recipe) -> str:
-    """What is computed: levels, which neurons of the FFN, and which query heads."""
+def recipe_words(recipe: Recipe, heads: int) -> str:
+    """What is computed: levels, which neurons of the FFN, and which query heads, of so many."""
     if recipe.query_heads is not None:
-        return f"{_neuron_words(recipe)}; {_span(list(recipe.query_heads))} of query heads"
+        from m2cache_rs.recipe.cut import rounded
+
+        counts = sorted({rounded(share, heads) for share in recipe.query_heads})
+        some = " to ".join(dict.fromkeys([str(counts[0]), str(counts[-1])]))
+        return (
+            f"{_neuron_words(recipe)}; {_span(list(recipe.query_heads))} of query heads ({some} of {heads})"
+        )
     return _neuron_words(recipe)
 
 

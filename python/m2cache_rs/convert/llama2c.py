@@ -43,7 +43,9 @@ class Header:
     def parse(cls, path: Path, start: bytes) -> Header:
         """Reads the first 28 bytes. Raises `CheckpointError`, `UnsupportedError`."""
         if len(start) < _HEADER.size:
-            raise CheckpointError(f"{path} is no llama2.c model: it has {len(start)} bytes")
+            raise CheckpointError(
+                f"{path} is neither a model directory nor a llama2.c file: it has {len(start)} bytes"
+            )
         values = _HEADER.unpack(start)
         if values[0] == _MAGIC:
             raise UnsupportedError(
@@ -53,8 +55,18 @@ class Header:
         header = cls(hidden, ffn, layers, heads, kv_heads, abs(vocab), context, vocab > 0)
         sane = all(0 < size < 1 << 24 for size in (hidden, ffn, layers, heads, kv_heads, abs(vocab), context))
         if not sane or hidden % heads or heads % kv_heads:
-            raise CheckpointError(f"{path} is no llama2.c model: its header says {values}")
+            raise CheckpointError(
+                f"{path} is neither a model directory nor a llama2.c file, whose first bytes would be sizes: "
+                f"here {header._words()}; name a directory with config.json and *.safetensors, or a "
+                "llama2.c .bin"
+            )
         return header
+
+    def _words(self) -> str:
+        return (
+            f"a width of {self.hidden}, {self.layers} layers, {self.heads} heads ({self.kv_heads} of keys "
+            f"and values), {self.vocab} tokens"
+        )
 
     @property
     def head_dim(self) -> int:

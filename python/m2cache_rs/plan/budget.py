@@ -27,6 +27,9 @@ _UNTOUCHED = 4 * _MIB
 # Two opens of one store differ by that much in what they measure; the least budget named works next time too.
 JITTER = _MIB
 
+WAYS = (("precision", "a lower {}"), ("ctx", "a shorter {}"), ("max_new_tokens", "fewer {}"))
+"""Arguments that a model needs less with."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -137,7 +140,7 @@ def split(dram: int, weights: Weights, costs: Costs) -> Budget:
     Raises BudgetError naming the least cap that works: ring slots for one step and no fixed weights.
     """
     if dram < costs.total + weights.least:
-        raise BudgetError(too_small(dram, weights, costs))
+        raise BudgetError(too_small(dram, weights, costs), WAYS)
     return with_cache(dram, min(weights.all, dram - costs.total), weights, costs)
 
 
@@ -161,8 +164,7 @@ def too_small(dram: int, weights: Weights, costs: Costs) -> str:
     return (
         f"a budget of {format_size(dram)} is too small for this model at this precision and context: the "
         f"least that works is {least} bytes ({format_size(least)}): process {base}, keys and values {kv}, "
-        f"scratch {scratch}{_predictor(costs)}, weights {ring}; "
-        "a lower --precision, a shorter --ctx or fewer --max-new-tokens need less"
+        f"scratch {scratch}{_predictor(costs)}, weights {ring}"
     )
 
 

@@ -69,7 +69,10 @@ def check_in_turn(wish: Wish, needs: Sequence[tuple[Weights, Costs]], peak: int)
     for weights, costs in needs:
         opened.append((weights, replace(costs, base=costs.base + before)))
         before = max(before, costs.scratch)
-    choose(wish, *max(opened, key=lambda one: budget.least_dram(*one)), peak)
+    try:
+        choose(wish, *max(opened, key=lambda one: budget.least_dram(*one)), peak)
+    except BudgetError as error:
+        raise BudgetError(error.message) from None
 
 
 def _given_cache(wanted: int, weights: Weights, costs: Costs) -> Budget:
@@ -102,8 +105,9 @@ def _default(weights: Weights, costs: Costs) -> Budget:
     if free < weights.least:
         raise BudgetError(
             f"this model at this precision needs a cache of at least {format_size(weights.least)}, and only "
-            f"{format_size(max(free, 0))} of memory is free for it beside a margin: free some, lower the "
-            "precision, --ctx or --max-new-tokens, or give --dram"
+            f"{format_size(max(free, 0))} of memory is free for it beside a margin: free some, or cap the "
+            "process (dram)",
+            budget.WAYS,
         )
     if free < weights.all:
         _LOG.warning(
