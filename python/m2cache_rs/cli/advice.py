@@ -32,7 +32,11 @@ def _cores(report: dict[str, Any]) -> Iterator[Finding]:
         )
     if refused := report["cpu"]["isa_refused"]:
         why, remedy = refused
-        yield "AMX is there, but is not used", f"{why}; prompts take kernels for {report['cpu']['isa']}", remedy
+        yield (
+            "AMX is there, but is not used",
+            f"{why}; prompts take kernels for {report['cpu']['isa']}",
+            remedy,
+        )
     dot, memory = measured["kernels"]["4"]["dot_gbps"], measured["memory_gbps"]
     if dot and memory and dot < memory / 2:
         yield (

@@ -181,9 +181,11 @@ def ticker(label: str) -> Iterator[Callable[[float], None] | None]:
 
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "bytes") -> Iterator[Show]:
-    """A bar on stderr where that is a terminal; yields what is told how much is done."""
+    """A bar on a terminal, else a line on stderr now and then; yields what is told how much is done."""
     if not sys.stderr.isatty():
-        yield lambda done, /, **_: None
+        from m2cache_rs.cli.lines import Lines
+
+        yield Lines(label, total, unit, note)
         return
     from m2cache_rs.cli.bar import bar
 
