@@ -10,7 +10,7 @@ from m2cache_rs._core import isa
 
 from tests.reference.shared import shared_folder
 
-pytest_plugins = ["tests.stores", "tests.benches"]
+pytest_plugins = ["tests.stores", "tests.benches", "tests.tuning"]
 
 # A background job inherits an ignored SIGINT, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,12 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from m2cache_rs import Model
 from m2cache_rs._core import Engine
@@ -20,44 +18,18 @@ from m2cache_rs.errors import StoreIOError, UsageError
 from m2cache_rs.eval.run import evaluate
 from m2cache_rs.plan.budget import scratch_bytes
 from m2cache_rs.recipe import tuned
-from m2cache_rs.recipe.cut import Shares
-from m2cache_rs.recipe.predictors import path_of
-from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
+from m2cache_rs.recipe.recipe import Dense, Recipe
 from m2cache_rs.runtime import session
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.tune import meter, model, reference, run
 from m2cache_rs.tune.goal import Goal
-from m2cache_rs.tune.layers import UNIFORM, of_active, options
+from m2cache_rs.tune.layers import UNIFORM, options
 from m2cache_rs.tune.meter import cut
 from m2cache_rs.tune.model import Settings, tuning, widest
 from m2cache_rs.tune.ranking import Ranking
-from safetensors.numpy import save_file
 
 from tests.stores import Shown
-
-TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n" * 8
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handful of choices a layer instead of thirty: the rest is for quality."""
-    chosen = [*UNIFORM.values(), (0.0, 0.25, 0.75), of_active(0.5, (0.0, 0.5, 0.5))]
-    monkeypatch.setattr(run, "options", lambda planes: chosen)
-
-
-@pytest.fixture
-def store(tale: Path, tmp_path: Path) -> Path:
-    """A copy whose profiles are this test's own."""
-    copy = tmp_path / "tale.m2c"
-    shutil.copytree(tale, copy, copy_function=os.link)
-    return copy
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text"
-    path.write_text(TEXT)
-    return path
+from tests.tuning import TEXT, give_predictors
 
 
 @pytest.mark.usefixtures("few")
@@ -102,130 +74,6 @@ def test_a_goal_gives_one_recipe(store: Path, text: Path, tmp_path: Path, shown:
     assert found["measured"]["bytes"] <= 7.5e6
 
 
-def give_predictors(store: Path, *names: str) -> None:
-    """Of rank 4, which predict nothing."""
-    opened, rng = Opened(store), np.random.default_rng(0)
-    spec = opened.architecture
-    shapes = {"down": (4, spec.hidden), "up": (spec.ffn, 4), "bias": (spec.ffn,), "weight": (spec.ffn,)}
-    found = {
-        f"layer.{layer}.{part}": rng.random(shape, np.float32)
-        for layer in range(spec.layers)
-        for part, shape in shapes.items()
-    }
-    (store / "profiles").mkdir()
-    for name in names:
-        about = {"store": opened.manifest["id"], "kind": "svd", "bits": "8"}
-        save_file(found, path_of(store, name), about)
-
-
-@pytest.mark.parametrize(
-    ("options", "left"),
-    [([], lambda kept: min(1, 2 * kept)), (["--candidates", 0.7], lambda kept: max(0.7, kept))],
-)
-@pytest.mark.usefixtures("few")
-def test_a_cascade_is_tuned_with_candidates_of_every_layer(
-    options: list[object], left: Callable[[float], float], store: Path, text: Path, shown: Shown
-) -> None:
-    give_predictors(store, "svd")
-    command = [
-        "tune",
-        store,
-        "--force",
-        "--text",
-        text,
-        "--tokens",
-        32,
-        "--select",
-        "cascade",
-        "--json",
-        "--bits",
-        7,
-    ]
-    code, out, err = shown(*command, *options)
-    assert code == 0, err
-    found = json.loads(out)["found"]["asked"]
-    recipe = Recipe.from_dict(found["recipe"])
-    assert isinstance(recipe.ffn, Sparse)
-    kept = [cut.active for cut in recipe.ffn.layers if isinstance(cut, Shares)]
-    assert recipe.ffn.candidates == tuple(map(left, kept))
-    assert found["measured"]["bits"] <= 7
-
-
-@pytest.mark.usefixtures("few")
-def test_a_tuned_recipe_names_its_predictor(store: Path, text: Path, shown: Shown) -> None:
-    give_predictors(store, "one", "two")
-    command = [
-        "tune",
-        store,
-        "--force",
-        "--text",
-        text,
-        "--tokens",
-        32,
-        "--select",
-        "lowrank",
-        "--predictor",
-        "two",
-    ]
-    code, _, err = shown(*command)
-    assert code == 0, err
-    kept = tuned.load(store, Opened(store).manifest["id"])
-    assert kept is not None
-    assert [one.recipe.predictor for one in kept.values() if isinstance(one.recipe.ffn, Sparse)]
-    for name, one in kept.items():
-        assert one.recipe.predictor == ("two" if isinstance(one.recipe.ffn, Sparse) else None)
-        with Model.open(store, quality=name) as model:
-            assert model.stats()["recipe"]["recipe"] == one.recipe.to_dict()
-
-
-@pytest.mark.usefixtures("few")
-def test_what_was_measured_with_another_predictor_is_not_told(
-    store: Path, text: Path, shown: Shown, caplog: pytest.LogCaptureFixture
-) -> None:
-    give_predictors(store, "svd", "other")
-    command = [
-        "tune",
-        store,
-        "--force",
-        "--text",
-        text,
-        "--tokens",
-        32,
-        "--select",
-        "lowrank",
-        "--predictor",
-        "svd",
-    ]
-    assert shown(*command)[0] == 0
-    kept = tuned.load(store, Opened(store).manifest["id"])
-    assert kept is not None
-    ranked = {name: one for name, one in kept.items() if one.recipe.predictor}
-    assert ranked, "one of three recipes leaves neurons out"
-    assert {name for name, one in kept.items() if one.files} == set(ranked)
-    name, found = next(iter(ranked.items()))
-    path = path_of(store, "svd")
-    before = path.read_bytes()
-    for content, measured in ((path_of(store, "other").read_bytes(), None), (before, found.measured)):
-        # Another file of the same size that was made in the same moment.
-        path.write_bytes(content[:-4] + (bytes(4) if measured is None else content[-4:]))
-        caplog.clear()
-        with Model.open(store, quality=name) as model:
-            assert model.recipe == found.recipe
-            assert model.chosen.measured == measured
-        told = f"{name} was tuned with another predictor-svd.safetensors" in caplog.text
-        assert told == (measured is None)
-    path.write_bytes(before[:-4] + bytes(4))
-    caplog.clear()
-    code, _, err = shown("generate", store, "-p", "In the", "--max-new-tokens", 3, "--quality", name)
-    assert code == 0
-    assert caplog.text.count("what it costs is not known") == 1
-    assert f"m2cache: {name}: " in err
-    assert "measured KL" not in err
-    code, out, _ = shown("eval", store, "--text", text, "--tokens", 32, "--quality", name, "--json")
-    assert (code, json.loads(out)["measured"]) == (0, None)
-    assert json.loads(out)["mean_kl"] > 0
-
-
 @pytest.mark.usefixtures("few")
 def test_what_is_measured_is_what_the_recipe_gives_in_a_model_of_its_own(
     store: Path, monkeypatch: pytest.MonkeyPatch
@@ -267,17 +115,6 @@ def test_no_recipe_that_is_searched_needs_more_than_the_model_was_opened_for(
         recipe = replace(base, ffn=ffn)
         assert opened.weights(base, [room, recipe]).all == have.all
         assert scratch_bytes(spec, recipe, "auto", 256, 2) <= kept
-
-
-@pytest.mark.usefixtures("few")
-def test_bytes_of_a_predictor_are_part_of_the_budget(store: Path) -> None:
-    """Allocations that fill the rest: without them nothing but uniform levels would fit."""
-    give_predictors(store, "one")
-    with tuning(store, TEXT, Settings(tokens=32, select="lowrank"), lambda done, total: None) as run:
-        shares = [UNIFORM[8], *[of_active(0.5, (0.0, 0.5, 0.5))] * (run.meter.layers - 1)]
-        point = run.meter.point("", shares)
-        assert run.meter.ranking.bytes > 0
-        assert point.bytes == pytest.approx(run.tuner.size(shares) + run.meter.ranking.bytes, rel=1e-9)
 
 
 def test_parts_beside_the_ffn_have_the_precision_and_prompts_the_best(store: Path) -> None:

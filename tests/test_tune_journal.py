@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from m2cache_rs import UsageError
 from m2cache_rs.tune import run
@@ -24,8 +23,8 @@ from m2cache_rs.tune.meter import Meter
 from m2cache_rs.tune.model import Settings, tuning
 
 from tests.stores import Shown
+from tests.tuning import TEXT
 
-TEXT = "In the beginning God created the heaven and the earth. And the earth was without form.\n" * 8
 ABOUT = {"store": "id", "text": "digest"}
 CHOICES = [*UNIFORM.values(), (0.0, 0.25, 0.75)]
 
@@ -49,21 +48,6 @@ main()
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handful of choices a layer instead of thirty."""
     monkeypatch.setattr(run, "options", lambda planes: CHOICES)
-
-
-@pytest.fixture
-def store(tale: Path, tmp_path: Path) -> Path:
-    """A copy whose profiles are this test's own."""
-    copy = tmp_path / "tale.m2c"
-    shutil.copytree(tale, copy, copy_function=os.link)
-    return copy
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text"
-    path.write_text(TEXT)
-    return path
 
 
 @pytest.fixture
@@ -111,6 +95,7 @@ def test_points_come_back_to_the_bit_and_by_the_name_that_is_asked_for(tmp_path:
         assert journal.find("", (UNIFORM[4],)) is None
 
 
+@settings(max_examples=40, deadline=None)
 @given(at=st.integers(0, 2000))
 def test_a_line_that_a_kill_cut_short_is_measured_again(
     tmp_path_factory: pytest.TempPathFactory, at: int
@@ -128,6 +113,7 @@ def test_a_line_that_a_kill_cut_short_is_measured_again(
     assert path.read_bytes() == content
 
 
+@settings(max_examples=40, deadline=None)
 @given(at=st.integers(0, 2000), bit=st.integers(0, 7))
 def test_a_damaged_journal_is_set_aside(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
     store = tmp_path_factory.mktemp("store")
