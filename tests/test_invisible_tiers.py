@@ -19,7 +19,7 @@ from m2cache_rs import Model
 from m2cache_rs._core import Engine
 from m2cache_rs.convert import convert
 from m2cache_rs.errors import UsageError
-from m2cache_rs.runtime import session
+from m2cache_rs.runtime import start
 from m2cache_rs.runtime.decoder import Batch, Kind
 from numpy.typing import NDArray
 
@@ -84,7 +84,7 @@ def opened(store: Path, bits: int, reader: str, setup: Setup) -> Iterator[tuple[
     def engine(*arguments: Any, **options: Any) -> Engine:
         return Engine(*arguments, setup.lookahead, **options)
 
-    with patch.dict(os.environ, {"M2CACHE_FAULTS": setup.faults}), patch.object(session, "Engine", engine):
+    with patch.dict(os.environ, {"M2CACHE_FAULTS": setup.faults}), patch.object(start, "Engine", engine):
         model = Model.open(
             store, cache=size, precision=bits, verify=setup.verify, threads=setup.threads, io=reader
         )

@@ -21,7 +21,7 @@ from m2cache_rs.eval.models import Asked, open_all
 from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.recipe.dial import Chosen
 from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
-from m2cache_rs.runtime import session
+from m2cache_rs.runtime import start
 from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import Batch, Floats, Kind
 from m2cache_rs.runtime.opening import Opened
@@ -210,7 +210,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
         engines.append(Engine(*arguments, **options))
         return engines[-1]
 
-    monkeypatch.setattr(session, "Engine", opening)
+    monkeypatch.setattr(start, "Engine", opening)
     return engines
 
 

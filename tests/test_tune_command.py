@@ -19,7 +19,7 @@ from m2cache_rs.eval.run import evaluate
 from m2cache_rs.plan.budget import scratch_bytes
 from m2cache_rs.recipe import tuned
 from m2cache_rs.recipe.recipe import Dense, Recipe
-from m2cache_rs.runtime import session
+from m2cache_rs.runtime import start
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.tune import meter, model, reference, run
 from m2cache_rs.tune.goal import Goal
@@ -85,7 +85,7 @@ def test_what_is_measured_is_what_the_recipe_gives_in_a_model_of_its_own(
         engines.append(Engine(*arguments, **options))
         return engines[-1]
 
-    monkeypatch.setattr(session, "Engine", opening)
+    monkeypatch.setattr(start, "Engine", opening)
     with tuning(store, TEXT, Settings(tokens=48), lambda done, total: None) as run:
         run.dial()
         points = [run.meter.point("", shares) for shares in list(run.meter._known)[::7]]

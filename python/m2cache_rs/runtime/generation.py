@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2cache_rs.config import Sampling
 from m2cache_rs.errors import UsageError, integer
-from m2cache_rs.runtime.decoder import Batch, Ids, Kind
+from m2cache_rs.models import Architecture
+from m2cache_rs.runtime.assets import Assets
+from m2cache_rs.runtime.decoder import Batch, Floats, Ids, Kind, Observer, Progress
 from m2cache_rs.runtime.sampling import sample
 from m2cache_rs.runtime.text import Detokenizer, StopStrings
-
-if TYPE_CHECKING:
-    from m2cache_rs.runtime.session import Model
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -44,6 +44,33 @@ class Request:
     seed: int = 0
     stops: tuple[str, ...] = ()
     progress: Callable[[float], None] | None = None
+
+
+class Speaker(Protocol):
+    """What a generation asks of a model."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the model is."""
+
+    @property
+    def assets(self) -> Assets:
+        """Its end-of-text ids."""
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+
+    def sequence(self, length: int) -> AbstractContextManager[int]:
+        """A new sequence for a prompt of that many tokens, freed at the end."""
+
+    def forward(
+        self,
+        batch: Batch,
+        want: NDArray[np.bool_] | None = None,
+        observer: Observer | None = None,
+        progress: Progress | None = None,
+    ) -> Floats:
+        """Logits of the wanted rows."""
 
 
 @dataclass
@@ -112,7 +139,7 @@ def token_ids(ids: Sequence[int] | Ids, vocab: int) -> Ids:
     return found.astype(np.uint32)
 
 
-def generate(model: Model, request: Request) -> Generator[Token]:
+def generate(model: Speaker, request: Request) -> Generator[Token]:
     """Yields the tokens of `request`. Closing the generator early frees its sequence."""
     ids = [int(one) for one in request.prompt]
     text, stops = Detokenizer(model.text_of, ids), StopStrings(request.stops)
@@ -132,7 +159,7 @@ def generate(model: Model, request: Request) -> Generator[Token]:
             ids.append(chosen)
 
 
-def _progress(model: Model, request: Request) -> PromptProgress | None:
+def _progress(model: Speaker, request: Request) -> PromptProgress | None:
     if request.progress is None:
         return None
     progress = PromptProgress(model.architecture.layers * len(request.prompt), request.progress)

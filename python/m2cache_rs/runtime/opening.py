@@ -86,11 +86,10 @@ class Opened(Shape):
             for layer, one in enumerate(heads.layers()):
                 engine.set_head_predictor(layer, one.weight, one.bias)
 
-    def predictor_files(self, recipe: Recipe) -> dict[Path, object]:
-        """Where what `give_predictors` reads lies, and what tells each file from one made anew."""
+    def predictor_files(self, recipe: Recipe) -> dict[Path, str]:
+        """The files that `give_predictors` reads, each with its digest."""
         read = (self.predictor(recipe), self.query_heads(recipe))
-        paths = [one.path for one in read if one is not None]
-        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+        return {one.path: one.digest for one in read if one is not None}
 
 
 def open_store(path: str | Path) -> Store:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from m2cache_rs.config import DECODE_BATCH
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.plan.shape import check_threads
+from m2cache_rs.recipe.dial import RecipeLike
+from m2cache_rs.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +52,10 @@ def check_sequences(sequences: int) -> int:
     if integer("sequences", sequences) < 1:
         raise UsageError(f"sequences is {sequences}; it must be at least 1")
     return sequences
+
+
+def several(serves: Any) -> Iterable[RecipeLike]:
+    """UsageError where `serves` is one recipe, or none."""
+    if isinstance(serves, str | os.PathLike | Mapping | Recipe) or not isinstance(serves, Iterable):
+        raise UsageError(f"serves is {serves!r:.60}; a list of recipes, their files or their names is needed")
+    return serves

@@ -33,8 +33,7 @@ class Running:
     """A backend that computes by one recipe at a time, from any threads: whoever holds `lock` takes it up.
 
     `give` hands the backend what a recipe ranks and chooses by; it has that of `first`. `files` tells where
-    that lies, and what tells a file from one made anew. `capped`: a budget for the whole process was asked
-    for.
+    that lies, each file with its digest. `capped`: a budget for the whole process was asked for.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Running:
         backend: Backend,
         first: Turn,
         give: Callable[[Recipe], None],
-        files: Callable[[Recipe], dict[Path, object]],
+        files: Callable[[Recipe], dict[Path, str]],
         recorder: Recorder | None = None,
         capped: bool = False,
     ) -> None:
@@ -121,8 +120,8 @@ class Running:
 
     def check_files(self, recipe: Recipe) -> None:
         """UsageError where a file that the recipe reads was made anew since the model first read it."""
-        for path, file in self._files(recipe).items():
-            if self._known.setdefault(path, file) != file:
+        for path, digest in self._files(recipe).items():
+            if self._known.setdefault(path, digest) != digest:
                 raise UsageError(f"{path} was made anew since this model read it: open the model again")
 
     def free(self, sequence: int) -> None:

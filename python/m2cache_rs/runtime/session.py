@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2cache_rs._core import Engine
-from m2cache_rs.config import DECODE_BATCH, PROMPT_CHUNK, PrecisionLike, Sampling, user_path
+from m2cache_rs.config import DECODE_BATCH, PROMPT_CHUNK, PrecisionLike, Sampling
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.machine.memory import peak_rss
 from m2cache_rs.models.rope import inverse_frequencies
@@ -25,25 +21,18 @@ from m2cache_rs.plan.planner import Expectation, expect
 from m2cache_rs.plan.shape import tell_idle_threads
 from m2cache_rs.plan.wish import Wish
 from m2cache_rs.recipe.dial import BandsLike, Chosen, Dial, RecipeLike
-from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.activations import ActivationRms
 from m2cache_rs.runtime.cost import ffn_cost, touched
-from m2cache_rs.runtime.cpu import CpuBackend
 from m2cache_rs.runtime.decoder import Backend, Batch, Decoder, Floats, Ids, Kind, Observer, Progress, pieces
 from m2cache_rs.runtime.described import Described
 from m2cache_rs.runtime.generation import Request, Token, generate, new_tokens, stop_strings, token_ids
 from m2cache_rs.runtime.opening import Opened
-from m2cache_rs.runtime.options import Options, check_sequences, choice
+from m2cache_rs.runtime.options import Options, check_sequences, choice, several
 from m2cache_rs.runtime.running import Running, Turn
 from m2cache_rs.runtime.sampling import check_finite
-from m2cache_rs.runtime.trace import Recorder
-
-if TYPE_CHECKING:
-    pass
+from m2cache_rs.runtime.start import Start
 
 __all__ = ["Model", "Token"]
-
-_LOG = logging.getLogger("m2cache_rs")
 
 _PATHS = {"prompt": (Kind.PROMPT, PROMPT_CHUNK), "decode": (Kind.DECODE, DECODE_BATCH)}
 
@@ -152,31 +141,21 @@ class Model(Described):
         wish = Wish.parse(dram, cache, reserve)
         opened = path if isinstance(path, Opened) else Opened(path)
         chosen = opened.choose(dial)
-        others = [opened.choose(Dial.named(one)).recipe for one in _several(serves)]
+        others = [opened.choose(Dial.named(one)).recipe for one in several(serves)]
         positions, sequences = opened.positions(ctx), check_sequences(sequences)
-        recipe, spec = chosen.recipe, opened.architecture
+        recipe = chosen.recipe
         budget = opened.budget(wish, recipe, act, positions, threads, kv, logit_rows, others, sequences)
-        turn, served = Turn(recipe, recipe.core(spec)), [one.core(spec) for one in others]
-        request = opened.request_bytes((recipe, *others))
-        given = opened.store, turn.core, act, budget.cache, verify, threads, io
-        engine = Engine(*given, request=request, serves=served)
-        opened.give_predictors(recipe, engine)
-        # Each sequence takes whole blocks of 64 positions.
-        capacity = None if dram is None else sequences * -(-positions // 64) * 64
-        backend = CpuBackend(engine, spec, kv, capacity)
-        counted = backend.stats()
-        budget = budget.placed(counted["ring_bytes"], counted["fixed_bytes"])
-        for note in counted["notes"]:
-            _LOG.warning("%s", note)
-        recorder = None
-        if trace is not None:
-            recorder = Recorder(user_path(trace), engine, opened.manifest["id"], recipe.precision)
-        if opened.manifest["synthetic"]:
-            _LOG.warning("%s is synthetic: random weights, whose text means nothing", opened.path)
-        give = partial(opened.give_predictors, engine=engine)
-        files = opened.predictor_files
-        running = Running(backend, turn, give, files, recorder, capped=dram is not None)
-        return cls(opened, options, chosen, budget, positions, running, turn)
+        start = Start(
+            options=options,
+            recipe=recipe,
+            serves=others,
+            positions=positions,
+            sequences=sequences,
+            capped=dram is not None,
+            trace=trace,
+        )
+        running, budget = start.run(opened, budget)
+        return cls(opened, options, chosen, budget, positions, running, running.first)
 
     def serving(self, recipe: RecipeLike | None = None, *, quality: str | None = None) -> Model:
         """This model by another recipe: the same open store, weight cache, keys and values and budget.
@@ -417,9 +396,3 @@ class Model(Described):
             room = f"{self._opened.room(self.context)} takes 1 to {self.context}"
             raise UsageError(f"{len(checked)} token ids were given; {room}")
         return checked
-
-
-def _several(serves: Any) -> Iterable[RecipeLike]:
-    if isinstance(serves, str | os.PathLike | Mapping | Recipe) or not isinstance(serves, Iterable):
-        raise UsageError(f"serves is {serves!r:.60}; a list of recipes, their files or their names is needed")
-    return serves
