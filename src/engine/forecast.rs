@@ -3,7 +3,7 @@
 
 use super::busy;
 use super::chosen::{listed, under_checks};
-use super::parts;
+use super::parts::Reach;
 use super::room::Room;
 use super::schedule::Schedule;
 use super::walk::{Part, Walk, WalkId};
@@ -15,7 +15,7 @@ use crate::prefetch::runs;
 use crate::select::{ActiveSet, Generator, choose};
 use crate::store::Catalog;
 use crate::tier::{Dram, Place};
-use crate::types::{CHUNK, Kind, LEVELS, Level, Matrix, Plane};
+use crate::types::{CHUNK, Kind, LEVELS, Matrix, Plane};
 use serde::Serialize;
 
 /// Of one decoded token. Where thresholds choose the neurons, in `certified` and of query heads it is the most.
@@ -59,7 +59,7 @@ impl Forecast {
         token.sweep(schedule.walk(WalkId::Head)?);
         let mut ranking = Ranking::new(arch);
         for layer in 0..arch.layers {
-            for part in swept(recipe) {
+            for part in swept(recipe, &schedule) {
                 token.sweep(schedule.walk(WalkId::Layer(layer, part))?);
             }
             if let Ffn::Sparse(sparse) = &recipe.ffn {
@@ -70,16 +70,11 @@ impl Forecast {
     }
 }
 
-/// The parts of a layer of which a decode token may read every block.
-fn swept(recipe: &Recipe) -> Vec<Part> {
-    let mut parts = parts::taken(recipe, Kind::Decode);
-    parts
-        .extend([Matrix::Q, Matrix::O].map(Part::Attention).into_iter().filter(|part| parts::is_chosen(recipe, *part)));
-    if let Ffn::Certified(level) = recipe.ffn {
-        let more = LEVELS.into_iter().filter(|of| *of < level && *of != Level::L4).map(Part::Scan);
-        parts.extend(more.chain([Part::Rest]));
-    }
-    parts
+/// The parts of a layer of which a decode token may read every block: all but those of neurons that are ranked.
+fn swept(recipe: &Recipe, schedule: &Schedule) -> Vec<Part> {
+    let chosen = schedule.reached(Kind::Decode, Reach::Chosen).into_iter();
+    let chosen = chosen.filter(|part| recipe.sparse().is_none() || matches!(part, Part::Attention(_)));
+    schedule.reached(Kind::Decode, Reach::Swept).into_iter().chain(chosen).collect()
 }
 
 /// A decoded token and what it has read so far.

@@ -2,11 +2,13 @@
 
 use super::Engine;
 use super::counted::Attended;
+use super::parts::{Reach, reach};
+use super::walk::Part;
 use crate::config::{Architecture, Cut};
 use crate::error::{Error, Result};
 use crate::kernels::project::Inputs;
 use crate::select::{ActiveSet, HeadScores, choose};
-use crate::types::{CHUNK, Kind, Level};
+use crate::types::{CHUNK, Kind, Level, Matrix};
 use std::ops::Range;
 
 /// What chooses heads, and what decode tokens touched of attention.
@@ -51,7 +53,7 @@ impl Engine {
 
     /// Whether tokens of a kind have some heads only.
     pub(super) fn chooses(&self, kind: Kind) -> bool {
-        kind == Kind::Decode && self.recipe.query_heads.is_some()
+        reach(&self.recipe, kind, Part::Attention(Matrix::Q)) == Reach::Chosen
     }
 
     /// The query heads of some KV heads that tokens have. Those of a token rest on all heads, whichever are asked for.

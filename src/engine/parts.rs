@@ -1,8 +1,19 @@
-//! What a recipe has of every layer: its walks, and which of them are taken in any case.
+//! What a recipe has of every layer: its walks, and how tokens come to the records of each.
 
 use super::walk::Part;
 use crate::config::{Architecture, Ffn, Recipe, Sparse};
 use crate::types::{Kind, LEVELS, Level, Matrix};
+
+/// How tokens of a kind come to the records of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Every token takes all of them: they are read ahead.
+    Swept,
+    /// Which of them is known only while a token is computed.
+    Chosen,
+    /// They take none.
+    Unused,
+}
 
 /// The parts of a layer in the order of their steps, and what each reads.
 pub fn of_layer(arch: &Architecture, recipe: &Recipe, layer: usize) -> Vec<(Part, Vec<(Matrix, Level)>)> {
@@ -19,26 +30,28 @@ pub fn of_layer(arch: &Architecture, recipe: &Recipe, layer: usize) -> Vec<(Part
     parts
 }
 
-/// The parts that every token of a kind takes of a layer: what can be read ahead of it.
-pub fn taken(recipe: &Recipe, kind: Kind) -> Vec<Part> {
-    let attention = [Matrix::Q, Matrix::K, Matrix::V, Matrix::O].map(Part::Attention);
-    let mut parts: Vec<_> =
-        attention.into_iter().filter(|part| !(kind == Kind::Decode && is_chosen(recipe, *part))).collect();
-    parts.extend(match (kind, &recipe.ffn) {
-        (Kind::Prompt, _) => Some(Part::Ffn(recipe.prompt)),
-        (Kind::Decode, Ffn::Dense(level)) => Some(Part::Ffn(*level)),
-        (Kind::Decode, Ffn::Certified(_)) => Some(Part::Scan(Level::L4)),
-        // The scan of a cascade goes to the chunks that its predictor chose.
-        (Kind::Decode, Ffn::Sparse(sparse)) => {
-            sparse.selector.scans().filter(|_| sparse.selector.candidates(0).is_none()).map(Part::Scan)
-        }
-    });
-    parts
+/// How tokens of a kind come to the records of a part.
+pub fn reach(recipe: &Recipe, kind: Kind, part: Part) -> Reach {
+    match (kind, part) {
+        (Kind::Decode, Part::Attention(Matrix::Q | Matrix::O)) if recipe.query_heads.is_some() => Reach::Chosen,
+        (_, Part::Attention(_)) => Reach::Swept,
+        (Kind::Prompt, part) if part == Part::Ffn(recipe.prompt) => Reach::Swept,
+        (Kind::Decode, Part::Ffn(level)) if recipe.ffn == Ffn::Dense(level) => Reach::Swept,
+        (Kind::Decode, Part::Scan(level)) => scanned(&recipe.ffn, level),
+        (Kind::Decode, Part::Rest) => Reach::Chosen,
+        (Kind::Prompt | Kind::Decode, _) => Reach::Unused,
+    }
 }
 
-/// Whether decode tokens take some records of a part only, and prompt tokens all.
-pub fn is_chosen(recipe: &Recipe, part: Part) -> bool {
-    recipe.query_heads.is_some() && matches!(part, Part::Attention(Matrix::Q | Matrix::O))
+fn scanned(ffn: &Ffn, level: Level) -> Reach {
+    let all = match ffn {
+        Ffn::Dense(_) => return Reach::Unused,
+        // What 4 bits prove is not looked at any closer.
+        Ffn::Certified(_) => level == Level::L4,
+        // The scan of a cascade goes to the neurons that its predictor let through.
+        Ffn::Sparse(sparse) => sparse.selector.candidates(0).is_none(),
+    };
+    if all { Reach::Swept } else { Reach::Chosen }
 }
 
 fn at(matrices: &[Matrix], level: Level) -> Vec<(Matrix, Level)> {

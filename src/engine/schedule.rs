@@ -1,6 +1,6 @@
 //! The order in which a recipe asks for a model's records, and what that takes: from layout arithmetic alone.
 
-use super::parts;
+use super::parts::{self, Reach};
 use super::walk::{Part, Walk, WalkId};
 use super::widest::Widest;
 use crate::config::{Architecture, Recipe};
@@ -15,8 +15,8 @@ use std::sync::Arc;
 pub struct Schedule {
     /// What is walked through in every layer.
     parts: Vec<Part>,
-    /// How rarely each of these is read, 0 by every decoded token.
-    ranks: Vec<u8>,
+    /// How prompt and decode tokens come to the records of each of these.
+    reach: Vec<[Reach; 2]>,
     /// Those of each layer, in the order of its parts; then the head's.
     walks: Vec<Arc<Walk>>,
     /// The embedding, whose records are read one by one: it has no steps.
@@ -33,23 +33,26 @@ impl Schedule {
     pub fn new(arch: &Architecture, catalog: &Catalog, recipe: &Recipe) -> Result<Schedule> {
         let embedding = Walk::new(catalog, None, &[(Matrix::Embed, recipe.embed)])?;
         let widest = Widest::of_rows(catalog, &embedding);
-        let (parts, ranks, walks) = (vec![], vec![], vec![]);
-        let mut schedule = Schedule { parts, ranks, walks, embedding: Arc::new(embedding), widest };
+        let (parts, reach, walks) = (vec![], vec![], vec![]);
+        let mut schedule = Schedule { parts, reach, walks, embedding: Arc::new(embedding), widest };
         for layer in 0..arch.layers {
             let (parts, reads): (Vec<_>, Vec<_>) = parts::of_layer(arch, recipe, layer).into_iter().unzip();
-            schedule.ranks = parts.iter().map(|part| rank(recipe, *part)).collect();
+            let of = |part: &Part| [Kind::Prompt, Kind::Decode].map(|kind| parts::reach(recipe, kind, *part));
+            schedule.reach = parts.iter().map(of).collect();
             schedule.parts = parts;
             for (at, matrices) in reads.into_iter().enumerate() {
-                schedule.add(catalog, Walk::new(catalog, Some(layer), &matrices)?, schedule.ranks[at]);
+                let [_, decode] = schedule.reach[at];
+                schedule.add(catalog, Walk::new(catalog, Some(layer), &matrices)?, decode);
             }
         }
-        schedule.add(catalog, Walk::new(catalog, None, &[(arch.head_matrix(), recipe.head)])?, 0);
+        let head = Walk::new(catalog, None, &[(arch.head_matrix(), recipe.head)])?;
+        schedule.add(catalog, head, Reach::Swept);
         Ok(schedule)
     }
 
-    fn add(&mut self, catalog: &Catalog, mut walk: Walk, rank: u8) {
+    fn add(&mut self, catalog: &Catalog, mut walk: Walk, decode: Reach) {
         walk.first = self.steps();
-        self.widest = self.widest.max(Widest::of_walk(catalog, &walk, rank == CHOSEN));
+        self.widest = self.widest.max(Widest::of_walk(catalog, &walk, decode == Reach::Chosen));
         self.walks.push(Arc::new(walk));
     }
 
@@ -58,10 +61,22 @@ impl Schedule {
         &self.walks
     }
 
-    /// The same, each with how rarely it is read.
+    /// The same, each with how rarely it is read: by every decoded token, by those that choose it, by prompts alone.
     pub fn ranked(&self) -> impl Iterator<Item = (&Walk, u8)> {
-        let of = |at: usize| if at + 1 == self.walks.len() { 0 } else { self.ranks[at % self.ranks.len()] };
-        self.walks.iter().enumerate().map(move |(at, walk)| (&**walk, of(at)))
+        let decode =
+            |at: usize| if at + 1 == self.walks.len() { Reach::Swept } else { self.reach[at % self.reach.len()][1] };
+        let rank = |reach: Reach| match reach {
+            Reach::Swept => 0,
+            Reach::Chosen => 1,
+            Reach::Unused => 2,
+        };
+        self.walks.iter().enumerate().map(move |(at, walk)| (&**walk, rank(decode(at))))
+    }
+
+    /// The parts of a layer to whose records tokens of a kind come in that way.
+    pub fn reached(&self, kind: Kind, way: Reach) -> Vec<Part> {
+        let of = self.parts.iter().zip(&self.reach);
+        of.filter(|(_, reach)| reach[kind as usize] == way).map(|(part, _)| *part).collect()
     }
 
     /// A walk.
@@ -98,24 +113,15 @@ impl Schedule {
         self.walks.last().map_or(0, |walk| walk.steps().end)
     }
 
-    /// Steps of some parts of a range of layers, walk by walk.
+    /// Steps of a range of layers that every token of a kind takes, walk by walk: what can be read ahead of it.
     ///
     /// # Errors
     /// As [`Schedule::walk`].
-    pub fn steps_of(&self, layers: Range<usize>, parts: &[Part]) -> Result<Vec<Range<usize>>> {
+    pub fn swept(&self, layers: Range<usize>, kind: Kind) -> Result<Vec<Range<usize>>> {
+        let parts = &self.reached(kind, Reach::Swept);
         let walks = layers.flat_map(|layer| parts.iter().map(move |part| WalkId::Layer(layer, *part)));
         walks.map(|walk| Ok(self.walk(walk)?.steps())).collect()
     }
-}
-
-/// Of what is chosen while a token is computed.
-const CHOSEN: u8 = 1;
-
-/// How rarely a part is read: by every decoded token, by those that choose it, by prompts alone.
-fn rank(recipe: &Recipe, part: Part) -> u8 {
-    let [prompt, decode] = [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(recipe, kind).contains(&part));
-    let alone = prompt && !parts::is_chosen(recipe, part);
-    if decode { 0 } else { CHOSEN + u8::from(alone) }
 }
 
 #[cfg(test)]
@@ -188,10 +194,10 @@ pub mod tests {
             let (arch, encoding) = (architecture(layers, 64, ffn, 300, false), encoding());
             let schedule = Schedule::new(&arch, &Catalog::new(&arch, &encoding), &recipe).unwrap();
             for kind in [Kind::Prompt, Kind::Decode] {
-                let taken = parts::taken(&recipe, kind);
+                let taken = schedule.reached(kind, Reach::Swept);
                 let whole = if kind == Kind::Decode && recipe.query_heads.is_some() { 2 } else { 4 };
                 prop_assert_eq!(taken.iter().filter(|part| matches!(part, Part::Attention(_))).count(), whole);
-                let steps: Vec<usize> = schedule.steps_of(0..layers, &taken).unwrap().into_iter().flatten().collect();
+                let steps: Vec<usize> = schedule.swept(0..layers, kind).unwrap().into_iter().flatten().collect();
                 prop_assert!(steps.is_sorted_by(|a, b| a < b));
                 prop_assert!(steps.last() < Some(&schedule.walk(WalkId::Head).unwrap().steps().start));
                 prop_assert!(!taken.contains(&Part::Rest), "which chunks it goes to is not known before");

@@ -1,11 +1,10 @@
 //! Records of the model by name: from the cache where they are, from the store where they are not.
 
 use super::Options;
-use super::parts;
 use super::room::{RING_BYTES, Room};
 use super::schedule::Schedule;
 use super::verified::Verified;
-use super::walk::{Part, Walk, WalkId};
+use super::walk::{Walk, WalkId};
 use crate::config::{Coding, Recipe};
 use crate::error::{Error, Result};
 use crate::io::{Opened, Source, open};
@@ -23,8 +22,6 @@ pub struct Weights {
     verified: Verified,
     room: Room,
     schedule: Schedule,
-    /// What prompt and decode tokens take of every layer.
-    taken: [Vec<Part>; 2],
     fetcher: Fetcher,
     /// What a read costs beside its bytes.
     request: usize,
@@ -105,9 +102,9 @@ impl Weights {
         // Blocks with slots of their own are read ahead as far as those of the ring.
         let ahead = options.lookahead.map_or(RING_BYTES, |bytes| bytes as usize);
         let fetcher = Fetcher::new(dram, layout, arena, reader, steps, store.sections.len(), ahead);
-        let (taken, verified) = (taken(recipe), Verified::new(&store, options.verify));
+        let verified = Verified::new(&store, options.verify);
         let request = options.request.map_or(runs::REQUEST, |bytes| bytes as usize);
-        let mut weights = Weights { store, verified, room, schedule, taken, fetcher, request, notes };
+        let mut weights = Weights { store, verified, room, schedule, fetcher, request, notes };
         weights.follow_decode()?;
         Ok(weights)
     }
@@ -120,7 +117,7 @@ impl Weights {
         let schedule = Schedule::new(&self.store.manifest.architecture, self.store.catalog(), recipe)?;
         self.room.check(self.store.catalog(), &schedule)?;
         let steps = Box::new(Located::new(&self.store, &self.room, &schedule));
-        (self.schedule, self.taken) = (schedule, taken(recipe));
+        self.schedule = schedule;
         let Weights { store, verified, room, schedule, fetcher, .. } = self;
         fetcher.serve(steps, &room.blocks_of(schedule), &mut |want, bytes| verified.check(store, want, bytes));
         self.follow_decode()
@@ -135,7 +132,7 @@ impl Weights {
     /// # Errors
     /// `Error::Internal` for layers that there are not.
     pub fn follow(&mut self, layers: Range<usize>, head: bool, kind: Kind) -> Result<()> {
-        let mut steps = self.schedule.steps_of(layers, &self.taken[kind as usize])?;
+        let mut steps = self.schedule.swept(layers, kind)?;
         if head {
             steps.push(self.schedule.walk(WalkId::Head)?.steps());
         }
@@ -264,11 +261,6 @@ impl Weights {
     pub fn room(&self) -> &Room {
         &self.room
     }
-}
-
-/// What prompt and decode tokens take of every layer.
-fn taken(recipe: &Recipe) -> [Vec<Part>; 2] {
-    [Kind::Prompt, Kind::Decode].map(|kind| parts::taken(recipe, kind))
 }
 
 /// Whether a record can be read and checked by itself.

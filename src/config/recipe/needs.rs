@@ -69,33 +69,41 @@ impl Sparse {
     }
 }
 
+/// What a selector makes its scores from.
+struct Ranking<'a> {
+    /// The level of a scan of gate and up.
+    scan: Option<Level>,
+    /// Whether low-rank factors give scores before that.
+    predictor: bool,
+    /// How many neurons those let through, by layer or for all; none: all of them.
+    candidates: &'a [usize],
+}
+
 impl Selector {
+    fn ranking(&self) -> Ranking<'_> {
+        let (scan, predictor, candidates) = match self {
+            Selector::Plane => (Some(Level::L4), false, &[][..]),
+            Selector::Lowrank => (None, true, &[][..]),
+            Selector::Cascade(counts) => (Some(Level::L4), true, &counts[..]),
+            Selector::Oracle => (Some(Level::L16), false, &[][..]),
+            Selector::Trace(trace) => return trace.paid.ranking(),
+        };
+        Ranking { scan, predictor, candidates }
+    }
+
     /// The level that gate and up are scanned at: all neurons', or in a cascade those that the predictor lets through.
     pub fn scans(&self) -> Option<Level> {
-        match self {
-            Selector::Plane | Selector::Cascade(_) => Some(Level::L4),
-            Selector::Oracle => Some(Level::L16),
-            Selector::Lowrank => None,
-            Selector::Trace(trace) => trace.paid.scans(),
-        }
+        self.ranking().scan
     }
 
     /// Whether it needs low-rank factors.
     pub fn needs_predictor(&self) -> bool {
-        match self {
-            Selector::Lowrank | Selector::Cascade(_) => true,
-            Selector::Plane | Selector::Oracle => false,
-            Selector::Trace(trace) => trace.paid.needs_predictor(),
-        }
+        self.ranking().predictor
     }
 
     /// How many neurons of a layer the predictor of a cascade lets through; none for other selectors.
     pub fn candidates(&self, layer: usize) -> Option<usize> {
-        match self {
-            Selector::Cascade(counts) => one_or_each(counts, layer).copied(),
-            Selector::Trace(trace) => trace.paid.candidates(layer),
-            Selector::Plane | Selector::Lowrank | Selector::Oracle => None,
-        }
+        one_or_each(self.ranking().candidates, layer).copied()
     }
 }
 
