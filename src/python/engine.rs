@@ -3,14 +3,14 @@
 use super::array::{In1, In2, InOut2, Out};
 use super::cache::KvCache;
 use super::errors::{json, lock};
+use super::parse;
 use super::signals::Signals;
 use super::store::Store;
-use crate::config::{Architecture, Encoding, Recipe};
-use crate::engine::{self, Arithmetic, Branch, Choice, Factors, Forecast, Needs, Options, Run, Stop, Verify};
-use crate::error::{Error, Result};
-use crate::types::{Kind, Level, Tokens};
+use crate::config::Recipe;
+use crate::engine::{self, Branch, Choice, Factors, Options, Stop};
+use crate::error::Result;
+use crate::types::{Kind, Tokens};
 use pyo3::prelude::*;
-use serde::de::DeserializeOwned;
 use std::sync::{Arc, Mutex};
 
 /// An open model: its parts take and return whole arrays of N rows. One call at a time; the GIL is released. What a signal
@@ -67,10 +67,10 @@ impl Engine {
     ) -> PyResult<Engine> {
         let options = Options {
             recipe: Recipe::parse(recipe)?,
-            serves: parse_recipes(&serves)?,
-            arithmetic: parse_act(act)?,
+            serves: parse::recipes(&serves)?,
+            arithmetic: parse::act(act)?,
             cache,
-            verify: parse_verify(verify)?,
+            verify: parse::verify(verify)?,
             threads,
             io: Choice::parse(io)?,
             lookahead,
@@ -204,7 +204,7 @@ impl Engine {
     ///
     /// Raises UsageError for bits above those that the FFN is open at.
     fn neurons<'py>(&self, py: Python<'py>, layer: usize, x: In2<'py, f32>, bits: u32) -> PyResult<Out<'py, f32>> {
-        let (rows, level) = (x.slice()?, parse_level(bits)?);
+        let (rows, level) = (x.slice()?, parse::level(bits)?);
         let values = self.call(py, |engine| engine.neurons(layer, rows, level))?;
         let neurons = values.len() / x.shape()[0];
         Out::new(py, values, &[x.shape()[0], neurons])
@@ -227,7 +227,7 @@ impl Engine {
         bits: u32,
     ) -> PyResult<()> {
         let factors = Factors { down: down.slice()?, up: up.slice()?, bias: bias.slice()?, weight: weight.slice()? };
-        let level = parse_level(bits)?;
+        let level = parse::level(bits)?;
         self.call(py, |engine| engine.set_predictor(layer, &factors, level))
     }
 
@@ -292,78 +292,6 @@ impl Engine {
     }
 }
 
-/// What a model needs under a recipe (see Engine), from its architecture and encoding alone, as JSON: {"all": cache bytes
-/// that hold every weight, "least": least cache that works, "ring": most that the read ring takes, "blocks", "stored": their
-/// bytes by part, padding included, "token_bytes": bytes that one decoded token touches (of records, padding left out), in a
-/// sparse FFN the most that its cuts let it touch, without what chooses, "parts": token_bytes by part}. All but the last two
-/// are those of a model that serves other recipes, too.
-///
-/// Raises UsageError for planes that are not stored and for JSON that is no architecture, encoding or recipe of it.
-#[pyfunction]
-#[pyo3(signature = (architecture, encoding, recipe, serves=vec![]))]
-pub fn needs(architecture: &str, encoding: &str, recipe: &str, serves: Vec<String>) -> PyResult<String> {
-    let (arch, encoding) = shape(architecture, encoding)?;
-    json(&Needs::of(&arch, &encoding, &Recipe::parse(recipe)?, &parse_recipes(&serves)?)?)
-}
-
-/// What one decoded token reads from a store, from a model's architecture and encoding alone, under a recipe (see Engine)
-/// and beside a cache of so many bytes, as JSON: {"swept": bytes of whole blocks, "chosen": bytes of records that are chosen
-/// while it is computed, with the gaps and pages that come with them, "reads": of these}. A read costs as much as request
-/// bytes (None: the usual). Neurons are taken to lie evenly spread.
-///
-/// Raises what needs does, and CacheTooSmallError.
-#[pyfunction]
-#[pyo3(signature = (architecture, encoding, recipe, cache, request=None))]
-pub fn forecast(
-    architecture: &str,
-    encoding: &str,
-    recipe: &str,
-    cache: u64,
-    request: Option<u64>,
-) -> PyResult<String> {
-    let (arch, encoding) = shape(architecture, encoding)?;
-    json(&Forecast::of(&arch, &encoding, &Recipe::parse(recipe)?, cache, request)?)
-}
-
-/// An architecture, and an encoding of it.
-fn shape(architecture: &str, encoding: &str) -> PyResult<(Architecture, Encoding)> {
-    let arch = parse_architecture(architecture)?;
-    let encoding: Encoding = parse("encoding", encoding)?;
-    encoding.validate(&arch).map_err(Error::usage)?;
-    Ok((arch, encoding))
-}
-
-/// Bytes that the threads of a model take at most beside weights, keys, values and the rows of a call: under a recipe (see
-/// Engine), with 4 and 8 bits computed in act, in calls of so many rows and rows of logits, with sequences of up to so
-/// many positions, on the instruction set that an Engine would choose here; of a model that serves other recipes, too.
-///
-/// Raises UsageError for an act or threads that are none, and for JSON that is no architecture or recipe of it.
-#[pyfunction]
-#[pyo3(signature = (architecture, recipe, act, rows, logit_rows, positions, threads, serves=vec![]))]
-#[allow(clippy::too_many_arguments)]
-pub fn scratch_bytes(
-    architecture: &str,
-    recipe: &str,
-    act: &str,
-    rows: usize,
-    logit_rows: usize,
-    positions: usize,
-    threads: usize,
-    serves: Vec<String>,
-) -> PyResult<usize> {
-    let (first, others) = (Recipe::parse(recipe)?, parse_recipes(&serves)?);
-    let (recipes, arithmetic) = ([vec![first], others].concat(), parse_act(act)?);
-    let run = Run { recipes, arithmetic, rows, logit_rows, positions, threads };
-    Ok(run.scratch(&parse_architecture(architecture)?)?)
-}
-
-/// Bytes of the ring that is cut from a cache of that many bytes, for a model whose weights all take `all` and whose
-/// largest step takes `least`; the rest is for weights that stay.
-#[pyfunction]
-pub fn ring_bytes(cache: u64, all: u64, least: u64) -> u64 {
-    engine::usual_ring(cache, all).max(least)
-}
-
 fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out<'py, f32>> {
     match branch {
         Branch::Whole(rows) => Out::new(py, rows, shape),
@@ -374,41 +302,6 @@ fn shaped<'py>(py: Python<'py>, branch: Branch, shape: &[usize]) -> PyResult<Out
     }
 }
 
-fn parse<T: DeserializeOwned>(what: &str, json: &str) -> Result<T> {
-    serde_json::from_str(json).map_err(|e| Error::usage(format!("this is no {what}: {e}")))
-}
-
-fn parse_recipes(recipes: &[String]) -> Result<Vec<Recipe>> {
-    recipes.iter().map(|recipe| Recipe::parse(recipe)).collect()
-}
-
-fn parse_architecture(json: &str) -> Result<Architecture> {
-    let arch: Architecture = parse("architecture", json)?;
-    arch.validate().map_err(Error::usage)?;
-    Ok(arch)
-}
-
 fn kind(prompt: bool) -> Kind {
     if prompt { Kind::Prompt } else { Kind::Decode }
-}
-
-fn parse_level(bits: u32) -> Result<Level> {
-    Level::try_from(bits).map_err(Error::usage)
-}
-
-fn parse_act(act: &str) -> Result<Arithmetic> {
-    match act {
-        "auto" => Ok(Arithmetic::Integer),
-        "f32" => Ok(Arithmetic::Float),
-        _ => Err(Error::usage(format!("act {act:?}; auto and f32 are known"))),
-    }
-}
-
-fn parse_verify(verify: &str) -> Result<Verify> {
-    match verify {
-        "first" => Ok(Verify::First),
-        "always" => Ok(Verify::Always),
-        "never" => Ok(Verify::Never),
-        _ => Err(Error::usage(format!("verify {verify:?}; first, always and never are known"))),
-    }
 }

@@ -4,6 +4,8 @@ mod array;
 mod cache;
 mod engine;
 mod errors;
+mod needs;
+mod parse;
 mod probe;
 mod replay;
 mod select;
@@ -19,7 +21,9 @@ mod _core {
     #[pymodule_export]
     use super::cache::KvCache;
     #[pymodule_export]
-    use super::engine::{Engine, forecast, needs, ring_bytes, scratch_bytes};
+    use super::engine::Engine;
+    #[pymodule_export]
+    use super::needs::{forecast, needs, ring_bytes, scratch_bytes};
     #[pymodule_export]
     use super::probe::{DiskProbe, MemoryProbe, isa, isa_refused};
     #[pymodule_export]
