@@ -61,7 +61,11 @@ fn found() -> Host {
 }
 
 fn asked() -> Host {
-    let (features, state) = (features(), kept_by_the_system());
+    judged(features(), kept_by_the_system(), permission)
+}
+
+/// By what the processor has, what the kernel keeps, and then, whether it lets us.
+fn judged(features: u32, state: u64, permission: impl FnOnce() -> std::io::Result<()>) -> Host {
     if features & TILES_OF_BYTES != TILES_OF_BYTES {
         return Host::Without;
     }
@@ -154,4 +158,36 @@ fn sums_are_right(tiles: &Tiles) -> bool {
         }
         have == want
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    fn why(host: Host) -> Option<String> {
+        match host {
+            Host::Refused(refusal) => Some(refusal.why),
+            Host::Usable | Host::Without => None,
+        }
+    }
+
+    #[test]
+    fn a_processor_without_tiles_of_bytes_is_asked_nothing_more() {
+        for features in [0, 1 << 24, 1 << 25, !TILES_OF_BYTES] {
+            let host = judged(features, KEPT, || panic!("asked for permission"));
+            assert!(matches!(host, Host::Without), "{features:#x}");
+        }
+    }
+
+    #[test]
+    fn tiles_that_the_kernel_does_not_keep_or_give_are_refused_with_the_reason() {
+        for state in [0, 1 << 17, 1 << 18, 0xe7] {
+            let host = judged(TILES_OF_BYTES, state, || panic!("asked for permission"));
+            assert!(why(host).unwrap().contains(&format!("XCR0 is {state:#x}")));
+        }
+        let host = judged(TILES_OF_BYTES, KEPT, || Err(Error::new(ErrorKind::PermissionDenied, "not here")));
+        assert!(why(host).unwrap().contains("does not let this process use tiles (not here)"));
+    }
 }
