@@ -177,7 +177,9 @@ impl Engine {
                 }
                 Ok((of[0].group, sum))
             };
-            each_then(cpu, begun, one, |(group, sum)| total.take(cpu, group, sum))
+            each_then(cpu, begun, size_of::<f32>() * count * arch.hidden, one, |(group, sum)| {
+                total.take(cpu, group, sum)
+            })
         })?;
         Ok(total.finish(cpu))
     }

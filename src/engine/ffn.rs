@@ -60,7 +60,9 @@ impl Engine {
                 sum.add(cpu, &leased.rows(Matrix::Down)?, &h, share.sums);
                 Ok(sum)
             };
-            each_then(cpu, run.iter().collect(), one, |chunk| sum.take_one(cpu, &chunk))
+            each_then(cpu, run.iter().collect(), size_of::<f32>() * inputs.columns * arch.hidden, one, |chunk| {
+                sum.take_one(cpu, &chunk)
+            })
         })?;
         Ok(sum.finish())
     }

@@ -62,7 +62,7 @@ impl Engine {
                 let at = leased.records().start / CHUNK;
                 Ok((at, chunk.sum(leased, &active.chunks[at], share)?))
             };
-            each_then(cpu, run.iter().collect(), one, |(at, chunk)| {
+            each_then(cpu, run.iter().collect(), size_of::<f32>() * numbers, one, |(at, chunk)| {
                 sum.pass_over(at - next, numbers);
                 sum.take_one(cpu, &chunk);
                 next = at + 1;
