@@ -84,14 +84,17 @@ def test_what_is_foreseen_is_read(store: Path, ffn: Any) -> None:
 
 @pytest.mark.parametrize("name", ["dense 8", "plane 0.02, (0.0, 1.0, 0.0)", "plane, all"])
 def test_odd_sizes_are_read_in_pages(small: Path, name: str) -> None:
-    """Rows of its embedding are read beside: as many where all else is in the cache."""
-    opened, recipe = Opened(small), Recipe(8, 8, 8, 16, FFNS[name])
+    """Rows of its embedding are read beside: as many where all else is in the cache. What is read ahead of the
+    next token may or may not have come when counters are read: some part of one of the tokens."""
+    opened, recipe, tokens = Opened(small), Recipe(8, 8, 8, 16, FFNS[name]), 40
     needs = opened.weights(recipe)
     moved = []
     for cache in (needs.all, needs.least):
         with Model.open(small, cache=cache, recipe=recipe) as model:
-            moved.append(read_by_tokens(model, 3)[0])
-    assert moved[1] - moved[0] == opened.reads(recipe)(needs.least).total > 0
+            moved.append(read_by_tokens(model, tokens)[0])
+    foreseen = opened.reads(recipe)(needs.least).total
+    assert foreseen > 0
+    assert abs(moved[1] - moved[0] - foreseen) * tokens < foreseen
 
 
 def test_costly_reads_bring_what_lies_between(small: Path) -> None:
