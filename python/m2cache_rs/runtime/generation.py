@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from m2cache_rs.config import Sampling
+from m2cache_rs.config import PROMPT_CHUNK, Sampling
 from m2cache_rs.errors import UsageError, integer
 from m2cache_rs.models import Architecture
 from m2cache_rs.runtime.assets import Assets
@@ -144,8 +144,8 @@ def generate(model: Speaker, request: Request) -> Generator[Token]:
     ids = [int(one) for one in request.prompt]
     text, stops = Detokenizer(model.text_of, ids), StopStrings(request.stops)
     with model.sequence(len(ids)) as sequence:
-        batch = Batch.run(request.prompt, sequence, 0, Kind.PROMPT)
         progress = _progress(model, request)
+        batch = _all_but_the_last(model, request.prompt, sequence, progress)
         for left in range(request.count - 1, -1, -1):
             row = model.forward(batch, _last_row(batch), progress=progress)[0]
             progress = None
@@ -157,6 +157,15 @@ def generate(model: Speaker, request: Request) -> Generator[Token]:
                 return
             batch = Batch.run(np.array([chosen], np.uint32), sequence, len(ids), Kind.DECODE)
             ids.append(chosen)
+
+
+def _all_but_the_last(model: Speaker, prompt: Ids, sequence: int, progress: PromptProgress | None) -> Batch:
+    """Runs a prompt up to its last chunk, which is returned; the model is free for others between chunks."""
+    starts = range(0, len(prompt), PROMPT_CHUNK)
+    *first, last = (Batch.run(prompt[at : at + PROMPT_CHUNK], sequence, at, Kind.PROMPT) for at in starts)
+    for batch in first:
+        model.forward(batch, np.zeros(len(batch.positions), bool), progress=progress)
+    return last
 
 
 def _progress(model: Speaker, request: Request) -> PromptProgress | None:

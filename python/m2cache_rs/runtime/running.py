@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from m2cache_rs.errors import UsageError
 from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.counters import since, total
 from m2cache_rs.runtime.decoder import Backend
+from m2cache_rs.runtime.line import Line
 from m2cache_rs.runtime.trace import Recorder
 
 
@@ -30,7 +30,7 @@ class Turn:
 
 
 class Running:
-    """A backend that computes by one recipe at a time, from any threads: whoever holds `lock` takes it up.
+    """A backend that computes by one recipe at a time, from any threads: whoever has `own` takes it up.
 
     `give` hands the backend what a recipe ranks and chooses by; it has that of `first`. `files` tells where
     that lies, each file with its digest. `capped`: a budget for the whole process was asked for.
@@ -52,14 +52,14 @@ class Running:
         self._turn: Turn | None = first
         self._passing = False
         self._mark: dict[str, Any] | None = None
-        self._lock = threading.RLock()
+        self._line = Line()
         self._process = os.getpid()
 
-    @property
-    def lock(self) -> threading.RLock:
-        """The lock; not in a forked child, where the thread that holds it may not exist."""
+    def own(self) -> AbstractContextManager[None]:
+        """This thread's turn, in the order in which threads ask; not in a forked child, where the thread
+        that has it may not exist."""
         self._check_process()
-        return self._lock
+        return self._line.turn()
 
     @property
     def is_forked(self) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from threading import RLock
 from types import TracebackType
 from typing import Any
 
@@ -40,7 +39,8 @@ _PATHS = {"prompt": (Kind.PROMPT, PROMPT_CHUNK), "decode": (Kind.DECODE, DECODE_
 class Model(Described):
     """A store, its weight cache and what is needed to run text through it. Made by `Model.open`.
 
-    Safe from several threads: forward passes run one at a time with the GIL released, generations interleave.
+    Safe from several threads: passes of up to 32 tokens, or 256 of a prompt, run one at a time with the GIL
+    released; in between, whatever waits for the model has its turn in the order of asking.
     """
 
     def __init__(
@@ -375,9 +375,9 @@ class Model(Described):
             return self._running.take_up(self._turn)
 
     @property
-    def _own(self) -> RLock:
-        """The lock of all that share the engine."""
-        return self._running.lock
+    def _own(self) -> AbstractContextManager[None]:
+        """This thread's turn among all that share the engine."""
+        return self._running.own()
 
     def _check_open(self) -> None:
         if self._closed:
