@@ -84,6 +84,22 @@ def test_bytes_are_those_of_proofs_and_of_what_is_left(rectified: Path) -> None:
         assert found["tokens"] == 3
 
 
+def test_wide_layers_are_proven_off_from_8_bits_on(tmp_path: Path) -> None:
+    """4 bits prove next to nothing of a wide record: nobody looks at them alone."""
+    width, rows = 576, 5
+    config = SMALL | {"hidden_act": "relu", "hidden_size": width, "num_hidden_layers": 1}
+    x = np.random.default_rng(1).standard_normal((rows, width)).astype(np.float32)
+    with stored(tmp_path, config, tiny.weights(architecture_of(config)[1], 5), sections="gated") as path:
+        proven = recipe({"certified": 16}, 16)
+        truth = opened(path, dense(16)).ffn(0, x)
+        for cache in (needed(path, proven)["least"], None):
+            engine = opened(path, proven, cache=cache)
+            same(engine.ffn(0, x), truth)
+            found = counted(engine)
+            assert found["selector_bytes"] == rows * FFN * (width // 64) * (64 + 4)
+            assert sum(found["neurons"]) < 0.9 * rows * FFN
+
+
 def test_activations_that_are_never_zero_are_refused(small: Path) -> None:
     with pytest.raises(UsageError, match=r"certified needs an activation that is 0 below 0.*silu is not"):
         opened(small, recipe({"certified": 16}))

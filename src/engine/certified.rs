@@ -7,12 +7,13 @@ use super::threads::{each, together};
 use super::vectors::LayerVectors;
 use super::walk::{Part, WalkId};
 use super::weights::Leased;
-use super::{Branch, Engine, check_chunks};
+use super::{Branch, Engine, check_chunks, parts};
 use crate::config::Architecture;
 use crate::error::Result;
+use crate::kernels::Cpu;
 use crate::kernels::project::Inputs;
 use crate::select::{Activated, ActiveSet, Prover};
-use crate::types::{CHUNK, LEVELS, Level};
+use crate::types::{CHUNK, Level};
 use std::ops::Range;
 
 impl Engine {
@@ -32,9 +33,10 @@ impl Engine {
         let inputs = Inputs::new(&self.cpu, &rows, self.arch.hidden, &[level]);
         let mut proofs = vec![];
         self.active = ActiveSet::all(inputs.columns, self.arch.ffn, level);
-        for below in LEVELS.into_iter().rev().filter(|below| *below < level) {
+        for below in parts::proofs(&self.arch, level) {
             proofs.push((below, used(&self.active, &range)));
-            self.prove(layer, &prover, below, &range)?;
+            let first = proofs.len() == 1;
+            self.prove(layer, &prover, (below, first), &range)?;
         }
         let branch = self.active_sum(layer, &inputs, &Scores::none(), &range, chunks.is_some())?;
         let (used, tokens) = (used(&self.active, &range), inputs.columns as u64);
@@ -43,25 +45,31 @@ impl Engine {
     }
 
     /// Takes the neurons out of the active set that a coarser level proves to be off.
-    fn prove(&mut self, layer: usize, prover: &Prover, below: Level, range: &Range<usize>) -> Result<()> {
+    fn prove(
+        &mut self,
+        layer: usize,
+        prover: &Prover,
+        (below, first): (Level, bool),
+        range: &Range<usize>,
+    ) -> Result<()> {
         let Engine { arch, cpu, weights, vectors, active, .. } = self;
         let vectors = vectors.layer(layer)?;
         let busy = super::busy(active, range.clone());
         let walk = WalkId::Layer(layer, Part::Scan(below));
         let mut found = vec![];
         let proven = |run: &[Leased]| {
-            found.extend(each(cpu, run.iter().collect(), |leased, _| {
+            found.extend(each(cpu, run.iter().collect(), |leased, share| {
                 let chunk = leased.records().start / CHUNK;
                 let band = active.chunks[chunk].iter().find(|band| !band.ids.is_empty());
                 let ids = band.map_or(&[][..], |band| &band.ids);
-                Ok((chunk, off(prover, leased, vectors, arch, below, ids)?))
+                Ok((chunk, off((prover, share.cpu), leased, vectors, arch, below, ids)?))
             })?);
             Ok(())
         };
-        match below {
+        match first {
             // All of it is read, and ahead.
-            Level::L4 => weights.visit(walk, busy.iter().copied(), together(active.columns), proven)?,
-            _ => {
+            true => weights.visit(walk, busy.iter().copied(), together(active.columns), proven)?,
+            false => {
                 let wanted = |chunk: usize, _, plane| active.reading(chunk, plane, None);
                 weights.visit_chosen(walk, &busy, together(active.columns), wanted, proven)?;
             }
@@ -75,7 +83,7 @@ impl Engine {
 
 /// Per neuron a bit for every token for which it is proven off.
 fn off(
-    prover: &Prover,
+    (prover, cpu): (&Prover, &Cpu),
     leased: &Leased,
     vectors: &LayerVectors,
     arch: &Architecture,
@@ -91,7 +99,7 @@ fn off(
     let rows = leased.rows_at(all[0], below)?;
     // Neighbours are read faster than what is listed.
     let rows = if ids.len() == rows.records { rows } else { rows.at(ids) };
-    Ok(prover.off(&Activated { rows, bias: bias.as_deref(), others: others.as_deref() }))
+    Ok(prover.off(cpu, &Activated { rows, bias: bias.as_deref(), others: others.as_deref() }))
 }
 
 /// How many neurons of some chunks all tokens use together.

@@ -53,7 +53,7 @@ impl Engine {
 
     /// Whether tokens of a kind have some heads only.
     pub(super) fn chooses(&self, kind: Kind) -> bool {
-        reach(&self.recipe, kind, Part::Attention(Matrix::Q)) == Reach::Chosen
+        reach(&self.arch, &self.recipe, kind, Part::Attention(Matrix::Q)) == Reach::Chosen
     }
 
     /// The query heads of some KV heads that tokens have. Those of a token rest on all heads, whichever are asked for.

@@ -37,7 +37,7 @@ impl Schedule {
         let mut schedule = Schedule { parts, reach, walks, embedding: Arc::new(embedding), widest };
         for layer in 0..arch.layers {
             let (parts, reads): (Vec<_>, Vec<_>) = parts::of_layer(arch, recipe, layer).into_iter().unzip();
-            let of = |part: &Part| [Kind::Prompt, Kind::Decode].map(|kind| parts::reach(recipe, kind, *part));
+            let of = |part: &Part| [Kind::Prompt, Kind::Decode].map(|kind| parts::reach(arch, recipe, kind, *part));
             schedule.reach = parts.iter().map(of).collect();
             schedule.parts = parts;
             for (at, matrices) in reads.into_iter().enumerate() {

@@ -48,6 +48,11 @@ impl Cpu {
         Cpu { sharing: 1, ..self.clone() }
     }
 
+    /// The same with another arithmetic.
+    pub fn with(&self, arithmetic: Arithmetic) -> Cpu {
+        Cpu { arithmetic, ..self.clone() }
+    }
+
     /// Threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()

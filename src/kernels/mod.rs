@@ -30,6 +30,7 @@ mod portable;
 pub mod project;
 mod queries;
 pub mod rope;
+pub mod spread;
 pub mod stream;
 #[cfg(test)]
 mod tests;

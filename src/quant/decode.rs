@@ -68,15 +68,20 @@ fn inverse_power(n: u32) -> f32 {
     f32::from_bits((127 - n) << 23)
 }
 
-/// An f16 as f32, exactly: the exponent is shifted into place and its bias corrected by a product. Written out because
-/// the `half` crate asks for the processor's conversion at every call.
+/// An f16 as f32, exactly.
 #[inline(always)]
 fn widened(h: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(h));
+    f32::from_bits(magnitude(bits).to_bits() | (bits & 0x8000) << 16)
+}
+
+/// The size of an f16 by its bits, as f32, exactly: the exponent is shifted into place and its bias corrected by a product.
+/// Written out because the `half` crate asks for the processor's conversion at every call.
+#[inline(always)]
+pub fn magnitude(bits: u32) -> f32 {
     let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     // Infinities and what is not a number come out as 2^16 and more: f16 has no such numbers.
-    let size = if bits & 0x7c00 == 0x7c00 { f32::from_bits(0x7f80_0000 | (bits & 0x03ff) << 13) } else { size };
-    f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
+    if bits & 0x7c00 == 0x7c00 { f32::from_bits(0x7f80_0000 | (bits & 0x03ff) << 13) } else { size }
 }
 
 /// Half a block: weights 0..32 or 32..64, which share bytes of the nibble planes.

@@ -9,7 +9,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Cells, Scale, bias, cells, codes_u8, codes_u16, half_cell, scale, values};
+pub use decode::{Cells, Scale, bias, cells, codes_u8, codes_u16, half_cell, magnitude, scale, values};
 pub use encode::{GroupError, encode_record};
 pub use int8::Int8;
 pub use record::{PlaneView, Record, Rows};

@@ -12,16 +12,15 @@ use super::interval::{Interval, LARGEST, Norms};
 use crate::config::Coding;
 use crate::kernels::panel::Panel;
 use crate::kernels::project::{Inputs, project};
-use crate::kernels::{Arithmetic, Cpu};
+use crate::kernels::{Arithmetic, Cpu, Isa};
 use crate::quant::Rows;
-use crate::types::{BLOCK, Level};
-use rayon::prelude::*;
+use crate::types::Level;
 
 /// Tokens of which neurons are to be proven off at a level.
 #[derive(Debug)]
 pub struct Prover {
-    /// In the arithmetic of the level, which the coarse dots are then computed in too: both kernels meet the same numbers.
-    cpu: Cpu,
+    /// That of the level, which the coarse dots are then computed in too: both kernels meet the same numbers.
+    arithmetic: Arithmetic,
     level: Level,
     inputs: Inputs,
     /// None for a token that nothing is proven of.
@@ -43,62 +42,47 @@ impl Prover {
     /// For N tokens, at most 32, whose inputs after the norm are `[N][width]`, at a level above 4.
     pub fn new(cpu: &Cpu, coding: &Coding, level: Level, rows: &[f32], width: usize) -> Prover {
         let integer = cpu.arithmetic.is_integer(level);
-        let mut cpu = cpu.clone();
-        cpu.arithmetic = if integer { Arithmetic::Integer } else { Arithmetic::Float };
+        let arithmetic = if integer { Arithmetic::Integer } else { Arithmetic::Float };
         let norms = |row| Some(Norms::of(row, coding.group, integer)).filter(Norms::are_small);
         Prover {
-            inputs: Inputs::new(&cpu, rows, width, &[Level::L4]),
+            inputs: Inputs::new(&cpu.with(arithmetic), rows, width, &[Level::L4]),
             norms: rows.chunks_exact(width).map(norms).collect(),
             level,
-            cpu,
+            arithmetic,
         }
     }
 
-    /// Per record a bit for every token for which it is proven off at the prover's level.
+    /// Per record a bit for every token for which it is proven off at the prover's level; computed by whom `cpu` says.
     ///
     /// # Panics
     /// If rows and biases do not fit, or the rows are not at a level below the prover's.
-    pub fn off(&self, activated: &Activated) -> Vec<u32> {
+    pub fn off(&self, cpu: &Cpu, activated: &Activated) -> Vec<u32> {
         let Activated { rows, bias, others } = activated;
         assert!(rows.level < self.level, "a proof at {} bits from {}", self.level.bits(), rows.level.bits());
         let fits = |numbers: &Option<&[f32]>| numbers.is_none_or(|numbers| numbers.len() == rows.records);
         assert!(fits(bias) && fits(others), "biases that are not of {} records", rows.records);
+        let cpu = cpu.with(self.arithmetic);
         let mut dots = Panel::new(rows.records, self.inputs.columns);
-        project(&self.cpu, rows, &self.inputs, &mut dots);
+        project(&cpu, rows, &self.inputs, &mut dots);
         let columns: Vec<Vec<f32>> = (0..dots.columns()).map(|n| dots.column(n).collect()).collect();
-        let integer = self.cpu.arithmetic.is_integer(rows.level);
+        let integer = cpu.arithmetic.is_integer(rows.level);
         let interval = Interval::new(rows.coding, rows.level, self.level, rows.blocks(), integer);
-        self.cpu.run(|| {
-            let records = (0..rows.records).into_par_iter().with_min_len(RECORDS);
-            records.map_init(Vec::new, |groups, r| self.record(activated, &interval, &columns, groups, r)).collect()
-        })
+        (0..rows.records).map(|r| self.record(cpu.isa, activated, &interval, &columns, r)).collect()
     }
 
-    fn record(
-        &self,
-        activated: &Activated,
-        interval: &Interval,
-        dots: &[Vec<f32>],
-        groups: &mut Vec<f64>,
-        r: usize,
-    ) -> u32 {
+    fn record(&self, isa: Isa, activated: &Activated, interval: &Interval, dots: &[Vec<f32>], r: usize) -> u32 {
         let of = |numbers: Option<&[f32]>| numbers.map_or(0.0, |numbers| f64::from(numbers[r]));
         let (bias, other) = (of(activated.bias), of(activated.others));
         if !(bias.abs() <= LARGEST && other.abs() <= LARGEST) {
             return 0;
         }
-        let coding = activated.rows.coding;
-        groups.resize(activated.rows.blocks() * (BLOCK / coding.group), 0.0);
-        interval.per_group(activated.rows.scales(r), groups);
+        let scales = activated.rows.scales(r);
         let off = |(dots, norms): (&Vec<f32>, &Option<Norms>)| {
-            norms.as_ref().is_some_and(|norms| is_off(f64::from(dots[r]), bias, interval.width(groups, norms)))
+            norms.as_ref().is_some_and(|norms| is_off(f64::from(dots[r]), bias, interval.width(isa, scales, norms)))
         };
         dots.iter().zip(&self.norms).enumerate().fold(0, |bits, (n, of)| bits | u32::from(off(of)) << n)
     }
 }
-
-/// Records of a task: some microseconds.
-const RECORDS: usize = 32;
 
 /// Whether a dot plus its bias cannot be above 0 within that distance of the coarse one. What is not a number proves
 /// nothing.

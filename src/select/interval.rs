@@ -17,13 +17,19 @@
 //! - Numbers below 2^-126 round by up to 2^-150 instead, once a product: what they meet is below 2^18, and a group has at
 //!   most 65 of them, so 2^-120 a group covers both kernels.
 //!
+//! **In f32.** The sums over groups are of f32 themselves: G products that are no less than 0, with n_g rounded up, each
+//! rounded once and added G times at most, so a factor of 1 + (G + 8) 2u covers what they lose. Products below 2^-126 lose
+//! up to 2^-150, and n_g below it 2^-150 times a scale of 2^16 at most: far below the 2^-120 a group.
+//!
 //! The bias is added last: its rounding keeps the sign of the sum, so the sum itself is what has to be bounded.
 //!
 //! **Overflow.** Scales are finite f16 (docs/format.md, 6), so no weight is above 2^17. Where the sum of all n_g is up to
 //! [`LARGEST`], nothing on the way to a dot exceeds 2^120.
 
 use crate::config::{Coding, Form};
-use crate::quant::{Int8, Scale, scale};
+use crate::kernels::Isa;
+use crate::kernels::spread::{GroupNorms, spread};
+use crate::quant::{Int8, half_cell};
 use crate::types::{BLOCK, Level};
 
 /// Sum of |x| of a token up to which no dot overflows.
@@ -35,14 +41,15 @@ const U: f64 = 1.0 / (1 << 24) as f64;
 /// Added for each group: what numbers too small for their exponent round by.
 const TINY: f64 = 1.0 / (1u128 << 120) as f64;
 
-/// Sums of f64 here go through fewer than 2^17 roundings.
-const WIDER: f64 = 1.0 + 1.0 / (1 << 30) as f64;
+/// Sums of f64 here go through fewer than 2^17 roundings, and what becomes f32 is no less than it was.
+const WIDER: f64 = 1.0 + 1.0 / (1 << 22) as f64;
 
 /// Sums of |x| by group of weights.
 #[derive(Clone, Debug)]
 pub struct Norms {
-    /// By group; none is less than the exact sum.
-    groups: Vec<f64>,
+    /// None is less than the exact sum, but where f32 has no number so small.
+    groups: GroupNorms,
+    sum: f64,
 }
 
 impl Norms {
@@ -54,12 +61,13 @@ impl Norms {
             if integer { quantised(&block) } else { block.map(|x| f64::from(x).abs()) }
         });
         let sums = |block: [f64; BLOCK]| block.chunks(group).map(|x| x.iter().sum::<f64>() * WIDER).collect::<Vec<_>>();
-        Norms { groups: blocks.flat_map(sums).collect() }
+        let groups: Vec<f64> = blocks.flat_map(sums).collect();
+        Norms { sum: groups.iter().sum(), groups: GroupNorms::new(groups.iter().map(|sum| *sum as f32)) }
     }
 
     /// Whether dots with finite weights are finite, as kernels compute them: false for what is not a number.
     pub fn are_small(&self) -> bool {
-        self.groups.iter().sum::<f64>() <= LARGEST
+        self.sum <= LARGEST
     }
 }
 
@@ -69,59 +77,50 @@ fn quantised(block: &[f32; BLOCK]) -> [f64; BLOCK] {
     int8.codes.map(|code| f64::from(code).abs() * f64::from(int8.scale))
 }
 
-/// What a record's groups add to the distance of its dots, for each unit of n_g.
+/// How far apart dots of records are at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Interval {
     coding: Coding,
-    /// Of the record at hand.
-    coarse: Level,
-    /// Distance of values as a share of the coarse half cell.
-    cells: f64,
-    /// Of both kernels.
-    roundings: f64,
-    integer: bool,
+    /// Of a record.
+    groups: usize,
+    /// What |size| and |lower end| of a group are multiplied with, for each unit of n_g.
+    of: [f64; 2],
+    /// For what f32 loses.
+    wider: f64,
 }
 
 impl Interval {
     /// From `coarse` to `fine`, of records of `blocks` blocks, both met in integers or both in f32.
     pub fn new(coding: Coding, coarse: Level, fine: Level, blocks: usize, integer: bool) -> Interval {
-        let terms = if integer { 2 * (blocks * BLOCK / coding.group).div_ceil(16) } else { blocks * BLOCK / 16 };
+        let groups = blocks * (BLOCK / coding.group);
+        let terms = if integer { 2 * groups.div_ceil(16) } else { blocks * BLOCK / 16 };
         let k = (terms + 8) as f64 * U;
-        Interval { coding, coarse, cells: apart(&coding, coarse, fine), roundings: 2.0 * k / (1.0 - k), integer }
+        // Of both kernels.
+        let roundings = 2.0 * k / (1.0 - k);
+        let cells = apart(&coding, coarse, fine) * f64::from(half_cell(coding.form, coarse));
+        // What |x| is multiplied with at most, of a group.
+        let [sizes, lows] = match (coding.form, integer) {
+            (Form::Symmetric, false) => [1.0, 0.0],
+            (Form::Symmetric, true) => [3.0, 0.0],
+            (Form::Affine, false) => [1.0, 1.0],
+            (Form::Affine, true) => [2.0, 1.0],
+        };
+        let wider = 1.0 + (groups + 8) as f64 * 2.0 * U;
+        Interval { coding, groups, of: [cells + roundings * sizes, roundings * lows], wider }
     }
 
-    /// Per group of a record what n_g is to be multiplied with; the scales are those of its base part.
-    pub fn per_group(&self, scales: &[u8], out: &mut [f64]) {
-        for (group, out) in out.iter_mut().enumerate() {
-            let Scale { step, lo, .. } = scale(&self.coding, self.coarse, scales, group);
-            let (half, lo) = (f64::from(step).abs(), f64::from(lo).abs());
-            *out = self.cells * half + self.roundings * self.largest(half, lo);
-        }
-    }
-
-    /// What |x| is multiplied with at most, of a group with that half cell at the coarse level.
-    fn largest(&self, half: f64, lo: f64) -> f64 {
-        let bits = self.coarse.bits();
-        match (self.coding.form, self.integer) {
-            (Form::Symmetric, false) => half * f64::from(1 << bits),
-            (Form::Symmetric, true) => 3.0 * half * f64::from(1 << bits),
-            (Form::Affine, false) => lo + half * f64::from(2 << bits),
-            (Form::Affine, true) => lo + 2.0 * half * f64::from(2 << bits),
-        }
-    }
-
-    /// How far the dots are apart at most: `groups` is what [`Interval::per_group`] gave.
-    pub fn width(&self, groups: &[f64], norms: &Norms) -> f64 {
-        let (mut sums, mut rest) = ([0.0; 4], 0.0);
-        let (fours, tail) = groups.as_chunks::<4>();
-        let (of_fours, of_tail) = norms.groups.as_chunks::<4>();
-        for (factors, norms) in fours.iter().zip(of_fours) {
-            sums = std::array::from_fn(|i| sums[i] + factors[i] * norms[i]);
-        }
-        tail.iter().zip(of_tail).for_each(|(factor, norm)| rest += factor * norm);
-        let sum = sums.iter().sum::<f64>() + rest;
+    /// How far the dots of a record are apart at most: the scales are those of its base part.
+    pub fn width(&self, isa: Isa, scales: &[u8], norms: &Norms) -> f64 {
+        let [sizes, lows] = spread(isa, self.coding.form, scales, &norms.groups).map(f64::from);
+        let sum = self.of[0] * sizes + self.of[1] * lows;
         // Where every term is 0, by its weights or its activations, nothing rounds.
-        if sum == 0.0 { 0.0 } else { sum * WIDER + groups.len() as f64 * TINY }
+        if sum == 0.0 && self.is_zero(scales, norms) { 0.0 } else { sum * self.wider + self.groups as f64 * TINY }
+    }
+
+    /// Whether no group has both a weight and an activation that are not 0: sums of f32 may be 0 where terms are not.
+    fn is_zero(&self, scales: &[u8], norms: &Norms) -> bool {
+        let mut groups = scales.chunks(scales.len() / self.groups).enumerate();
+        groups.all(|(group, scale)| norms.groups.of(group) == 0.0 || scale.iter().all(|byte| *byte == 0))
     }
 }
 

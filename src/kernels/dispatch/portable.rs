@@ -7,7 +7,7 @@ use super::queries::{Tile, Total};
 use super::widen::widened;
 use super::work::{Dots, Extent, F32Factors, Job, Sums};
 use super::{Isa, portable};
-use crate::config::Activation;
+use crate::config::{Activation, Form};
 use crate::types::KvRows;
 
 /// Dots in int8 of matrices that share records.
@@ -82,4 +82,9 @@ pub fn read(_: Isa, words: &[u64]) -> u64 {
 /// Rounds of multiply-adds; each is [`portable::CHAINS`] of sixteen, whatever the registers take.
 pub fn multiply_add(_: Isa, rounds: usize) -> [f32; LANES] {
     portable::multiply_add::<6>(rounds)
+}
+
+/// What the scales of a record and norms by group make of each other.
+pub fn spread(_: Isa, form: Form, scales: &[u8], norms: &[[f32; LANES]]) -> [f32; 2] {
+    portable::spread(form, scales, norms)
 }

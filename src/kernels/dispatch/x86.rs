@@ -12,7 +12,7 @@ use super::x86::{
     self, amx, dots_f32_one, dots_int8_amx, dots_int8_many, dots_int8_many_avx2, dots_int8_one, dots_int8_one_avx2,
     heads, heads_avx2, sums_exact_amx, sums_exact_avx2, sums_exact_many, sums_exact_one, sums_f32_one,
 };
-use crate::config::Activation;
+use crate::config::{Activation, Form};
 use crate::quant::Rows;
 use crate::types::{BLOCK, KvRows};
 
@@ -189,4 +189,9 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
 /// Rounds of multiply-adds; each is [`portable::CHAINS`] of sixteen, whatever the registers take.
 pub fn multiply_add(isa: Isa, rounds: usize) -> [f32; LANES] {
     compiled!(isa, portable::multiply_add::<6>, multiply_add(rounds))
+}
+
+/// What the scales of a record and norms by group make of each other.
+pub fn spread(isa: Isa, form: Form, scales: &[u8], norms: &[[f32; LANES]]) -> [f32; 2] {
+    compiled!(isa, portable::spread, spread(form, scales, norms))
 }

@@ -9,6 +9,7 @@ mod bounds;
 mod dots;
 mod exact;
 mod quantise;
+mod spread;
 mod sums;
 
 pub use activation::activate;
@@ -17,4 +18,5 @@ pub use bounds::{CHAINS, multiply_add, read};
 pub use dots::{dots_f32, dots_groups, dots_int8, kept_f32, kept_int8};
 pub use exact::sums_exact;
 pub use quantise::quantise;
+pub use spread::spread;
 pub use sums::sums_f32;

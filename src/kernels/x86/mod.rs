@@ -45,7 +45,7 @@ mod widen;
 macro_rules! widened {
     ($module:ident, $features:literal, $chains:literal) => {
         pub mod $module {
-            use crate::config::Activation;
+            use crate::config::{Activation, Form};
             use crate::kernels::columns::{Int8Columns, Strip};
             use crate::kernels::factors::Factors;
             use crate::kernels::lanes::LANES;
@@ -68,6 +68,10 @@ macro_rules! widened {
             #[target_feature(enable = $features)]
             pub fn quantise(row: &[f32], strips: &mut [Strip]) {
                 portable::quantise(row, strips);
+            }
+            #[target_feature(enable = $features)]
+            pub fn spread(form: Form, scales: &[u8], norms: &[[f32; LANES]]) -> [f32; 2] {
+                portable::spread(form, scales, norms)
             }
             #[target_feature(enable = $features)]
             pub fn activate(activation: Activation, x: &mut [f32]) {

@@ -36,9 +36,9 @@ impl Case {
     }
 
     fn off(&self, isa: Isa, level: Level, bias: &[f32]) -> Vec<u32> {
-        let prover =
-            Prover::new(&on_two(isa, self.arithmetic), &self.records.coding, self.fine(), &self.x, self.records.width);
-        prover.off(&Activated { rows: self.at(level), bias: Some(bias), others: None })
+        let cpu = on_two(isa, self.arithmetic);
+        let prover = Prover::new(&cpu, &self.records.coding, self.fine(), &self.x, self.records.width);
+        prover.off(&cpu, &Activated { rows: self.at(level), bias: Some(bias), others: None })
     }
 
     /// Levels that proofs can come from.
@@ -255,8 +255,10 @@ fn what_is_not_finite_is_kept() {
 #[test]
 fn a_bias_of_up_that_could_overflow_keeps_its_neuron() {
     let case = flat(vec![1.0; 8], f16::ONE);
-    let prover = Prover::new(&on_two(Isa::detect(), Arithmetic::Float), &case.records.coding, Level::L16, &case.x, 8);
-    let off = |other: f32| prover.off(&Activated { rows: case.at(Level::L4), bias: None, others: Some(&[other]) });
+    let cpu = on_two(Isa::detect(), Arithmetic::Float);
+    let prover = Prover::new(&cpu, &case.records.coding, Level::L16, &case.x, 8);
+    let off =
+        |other: f32| prover.off(&cpu, &Activated { rows: case.at(Level::L4), bias: None, others: Some(&[other]) });
     assert_eq!([off(3.0), off(f32::NAN), off(f32::INFINITY), off(f32::MAX)], [[1], [0], [0], [0]]);
 }
 
