@@ -32,8 +32,12 @@ def test_partial_sums_add_up_to_the_whole(small: Path, cut: bool, bits: int, row
     x = np.random.RandomState(seed).standard_normal((rows, 72)).astype(np.float32)
     at = np.arange(rows, dtype=np.uint32)
     vectors = stored.weights(small)
-    with Model.open(small, precision=bits) as model, model.sequence(rows) as one, model.sequence(rows) as two:
-        backend = model.backend
+    with (
+        Model.open(small, precision=bits) as model,
+        model.sequence(rows) as one,
+        model.sequence(rows) as two,
+        model.turn() as backend,
+    ):
         whole = backend.attention(1, x, np.full(rows, one, np.uint32), at)
         ids = np.full(rows, two, np.uint32)
         parts = [backend.attention(1, x, ids, at, span) for span in spans(GROUPS, cut)]

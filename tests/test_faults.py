@@ -135,12 +135,12 @@ def test_reads_that_come_short_late_or_out_of_order(
 
 def test_rows_of_a_call_are_waited_for_together(tale: Path, io: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = np.arange(48, dtype=np.uint32)[::-1].copy()
-    with opened(tale, io) as model:
-        alone = [model.backend.engine.embed(tokens[at : at + 1])[0] for at in range(len(tokens))]
+    with opened(tale, io) as model, model.turn() as backend:
+        alone = [backend.engine.embed(tokens[at : at + 1])[0] for at in range(len(tokens))]
     monkeypatch.setenv(FAULTS, "slow=50ms")
-    with opened(tale, io) as model:
-        np.testing.assert_array_equal(model.backend.engine.embed(tokens), np.stack(alone))
-        stalls = json.loads(model.backend.engine.stats())["stalls"]
+    with opened(tale, io) as model, model.turn() as backend:
+        np.testing.assert_array_equal(backend.engine.embed(tokens), np.stack(alone))
+        stalls = json.loads(backend.engine.stats())["stalls"]
     assert 0 < stalls < 16, "sixteen rows at a time: three waits, and few more if the machine is busy"
 
 

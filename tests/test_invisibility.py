@@ -127,13 +127,15 @@ def step(model: Model, lengths: list[int]) -> Row:
         )  # fmt: skip
         rows = model.forward(batch)
         for sequence in sequences:
-            model.backend.free(sequence)
+            with model.turn() as backend:
+                backend.free(sequence)
     return rows
 
 
 def fork(model: Model, base: int, length: int) -> int:
-    sequence = model.backend.fork(base)
-    model.backend.truncate(sequence, length)
+    with model.turn() as backend:
+        sequence = backend.fork(base)
+        backend.truncate(sequence, length)
     return sequence
 
 

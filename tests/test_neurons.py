@@ -41,8 +41,8 @@ def expected(store: Path, x: Floats, bits: int) -> Floats:
 def test_neurons_are_the_reference_at_every_level_the_model_reads(small: Path, bits: int, count: int) -> None:
     x = rows(count)
     for precision in (16, bits):
-        with Model.open(small, precision=precision) as model:
-            found = model.backend.engine.neurons(LAYER, x, bits)
+        with Model.open(small, precision=precision) as model, model.turn() as backend:
+            found = backend.engine.neurons(LAYER, x, bits)
         assert found.shape == (count, FFN)
         np.testing.assert_array_equal(found.view(np.uint32), expected(small, x, bits).view(np.uint32))
 
@@ -58,8 +58,8 @@ def test_a_recipe_gives_all_levels_that_it_reads(small: Path, ffn: Json) -> None
 
 
 def test_levels_that_are_not_read_are_refused(small: Path) -> None:
-    with Model.open(small, precision=8) as model:
+    with Model.open(small, precision=8) as model, model.turn() as backend:
         with pytest.raises(UsageError, match="whose FFN is open at 8: open it at 16"):
-            model.backend.engine.neurons(0, rows(1), 16)
+            backend.engine.neurons(0, rows(1), 16)
         with pytest.raises(UsageError, match="a level of 5 bits; 4, 8 and 16 are known"):
-            model.backend.engine.neurons(0, rows(1), 5)
+            backend.engine.neurons(0, rows(1), 5)

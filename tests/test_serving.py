@@ -120,7 +120,8 @@ def test_what_is_counted_is_of_each(small: Path) -> None:
         assert found[plane]["recipe"]["recipe"] == RECIPES["plane"].to_dict()
         assert found[plane]["passes"] == 3
         read = sum(stats["read_bytes"] + stats["hit_bytes"] for stats in found.values())
-        total = json.loads(model.backend.engine.stats())  # type: ignore[attr-defined]
+        with model.turn() as backend:
+            total = json.loads(backend.engine.stats())  # type: ignore[attr-defined]
         assert read == total["read_bytes"] + total["hit_bytes"]
         assert sum(sum(one["reads"] for one in stats["layers"]) for stats in found.values()) == total["reads"]
     with Model.open(small, recipe=RECIPES["plane"]) as alone:
@@ -221,7 +222,8 @@ def _together(models: list[Model]) -> Iterator[tuple[Floats, ...]]:
 
 def _sequence(model: Model) -> int:
     """One that nobody frees before the model is closed."""
-    return model.backend.create(np.ones(model.architecture.head_dim // 2, np.float32), 1.0)
+    with model.turn() as backend:
+        return backend.create(np.ones(model.architecture.head_dim // 2, np.float32), 1.0)
 
 
 def test_predictors_are_handed_over_once_and_when_another_is_asked_for(

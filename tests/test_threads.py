@@ -57,6 +57,7 @@ def test_other_threads_run_while_the_core_computes(tale: Path) -> None:
 
 def _rise(model: Model, rows: NDArray[np.float32], counted: list[int]) -> int:
     """How often the other thread counts during one call of the core: with the GIL held, at its edges only."""
-    before = counted[0]
-    model.backend.head(rows)
-    return counted[0] - before
+    with model.turn() as backend:
+        before = counted[0]
+        backend.head(rows)
+        return counted[0] - before

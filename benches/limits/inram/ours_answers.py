@@ -37,7 +37,8 @@ class Line:
 
     def cut(self, length: int) -> None:
         """Forgets what lies behind `length` tokens."""
-        self.model.backend.truncate(self.sequence, length)
+        with self.model.turn() as backend:
+            backend.truncate(self.sequence, length)
         self.length = length
 
     def _run(self, ids: Sequence[int], kind: Kind, want: Any) -> None:

@@ -31,10 +31,10 @@ def rows_of(parts: Sequence[Window]) -> int:
 
 def neurons(model: Model, layer: int, x: Floats, bits: int) -> Floats:
     """|h| of every neuron for rows x [N, hidden] before the norm: float32 [N, neurons], finite."""
-    backend = model.backend
-    if not isinstance(backend, CpuBackend):
-        raise UsageError("a profile is made on the CPU")
-    h = np.abs(backend.engine.neurons(layer, x, bits))
+    with model.turn() as backend:
+        if not isinstance(backend, CpuBackend):
+            raise UsageError("a profile is made on the CPU")
+        h = np.abs(backend.engine.neurons(layer, x, bits))
     if not np.isfinite(h).all():
         raise NumericsError(f"layer {layer} has neurons that give no finite number at {bits} bits")
     return h

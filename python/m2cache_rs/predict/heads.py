@@ -79,7 +79,8 @@ class Worths:
         """All rows as q reads them, float32 [rows, hidden]."""
         x = self._spool.read(layer, 0, self._rows)
         mean = np.mean(np.square(x), axis=1, keepdims=True, dtype=np.float64)
-        gain = self._model.backend.norm(layer, "attn")
+        with self._model.turn() as backend:
+            gain = backend.norm(layer, "attn")
         return np.asarray(x / np.sqrt(mean + self._arch.norm_eps) * gain, np.float32)
 
     def _see(self, layer: int, which: str, x: Floats) -> None:
@@ -94,11 +95,12 @@ class Worths:
 
     def _mixed(self, layer: int, x: Floats) -> Floats:
         """What the heads give, [N, heads, head_dim]; the positions are taken back, to be appended again."""
-        backend, batch = self._model.backend, self._batch
-        if not isinstance(backend, CpuBackend):
-            raise UsageError("a profile is made on the CPU")
-        mixed = backend.engine.mixed(layer, x, backend.kv, batch.sequences, batch.positions)
-        backend.truncate(int(batch.sequences[0]), int(batch.positions[0]), (layer, layer + 1))
+        batch = self._batch
+        with self._model.turn() as backend:
+            if not isinstance(backend, CpuBackend):
+                raise UsageError("a profile is made on the CPU")
+            mixed = backend.engine.mixed(layer, x, backend.kv, batch.sequences, batch.positions)
+            backend.truncate(int(batch.sequences[0]), int(batch.positions[0]), (layer, layer + 1))
         return mixed.reshape(len(x), self._arch.heads, self._arch.head_dim)
 
     def _gram(self, layer: int) -> Floats:

@@ -37,7 +37,8 @@ class Sample:
         """Rows as the FFN's matrices read them."""
         arch = self._model.architecture
         mean = np.mean(np.square(x), axis=1, keepdims=True, dtype=np.float64)
-        gain = self._model.backend.norm(self._layer, "ffn")
+        with self._model.turn() as backend:
+            gain = backend.norm(self._layer, "ffn")
         return np.asarray(x / np.sqrt(mean + arch.norm_eps) * gain, np.float32)
 
     def given(self) -> Floats:

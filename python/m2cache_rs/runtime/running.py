@@ -96,8 +96,8 @@ class Running:
         """Whatever interrupts it leaves nobody's turn: who comes next takes it up anew."""
         if self._passing:
             raise UsageError(
-                "the model is in the middle of a pass by another recipe, whose progress or observer this was "
-                "called from: call it when the pass is over"
+                "the model is in the middle of a pass by another recipe, whose turn, progress or observer "
+                "this was called from: call it when the pass is over"
             )
         counted = backend.stats()
         before, self._turn = self._turn, None

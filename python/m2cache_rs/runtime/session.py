@@ -245,7 +245,8 @@ class Model(Described):
         run in windows of 512 tokens.
         """
         checked = token_ids(ids, self.architecture.vocab)
-        observer = ActivationRms(self.backend, self.architecture)
+        with self.turn() as backend:
+            observer = ActivationRms(backend, self.architecture)
         window = min(self.context, 512)
         for start in range(0, len(checked), window):
             part = checked[start : start + window]
@@ -323,8 +324,8 @@ class Model(Described):
         """A new sequence whose rotary frequencies fit `length` positions, freed at the end."""
         spec = self.architecture
         inv_freq, factor = inverse_frequencies(spec.rope, spec.head_dim, spec.context, length)
-        with self._own:
-            created = self.backend.create(inv_freq, factor)
+        with self.turn() as backend:
+            created = backend.create(inv_freq, factor)
         try:
             yield created
         finally:
@@ -339,10 +340,8 @@ class Model(Described):
         progress: Progress | None = None,
     ) -> Floats:
         """Logits of the wanted rows; see `Decoder.forward`. One call runs at a time."""
-        with self._own:
-            self._check_open()
-            with self._running.passing(self._turn) as backend:
-                return self._pass(backend, batch, want, observer, progress)
+        with self.turn() as backend:
+            return self._pass(backend, batch, want, observer, progress)
 
     def _pass(
         self,
@@ -363,16 +362,19 @@ class Model(Described):
             self._tokens[kind.name.lower()] += int(np.count_nonzero(batch.kinds == kind))
         return logits
 
-    @property
-    def backend(self) -> Backend:
-        """What computes, by this model's recipe until another one `serving` has its turn: for callers that
-        build their own batches.
+    @contextmanager
+    def turn(self) -> Iterator[Backend]:
+        """What computes, by this model's recipe as long as the block lasts: for callers that build their own
+        batches.
 
-        UsageError when the model is closed, and in a forked child, where the core's threads do not exist.
+        Nothing else runs on the open store meanwhile; other threads wait. Raises UsageError when the model is
+        closed, in a forked child, where the core's threads do not exist, and where the same thread is in the
+        middle of another recipe's turn.
         """
         with self._own:
             self._check_open()
-            return self._running.take_up(self._turn)
+            with self._running.passing(self._turn) as backend:
+                yield backend
 
     @property
     def _own(self) -> AbstractContextManager[None]:
