@@ -6,23 +6,52 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from m2cache_rs.cli.stats import table
 from m2cache_rs.config import LEVELS, PARTS
 from m2cache_rs.recipe.cut import Shares
+from m2cache_rs.recipe.predictors import CODING
 from m2cache_rs.recipe.recipe import Dense, Ffn, Recipe, Sparse
 from m2cache_rs.recipe.work import record_bytes
 from m2cache_rs.runtime.opening import Opened
 from m2cache_rs.runtime.session import Model
 
 from tests.stores import Shown
+from tests.test_heads import copied, give, of
+from tests.test_predictors import tensors, write
 
 HALF = (Shares(0.5, (0.25, 0.25, 0.5)),)
 FFNS: dict[str, Ffn] = {
     **{f"dense {bits}": Dense(bits) for bits in LEVELS},
     "plane": Sparse("plane", HALF),
     "oracle": Sparse("oracle", HALF),
+    "lowrank": Sparse("lowrank", HALF, predictor="svd"),
+    "cascade": Sparse("cascade", HALF, (0.75,), "svd"),
 }
+
+
+@pytest.fixture(name="ranking", scope="session")
+def with_predictors(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small store and what chooses neurons and query heads of it."""
+    store = copied(small, tmp_path_factory.mktemp("touched") / "small.m2c")
+    opened = Opened(store)
+    give(store, of(opened.architecture))
+    # No neuron weighs less than nothing.
+    factors = {name: np.abs(values) for name, values in tensors().items()}
+    write(store, tensors=factors, metadata={"store": opened.manifest["id"]})
+    return store
+
+
+def foreseen(opened: Opened, recipe: Recipe) -> dict[str, int]:
+    """By part, with what chooses neurons (both vectors in f32) and query heads (a bias in f32)."""
+    spec, predictor = opened.architecture, opened.predictor(recipe)
+    head = record_bytes(CODING, spec.hidden, 8) + 4
+    choosing = {
+        "ffn": 0 if predictor is None else predictor.bytes(),
+        "attn": 0 if recipe.query_heads is None else spec.layers * spec.heads * head,
+    }
+    return {part: size + choosing.get(part, 0) for part, size in opened.weights(recipe).parts.items()}
 
 
 def run(store: Path, recipe: Recipe, cache: int | None) -> tuple[Model, dict[str, Any]]:
@@ -35,16 +64,19 @@ def run(store: Path, recipe: Recipe, cache: int | None) -> tuple[Model, dict[str
     return model, together
 
 
+@pytest.mark.parametrize("heads", [None, (0.5,), (1 / 6, 0.8)], ids=["all heads", "half", "by layer"])
 @pytest.mark.parametrize("ffn", FFNS)
-def test_what_a_token_is_foreseen_to_touch_is_what_it_was_counted(small: Path, ffn: str) -> None:
+def test_what_a_token_is_foreseen_to_touch_is_what_it_was_counted(
+    ranking: Path, ffn: str, heads: tuple[float, ...] | None
+) -> None:
     """Split, bundled and gated, records of odd lengths that the store pads; with a cache and without."""
-    recipe = Recipe(8, 4, 16, 8, FFNS[ffn])
-    weights = Opened(small).weights(recipe)
+    recipe, opened = Recipe(8, 4, 16, 8, FFNS[ffn], heads), Opened(ranking)
+    weights, wanted = opened.weights(recipe), foreseen(opened, recipe)
     for cache in (None, weights.least):
-        model, counted = run(small, recipe, cache)
-        assert counted["touched"] == weights.parts
-        assert counted["recipe"]["cost"]["bytes_per_token"] == weights.parts["ffn"]
-        assert sum(counted["touched"].values()) == weights.token_bytes == model.weights.token_bytes
+        model, counted = run(ranking, recipe, cache)
+        assert counted["touched"] == wanted
+        assert counted["recipe"]["cost"]["bytes_per_token"] == wanted["ffn"]
+        assert sum(weights.parts.values()) == weights.token_bytes == model.weights.token_bytes
 
 
 @pytest.mark.parametrize("bits", LEVELS)
