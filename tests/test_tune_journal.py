@@ -15,12 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from m2cache_rs import UsageError
-from m2cache_rs.tune import run
+from m2cache_rs.recipe.recipe import Recipe
+from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.tune import model, run
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.journal import Journal
 from m2cache_rs.tune.layers import UNIFORM
 from m2cache_rs.tune.meter import Meter
 from m2cache_rs.tune.model import Settings, tuning
+from m2cache_rs.tune.ranking import Ranking
+from m2cache_rs.tune.text import Text
 
 from tests.stores import Shown
 from tests.tuning import TEXT
@@ -250,3 +254,20 @@ def test_a_signal_loses_no_more_than_what_is_being_measured(
     code, _, err = shown("tune", store, "--force", "--text", text, "--tokens", 64, "--restart")
     assert (code, (store / "profiles/recipes.json").read_bytes()) == (0, found)
     assert json.loads(found)["recipes"].keys() == {"high", "balanced", "fast"}
+
+
+def test_another_core_or_candidates_measure_anew(
+    tale: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core that was built anew has the old version, and may have other bits."""
+    core = tmp_path / "core.so"
+
+    def place(built: bytes, ranking: Ranking) -> Path:
+        core.write_bytes(built)
+        return Journal(tmp_path, model._about(Opened(tale), Text(()), Recipe.dense(16), ranking, {})).path
+
+    monkeypatch.setattr(model._core, "__file__", str(core))
+    rankings = (Ranking(), Ranking("cascade", "svd"), Ranking("cascade", "svd", 0.5))
+    found = [place(built, ranking) for built in (b"one", b"two") for ranking in rankings]
+    assert len(set(found)) == len(found)
+    assert place(b"one", Ranking()) == found[0]

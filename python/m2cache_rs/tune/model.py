@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from m2cache_rs._core import __version__
+from m2cache_rs import _core
 from m2cache_rs.config import LEVELS, PrecisionLike, format_size
 from m2cache_rs.errors import UsageError
 from m2cache_rs.eval.run import scoring_bytes
@@ -270,9 +270,13 @@ def _resumable(journal: Journal, tell: Callable[[str], None]) -> Iterator[None]:
 def _about(
     opened: Opened, text: Text, base: Recipe, ranking: Ranking, files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that a measurement depends on beside the shares of layers: no goal, and nothing of the machine."""
+    """All that a measurement depends on beside the shares of layers: no goal, and nothing of the machine.
+
+    The version stands still while kernels change; the compiled core's file does not.
+    """
     return {
-        "generator": f"m2cache-rs {__version__}",
+        "generator": f"m2cache-rs {_core.__version__}",
+        "core": profiles.digest(Path(_core.__file__)),
         "store": opened.manifest["id"],
         "text": text.digest,
         "base": base.to_dict(),
