@@ -70,12 +70,12 @@ def _sparse_words(ffn: Sparse) -> str:
 
 def _cut_words(cuts: tuple[Cut, ...]) -> str:
     """Shares, or from the least to the most where layers differ."""
-    from m2cache_rs.recipe.cut import LEVELS, Above
+    from m2cache_rs.recipe.cut import BAND_LEVELS, Above
 
     if any(isinstance(cut, Above) for cut in cuts):
         return f"at most {_span([cut.most if isinstance(cut, Above) else cut.active for cut in cuts])}"
     shares = [(cut.active, cut.bands) for cut in cuts if not isinstance(cut, Above)]
-    bands = zip(LEVELS, zip(*(bands for _, bands in shares), strict=True), strict=True)
+    bands = zip(BAND_LEVELS, zip(*(bands for _, bands in shares), strict=True), strict=True)
     used = [(bits, _span(list(band))) for bits, band in bands if any(band)]
     levels = f"{used[0][0]} bits" if len(used) == 1 else ", ".join(f"{one} at {bits}" for bits, one in used)
     return f"{_span([active for active, _ in shares])} ({levels})"

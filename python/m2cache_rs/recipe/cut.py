@@ -12,7 +12,8 @@ import numpy as np
 
 from m2cache_rs.errors import UsageError
 
-LEVELS = (16, 8, 4)
+# In the order of bands; `config.LEVELS` are those of a weight, as they rise.
+BAND_LEVELS = (16, 8, 4)
 # Shares that are written with three digits add up to no less and no more.
 _SLACK = 2e-3
 # Scores are f32.
@@ -145,4 +146,4 @@ def _score(value: Any, where: str) -> float:
 
 
 def _finest(used: list[bool]) -> int:
-    return next(level for level, one in zip(LEVELS, used, strict=True) if one)
+    return next(level for level, one in zip(BAND_LEVELS, used, strict=True) if one)

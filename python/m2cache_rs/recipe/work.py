@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2cache_rs.models import Architecture
-from m2cache_rs.recipe.cut import LEVELS, Above, Cut, rounded
+from m2cache_rs.recipe.cut import BAND_LEVELS, Above, Cut, rounded
 from m2cache_rs.recipe.recipe import Recipe, Sparse, one_or_each
 
 _BLOCK = 64
@@ -36,7 +36,7 @@ class Work:
         sums: Counter[int] = Counter()
         for layer in range(spec.layers):
             computed, added = _counts(recipe, layer, spec)
-            for bits in LEVELS:
+            for bits in BAND_LEVELS:
                 record = record_bytes(encoding["coding"], spec.hidden, bits)
                 dots[bits] += computed[bits] * record * (len(spec.ffn_matrices) - 1)
                 sums[bits] += added[bits] * record
@@ -59,7 +59,7 @@ def _counts(recipe: Recipe, layer: int, spec: Architecture) -> tuple[Counter[int
     ffn = recipe.ffn
     if not isinstance(ffn, Sparse):
         return Counter({ffn.bits: spec.ffn}), Counter({ffn.bits: spec.ffn})
-    added = Counter(dict(zip(LEVELS, _most(one_or_each(ffn.layers, layer), spec.ffn), strict=True)))
+    added = Counter(dict(zip(BAND_LEVELS, _most(one_or_each(ffn.layers, layer), spec.ffn), strict=True)))
     scanned = _SCANS.get(ffn.paid)
     computed = Counter({bits: count for bits, count in added.items() if bits != scanned})
     if scanned is not None:
