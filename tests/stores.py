@@ -15,7 +15,7 @@ from m2cache_rs.config import Precision, PrecisionLike
 from m2cache_rs.convert import convert
 from m2cache_rs.models import architecture_of
 from m2cache_rs.plan.budget import Weights
-from m2cache_rs.recipe.recipe import Recipe
+from m2cache_rs.recipe.recipe import Dense, Recipe
 from m2cache_rs.runtime.opening import Opened
 
 from tests.reference import checkpoint, tiny
@@ -46,7 +46,8 @@ Shown = Callable[..., tuple[int, str, str]]
 def needs(store: Path, precision: PrecisionLike) -> Weights:
     """What the weights of a store take."""
     opened = Opened(store)
-    return opened.weights(Recipe.of_levels(Precision.parse(precision).levels(opened.planes)))
+    attn, ffn, head, embed = Precision.parse(precision).levels(opened.planes)
+    return opened.weights(Recipe(attn, head, embed, ffn, Dense(ffn)))
 
 
 @pytest.fixture(scope="session")

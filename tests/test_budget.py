@@ -22,7 +22,7 @@ from m2cache_rs.plan import budget
 from m2cache_rs.plan.budget import Costs, Weights
 from m2cache_rs.plan.wish import Wish, choose
 from m2cache_rs.recipe.cut import Shares
-from m2cache_rs.recipe.recipe import Recipe, Sparse
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 from m2cache_rs.runtime.opening import Opened
 
 from tests.stores import SMALL
@@ -228,8 +228,8 @@ def test_threads_are_charged_what_their_levels_keep() -> None:
         less, more = (_core.scratch_bytes(tall.to_json(), core, act, rows, logits, 64, n) for n in (64, 65))
         return more - less
 
-    coarse, fine, mixed = Recipe.dense(4), BEST, Recipe.of_levels((4, 4, 16, 16))
-    ffn = Recipe.of_levels((4, 16, 4, 4))
+    coarse, fine, mixed = Recipe.dense(4), BEST, Recipe(4, 16, 16, 4, Dense(4))
+    ffn = Recipe(4, 4, 4, 16, Dense(16))
     assert each(coarse, "f32") == each(fine, "f32") == each(fine, "auto")
     assert max(each(coarse, "auto"), each(fine, "auto")) < each(ffn, "auto")
     assert each(coarse, "auto") < each(mixed, "auto") <= each(ffn, "auto")

@@ -31,7 +31,7 @@ from m2cache_rs.plan.rates import known_rates, rates_of
 from m2cache_rs.plan.reads import Reads
 from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.recipe.dial import Chosen
-from m2cache_rs.recipe.recipe import Recipe, Sparse
+from m2cache_rs.recipe.recipe import Dense, Recipe, Sparse
 from m2cache_rs.recipe.work import Work
 from m2cache_rs.runtime.opening import Opened
 
@@ -143,7 +143,7 @@ def test_a_config_plans_like_the_store_that_is_made_of_it(tale: Path) -> None:
     for path in (EXAMPLE, EXAMPLE / "config.json"):
         foreseen = shape_of(path)
         assert foreseen.architecture == stored.architecture
-        for recipe in (Recipe.dense(4), Recipe.of_levels((16, 4, 8, 16)), PLANE):
+        for recipe in (Recipe.dense(4), Recipe(16, 8, 16, 4, Dense(4)), PLANE):
             assert foreseen.weights(recipe) == stored.weights(recipe)
 
 

@@ -88,17 +88,6 @@ class Architecture:
         spec.validate()
         return spec
 
-    @classmethod
-    def from_json(cls, text: str) -> Architecture:
-        """Reads the text that `to_json` writes. Raises `StoreError`."""
-        try:
-            values = json.loads(text)
-        except ValueError as err:
-            raise StoreError(f"architecture is not JSON: {err}") from err
-        if not isinstance(values, dict):
-            raise StoreError("architecture is not a JSON object")
-        return cls.from_dict(values)
-
     def validate(
         self,
         error: type[M2CacheError] = StoreError,

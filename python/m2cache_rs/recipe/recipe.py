@@ -105,12 +105,6 @@ class Recipe:
         return cls(bits, bits, bits, bits, Dense(bits))
 
     @classmethod
-    def of_levels(cls, levels: tuple[int, int, int, int], prompt: int | None = None) -> Recipe:
-        """From bits of attention, FFN, head and embedding."""
-        attn, ffn, head, embed = levels
-        return cls(attn, head, embed, prompt or ffn, Dense(ffn))
-
-    @classmethod
     def from_dict(cls, value: Any) -> Recipe:
         """From its JSON. UsageError says which field is wrong."""
         fields = _object(value, "the recipe", _KNOWN, _FIELDS)

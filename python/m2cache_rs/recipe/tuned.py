@@ -132,7 +132,8 @@ def named(store: Path, id: str, quality: str) -> Tuned:
         )
     if quality not in recipes:
         raise UsageError(
-            f"quality {quality!r} is none of the tuned recipes of {store} ({', '.join(recipes) or 'none'})"
+            f"quality {quality!r} is none of the tuned recipes of {store} ({', '.join(recipes) or 'none'}): "
+            f"`m2cache tune {store} --text FILE` makes all of them; {EXACT!r} needs none"
         )
     return recipes[quality]
 

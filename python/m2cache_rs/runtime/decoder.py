@@ -27,7 +27,7 @@ FEW_LAYERS = 4
 
 class Kind(IntEnum):
     """What a token is: a prompt's FFN is dense at the recipe's prompt level, others' is by its ffn. How
-    tokens are batched rests on it, too."""
+    tokens are batched rests on it, too. A DRAFT, which its caller verifies, is computed as a DECODE is."""
 
     PROMPT = 0
     DECODE = 1
