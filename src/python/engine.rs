@@ -260,10 +260,11 @@ impl Engine {
     /// What the tiers did so far, as JSON: {"io", "notes", "isa", "threads", "fixed_bytes", "ring_bytes",
     /// "compute_seconds", "ffn": {"tokens" (decoded), "touched_bytes" (of FFN records, as if each token were alone, padding
     /// left out), "neurons": [at 16, at 8, at 4 bits], "selector_bytes" (of the touched), "trace_seconds"
-    /// (spent generating the rankings of a trace)}, MOVED, "sections": [{"section",
-    /// "stored_bytes", MOVED}], "layers": [{"layer" (null: embedding and head), "compute_seconds", MOVED}]} with MOVED =
-    /// "hit_bytes", "read_bytes" (used), "aligned_bytes" (read beside them), "gap_bytes" (between them), "unused_bytes"
-    /// (read ahead in vain, or not asked for yet), "reads", "stalls", "wait_seconds".
+    /// (spent generating the rankings of a trace)}, "attention": {"tokens", "touched_bytes", "selector_bytes" (the same of
+    /// q, k, v and o), "heads" (query heads that the tokens had)}, MOVED, "sections": [{"section", "stored_bytes", MOVED}],
+    /// "layers": [{"layer" (null: embedding and head), "compute_seconds", MOVED}]} with MOVED = "hit_bytes", "read_bytes" (used),
+    /// "aligned_bytes" (read beside them), "gap_bytes" (between them), "unused_bytes" (read ahead in vain, or not asked for
+    /// yet), "reads", "stalls", "wait_seconds".
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         json(&self.call(py, |engine| Ok(engine.report()))?)
     }

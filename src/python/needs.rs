@@ -26,7 +26,7 @@ pub fn needs(architecture: &str, encoding: &str, recipe: &str, serves: Vec<Strin
 /// while it is computed, with the gaps and pages that come with them, "reads": of these}. A read costs as much as request
 /// bytes (None: the usual). Neurons are taken to lie evenly spread.
 ///
-/// Raises what needs does, and CacheTooSmallError.
+/// Raises what needs does, and BudgetError naming the least cache.
 #[pyfunction]
 #[pyo3(signature = (architecture, encoding, recipe, cache, request=None))]
 pub fn forecast(
