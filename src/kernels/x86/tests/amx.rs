@@ -1,5 +1,6 @@
 //! The emulator against products by hand and every fault of the manual; bodies that release what they configure.
 
+use super::super::amx::Tiles;
 use super::super::amx_host;
 use super::emulator;
 use super::tiles::{Signs, State, TILES};
@@ -80,8 +81,10 @@ fn loads_fill_a_shape_and_clear_the_rest_and_stores_touch_no_more() {
     assert_eq!(stored(&state, 0), [[0x03020100, 0x07060504], [0x13121110, 0x17161514], [0x23222120, 0x27262524]]);
     state.zero(0).unwrap();
     assert_eq!(stored(&state, 0), [[0, 0]; 3]);
+    assert_eq!(state.saved(), config(&[(3, 8), (16, 64)]));
     state.release();
     assert!(state.zero(0).is_err());
+    assert_eq!(state.saved(), [0; 64]);
 }
 
 #[test]
@@ -151,6 +154,26 @@ fn amx() -> Option<Isa> {
     found
 }
 
+/// Whether this thread has tiles configured, by what the processor (or its emulator) stores: zeros where not.
+fn configured() -> bool {
+    let mut config = [0u8; 64];
+    // SAFETY: tiles are there wherever the kernels for them are; it writes these 64 bytes.
+    unsafe { std::arch::asm!("sttilecfg [{}]", in(reg) &mut config, options(nostack, preserves_flags)) };
+    config[0] != 0
+}
+
+#[test]
+fn what_is_configured_is_seen_and_released_at_the_end() {
+    if amx().is_none() {
+        return;
+    }
+    // SAFETY: the machine has tiles or an emulator of them; this thread has none configured.
+    let tiles = unsafe { Tiles::configure() };
+    assert!(configured());
+    drop(tiles);
+    assert!(!configured());
+}
+
 /// A product of many columns, on this thread.
 fn product(isa: Isa) {
     let coding = Coding { form: Form::Affine, group: 64, cells: [1; 3] };
@@ -161,7 +184,7 @@ fn product(isa: Isa) {
         let mut dots = Panel::new(20, 17);
         project(&cpu, &rows, &inputs, &mut dots);
         ChunkSum::new(17, 100).add(&cpu, &rows, &dots, 1);
-        assert!(!emulator::configured());
+        assert!(!configured());
     });
 }
 

@@ -14,6 +14,7 @@ pub struct Address {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operation {
     Configure(Address),
+    Save(Address),
     Release,
     Zero(usize),
     Load(usize, Address),
@@ -53,6 +54,7 @@ pub fn decode(bytes: &[u8; LONGEST]) -> Option<Instruction> {
         (0x49, 3, 0) if reg == 0 && rm == 0 => (Operation::Release, 0),
         (0x49, 3, 3) if rm == 0 => (Operation::Zero(reg), 0),
         (0x49, 0..=2, 0) if reg == 0 => memory().map(|(at, more)| (Operation::Configure(at), more))?,
+        (0x49, 0..=2, 1) if reg == 0 => memory().map(|(at, more)| (Operation::Save(at), more))?,
         (0x4b, 0..=2, 3) => tile_memory(memory()?).map(|(at, more)| (Operation::Load(reg, at), more))?,
         (0x4b, 0..=2, 2) => tile_memory(memory()?).map(|(at, more)| (Operation::Store(at, reg), more))?,
         (0x5e, 3, prefix) if vex.vvvv < 8 && vex.base == 0 => {

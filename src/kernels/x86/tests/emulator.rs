@@ -46,11 +46,6 @@ pub fn install() {
     });
 }
 
-/// Whether the emulator has tiles configured on this thread.
-pub fn configured() -> bool {
-    STATE.with_borrow(State::configured)
-}
-
 /// Does the instruction and goes on behind it. It was met in code of ours, not amidst an allocation or a borrow of
 /// `STATE`, so that both are free.
 extern "C" fn on_illegal(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -73,6 +68,12 @@ fn run(state: &mut State, operation: Operation, registers: &[usize; 16]) -> Resu
     match operation {
         // SAFETY: the memory that the instruction would read.
         Operation::Configure(at) => state.configure(unsafe { &*(whole(&at, registers) as *const [u8; 64]) }),
+        Operation::Save(at) => {
+            let to = whole(&at, registers) as *mut [u8; 64];
+            // SAFETY: the memory that the instruction would write.
+            unsafe { to.write_unaligned(state.saved()) };
+            Ok(())
+        }
         Operation::Release => {
             state.release();
             Ok(())

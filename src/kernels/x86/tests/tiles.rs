@@ -49,6 +49,17 @@ impl State {
         Ok(())
     }
 
+    /// `sttilecfg`.
+    pub fn saved(&self) -> [u8; 64] {
+        let mut config = [0; 64];
+        config[0] = u8::from(self.configured());
+        for (tile, shape) in self.shapes.iter().flatten().enumerate() {
+            config[16 + 2 * tile] = shape.row_bytes as u8;
+            config[48 + tile] = shape.rows as u8;
+        }
+        config
+    }
+
     /// `tilerelease`.
     pub fn release(&mut self) {
         *self = State::RELEASED;
