@@ -245,5 +245,10 @@ impl<'a> KvRows<'a> {
 /// (docs/design.md, 6), of completion for I/O, of mapping.
 pub const CHUNK: usize = 256;
 
+/// Decode tokens of a call at most, where a recipe is sparse: a neuron's users are the bits of a `u32`. Dense calls of so
+/// few rows are computed as a decode's are, too: on a thread of the pool, several chunks together. Python's config has the
+/// same number, to cut batches by.
+pub const DECODE_BATCH: usize = 32;
+
 /// Weights that share a byte layout: one 512-bit register, one AMX tile row.
 pub const BLOCK: usize = 64;

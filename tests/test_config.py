@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from m2cache_rs.config import LEVELS, PARTS, Precision, Sampling, format_size, parse_size
+from m2cache_rs.config import DECODE_BATCH, LEVELS, PARTS, Precision, Sampling, format_size, parse_size
 from m2cache_rs.errors import M2CacheError, UsageError
 
 
@@ -138,3 +140,8 @@ def test_settings_out_of_range_are_refused_by_name(flags: dict[str, float]) -> N
 def test_usage_errors_are_value_errors_of_ours() -> None:
     assert issubclass(UsageError, ValueError)
     assert issubclass(UsageError, M2CacheError)
+
+
+def test_batches_are_cut_by_the_cores_number() -> None:
+    types = (Path(__file__).parents[1] / "src/types.rs").read_text()
+    assert re.findall(r"^pub const DECODE_BATCH: usize = (\d+);$", types, re.MULTILINE) == [str(DECODE_BATCH)]

@@ -16,7 +16,7 @@ PARTS = ("attn", "ffn", "head", "embed")
 PLANES = ("base", "mid", "low")
 # Prompt chunks end where the absolute position is a multiple of this, whatever was fed before.
 PROMPT_CHUNK = 256
-# Decode tokens whose logits are the same bits alone and together; as many as POOLED_ROWS in src/engine.
+# Decode tokens whose logits are the same bits alone and together: as many as DECODE_BATCH in src/types.rs.
 DECODE_BATCH = 32
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?b?)", re.IGNORECASE | re.ASCII)

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::kernels::accumulate::ChunkSum;
 use crate::kernels::neurons::{values, values_known};
 use crate::kernels::project::Inputs;
-use crate::select::{Band, COLUMNS, choose};
-use crate::types::{CHUNK, Matrix, Plane};
+use crate::select::{Band, choose};
+use crate::types::{CHUNK, DECODE_BATCH, Matrix, Plane};
 use std::ops::Range;
 
 impl Engine {
@@ -116,10 +116,10 @@ impl Chunk<'_> {
 
 /// Refuses more tokens than a set has bits for.
 pub(super) fn check_columns(columns: usize) -> Result<()> {
-    match columns <= COLUMNS {
+    match columns <= DECODE_BATCH {
         true => Ok(()),
         false => Err(Error::usage(format!(
-            "{columns} decode tokens in a call of a sparse recipe; {COLUMNS} are the most: cut the \
+            "{columns} decode tokens in a call of a sparse recipe; {DECODE_BATCH} are the most: cut the \
                 batch into calls of so many"
         ))),
     }

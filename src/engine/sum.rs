@@ -3,9 +3,7 @@
 use super::Branch;
 use crate::kernels::Cpu;
 use crate::kernels::accumulate::{Accumulator, ChunkSum};
-
-/// Rows of which several chunks are computed together, a thread each ([`super::threads::together`]).
-const SMALL: usize = 32;
+use crate::types::DECODE_BATCH;
 
 /// A branch in the making.
 pub enum BranchSum {
@@ -36,7 +34,7 @@ impl BranchSum {
     pub fn take_one(&mut self, cpu: &Cpu, chunk: &ChunkSum) {
         match self {
             // The threads have chunks of their own.
-            BranchSum::Whole(sum) if chunk.columns() <= SMALL => sum.add(chunk),
+            BranchSum::Whole(sum) if chunk.columns() <= DECODE_BATCH => sum.add(chunk),
             _ => self.take(cpu, std::slice::from_ref(chunk)),
         }
     }

@@ -3,15 +3,12 @@
 use crate::error::{Error, Result};
 use crate::kernels::Cpu;
 use crate::prefetch::{Stop, TICK};
+use crate::types::DECODE_BATCH;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Rows of a call that are computed on a thread of the pool: those of a verification (DECODE_BATCH of
-/// runtime/decoder.py).
-const POOLED_ROWS: usize = 32;
 
 /// How long a thread waits awake for more of a part: many times what lies between two shares of resident weights, less
 /// than most reads take.
@@ -28,7 +25,12 @@ pub fn pool(threads: Option<usize>) -> Result<ThreadPool> {
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     check(threads)?;
     let built = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("m2cache-{i}")).build();
-    built.map_err(|e| Error::usage(format!("could not start {threads} threads: {e}")))
+    built.map_err(|e| {
+        Error::usage(format!(
+            "could not start {threads} threads ({e}): ask for fewer (threads), or raise the limit of \
+                processes (ulimit -u)"
+        ))
+    })
 }
 
 /// Refuses a number of threads that makes no sense.
@@ -50,7 +52,7 @@ pub fn check(threads: usize) -> Result<()> {
 /// # Errors
 /// `part`'s.
 pub fn pooled<T: Send>(cpu: &Cpu, stop: &Stop, rows: usize, part: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    if rows > POOLED_ROWS {
+    if rows > DECODE_BATCH {
         return part();
     }
     let found = cpu.run_beside(TICK, || _ = stop.is_wanted(), || awake(part));
@@ -277,8 +279,8 @@ mod tests {
     fn few_rows_run_on_the_pool_and_many_on_the_callers_thread() {
         let (cpu, me) = (cpu(2), std::thread::current().id());
         let on = |rows| pooled(&cpu, &Stop::never(), rows, || Ok(std::thread::current().id())).unwrap();
-        assert_ne!(on(POOLED_ROWS), me);
-        assert_eq!(on(POOLED_ROWS + 1), me);
+        assert_ne!(on(DECODE_BATCH), me);
+        assert_eq!(on(DECODE_BATCH + 1), me);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::types::CHUNK;
 /// another's scores, nor any on who computes it.
 ///
 /// # Panics
-/// If scores are not whole rows, of at most [`super::COLUMNS`] tokens.
+/// If scores are not whole rows, of at most [`crate::types::DECODE_BATCH`] tokens.
 pub fn choose(team: Team, scores: &[f32], neurons: usize, cut: &Cut, set: &mut ActiveSet) {
     assert!(scores.len().is_multiple_of(neurons), "scores that are no rows of {neurons}");
     set.clear(scores.len() / neurons, neurons);

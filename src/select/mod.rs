@@ -20,5 +20,5 @@ pub use certified::{Activated, Prover};
 pub use choose::choose;
 pub use heads::HeadScores;
 pub use lowrank::{Factors, Lowrank};
-pub use set::{ActiveSet, Band, COLUMNS};
+pub use set::{ActiveSet, Band};
 pub use trace::{Generator, fit_memory};

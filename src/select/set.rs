@@ -1,9 +1,6 @@
 //! What is computed of a layer's neurons.
 
-use crate::types::{CHUNK, LEVELS, Level, Plane};
-
-/// Tokens of a set at most: a bit each.
-pub const COLUMNS: usize = 32;
+use crate::types::{CHUNK, DECODE_BATCH, LEVELS, Level, Plane};
 
 /// Neurons of a chunk that some token uses at one level.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +13,7 @@ pub struct Band {
     pub used: Vec<u32>,
 }
 
-/// The active set of up to [`COLUMNS`] tokens: a neuron may be in several bands of its chunk, for different tokens.
+/// The active set of up to [`DECODE_BATCH`] tokens: a neuron may be in several bands of its chunk, for different tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveSet {
     /// Tokens.
@@ -29,7 +26,7 @@ impl ActiveSet {
     /// No neuron of `neurons`.
     ///
     /// # Panics
-    /// For more than [`COLUMNS`] tokens.
+    /// For more than [`DECODE_BATCH`] tokens.
     pub fn empty(columns: usize, neurons: usize) -> ActiveSet {
         let mut set = ActiveSet { columns: 0, chunks: vec![] };
         set.clear(columns, neurons);
@@ -42,7 +39,7 @@ impl ActiveSet {
     /// As [`ActiveSet::empty`].
     pub fn all(columns: usize, neurons: usize, level: Level) -> ActiveSet {
         let mut set = ActiveSet::empty(columns, neurons);
-        let used = u32::MAX.checked_shr((COLUMNS - columns) as u32).unwrap_or(0);
+        let used = u32::MAX.checked_shr((DECODE_BATCH - columns) as u32).unwrap_or(0);
         for chunk in 0..set.chunks.len() {
             set.put(chunk, level, &vec![used; CHUNK.min(neurons - chunk * CHUNK)]);
         }
@@ -52,9 +49,9 @@ impl ActiveSet {
     /// Becomes [`ActiveSet::empty`], in the memory it has.
     ///
     /// # Panics
-    /// For more than [`COLUMNS`] tokens.
+    /// For more than [`DECODE_BATCH`] tokens.
     pub fn clear(&mut self, columns: usize, neurons: usize) {
-        assert!(columns <= COLUMNS, "an active set of {columns} tokens; {COLUMNS} are the most");
+        assert!(columns <= DECODE_BATCH, "an active set of {columns} tokens; {DECODE_BATCH} are the most");
         self.columns = columns;
         self.chunks.resize_with(neurons.div_ceil(CHUNK), || LEVELS.map(Band::empty));
         self.chunks.iter_mut().flatten().for_each(Band::clear);

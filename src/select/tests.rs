@@ -3,7 +3,7 @@ use super::*;
 use crate::config::{Above, Cut};
 use crate::kernels::testing::on_two;
 use crate::kernels::{Arithmetic, Isa};
-use crate::types::{CHUNK, LEVELS, Level, Plane};
+use crate::types::{CHUNK, DECODE_BATCH, LEVELS, Level, Plane};
 use proptest::prelude::*;
 use std::cmp::Ordering;
 
@@ -145,10 +145,10 @@ proptest! {
 
 #[test]
 fn all_is_every_neuron_for_every_token() {
-    for columns in [0, 1, 31, COLUMNS] {
+    for columns in [0, 1, 31, DECODE_BATCH] {
         let set = ActiveSet::all(columns, 300, Level::L8);
         assert!((0..columns).all(|n| levels_of(&set, 300, n) == [Some(1); 300]));
-        assert!((columns..COLUMNS).all(|n| levels_of(&set, 300, n) == [None; 300]));
+        assert!((columns..DECODE_BATCH).all(|n| levels_of(&set, 300, n) == [None; 300]));
         assert_eq!(
             (set.reading(1, Plane::Mid, None).len(), set.reading(1, Plane::Low, None).len()),
             if columns == 0 { (0, 0) } else { (44, 0) }
@@ -158,8 +158,8 @@ fn all_is_every_neuron_for_every_token() {
 
 #[test]
 fn every_token_of_a_full_batch_has_its_bit() {
-    let scores: Vec<f32> = (0..COLUMNS * COLUMNS).map(|i| f32::from(i % (COLUMNS + 1) == 0)).collect();
-    let set = chosen(&scores, COLUMNS, &Cut::Top([0, 0, 1]));
+    let scores: Vec<f32> = (0..DECODE_BATCH * DECODE_BATCH).map(|i| f32::from(i % (DECODE_BATCH + 1) == 0)).collect();
+    let set = chosen(&scores, DECODE_BATCH, &Cut::Top([0, 0, 1]));
     let [_, _, band] = &set.chunks[0];
     assert_eq!(band.ids, (0..32).collect::<Vec<u32>>());
     assert_eq!(band.used, (0..32).map(|n| 1 << n).collect::<Vec<u32>>());
