@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from m2cache_rs import _core
-from m2cache_rs.convert import ConvertReport, Progress, convert, files
+from m2cache_rs.convert import ConvertReport, Progress, convert, files, measured
+from m2cache_rs.convert.measured import Measured
 from m2cache_rs.convert.tiles import tiles
 
 from tests.reference import checkpoint, numbers, store
@@ -277,6 +278,46 @@ def test_what_was_measured_of_the_same_store_is_kept(model: Path, tmp_path: Path
     (word,) = said
     assert "has profiles (neurons.json, predictor-svd.safetensors): they are kept if the new" in word
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tiny.m2c"]
+
+
+def test_what_is_measured_and_removed_while_a_store_is_replaced(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also files in folders and links, which a user may have put there."""
+    target, profiles = tmp_path / "tiny.m2c", tmp_path / "tiny.m2c/profiles"
+    convert(model, target)
+    measure(target)
+    (profiles / "mine/inner").mkdir(parents=True)
+    (profiles / "mine/inner/notes.txt").write_bytes(b"notes")
+    (profiles / "dangling").symlink_to("/nonexistent")
+    journal = (profiles / "tuning-0.journal").open("ab", buffering=0)
+
+    def meanwhile(self: Measured, new: dict[str, Any]) -> None:
+        (profiles / "recipes.json").write_bytes(b"new")
+        (profiles / "neurons.json").unlink()
+        (profiles / "predictor-svd.safetensors").write_bytes(b"other")
+
+    carry = measured._carry
+
+    def gone_at_last(path: Path, to: Path) -> None:
+        if path.name == "recipes.json":
+            (profiles / "tuning-1.journal").unlink()
+        carry(path, to)
+
+    (profiles / "tuning-1.journal").write_bytes(b"soon gone")
+    monkeypatch.setattr(Measured, "foretold", meanwhile)
+    monkeypatch.setattr(measured, "_carry", gone_at_last)
+    convert(model, target, force=True, notify=lambda _: None)
+    journal.write(b"went on")
+    journal.close()
+    assert (profiles / "mine/inner/notes.txt").read_bytes() == b"notes"
+    assert (profiles / "dangling").readlink() == Path("/nonexistent")
+    found = {path.name: path.read_bytes() for path in profiles.iterdir() if path.is_file()}
+    assert found == {
+        "recipes.json": b"new",
+        "predictor-svd.safetensors": b"other",
+        "tuning-0.journal": b"went on",
+    }
 
 
 def test_without_second_names_what_was_measured_is_copied(
