@@ -84,8 +84,8 @@ def test_what_is_foreseen_is_read(store: Path, ffn: Any) -> None:
 
 @pytest.mark.parametrize("name", ["dense 8", "plane 0.02, (0.0, 1.0, 0.0)", "plane, all"])
 def test_odd_sizes_are_read_in_pages(small: Path, name: str) -> None:
-    """Rows of its embedding are read beside: as many where all else is in the cache. What is read ahead of the
-    next token may or may not have come when counters are read: some part of one of the tokens."""
+    """Rows of its embedding are read beside: as many where all else is in the cache. What is read ahead of
+    the next token may or may not have come when counters are read: some part of one of the tokens."""
     opened, recipe, tokens = Opened(small), Recipe(8, 8, 8, 16, FFNS[name]), 40
     needs = opened.weights(recipe)
     moved = []

@@ -275,17 +275,17 @@ class Model(Described):
         `read_bytes` read and used, `aligned_bytes` read beside them because reads begin and end on pages,
         `gap_bytes` between them because one read of neighbours is cheaper than two, `unused_bytes` read ahead
         in vain, or not asked for yet, in so many `reads`; `stalls`: times that a step waited, together
-        `wait_seconds`. The same per section in `sections` (with `stored_bytes`) and per layer in `layers` (the
-        last, None, is embedding and head), there with `compute_seconds`. `io`, `isa`, `threads`: what ran;
-        `notes`: what the I/O engine could not have. `tokens`: rows run per kind, in so many `passes` through
-        the model; `kv`: what keys and values are kept as, `kv_bytes`: what they take now, `kv_capacity`:
-        positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of this process. `ffn`:
-        decode `tokens` and what they touched of the FFN, each counted as if it were alone: `touched_bytes`,
-        `selector_bytes` of them to rank neurons, `neurons` computed at 16, 8 and 4 bits; `trace_seconds`
-        there went into rankings that a bench makes up. `attention`: the same of q, k, v and o, and the query
-        `heads` that the tokens had. `touched`: what a mean decode token touched by part, None before the
-        first. `recipe`: what is computed, its name, what `m2cache tune` measured of it (None: nothing), and
-        from these counters its `cost` (runtime/cost.py), None before the first decode token.
+        `wait_seconds`. The same per section in `sections` (with `stored_bytes`) and per layer in `layers`
+        (the last, None, is embedding and head), there with `compute_seconds`. `io`, `isa`, `threads`: what
+        ran; `notes`: what the I/O engine could not have. `tokens`: rows run per kind, in so many `passes`
+        through the model; `kv`: what keys and values are kept as, `kv_bytes`: what they take now,
+        `kv_capacity`: positions they are set aside for (None: as memory allows); `peak_rss_bytes`: of this
+        process. `ffn`: decode `tokens` and what they touched of the FFN, each counted as if it were alone:
+        `touched_bytes`, `selector_bytes` of them to rank neurons, `neurons` computed at 16, 8 and 4 bits;
+        `trace_seconds` there went into rankings that a bench makes up. `attention`: the same of q, k, v and
+        o, and the query `heads` that the tokens had. `touched`: what a mean decode token touched by part,
+        None before the first. `recipe`: what is computed, its name, what `m2cache tune` measured of it (None:
+        nothing), and from these counters its `cost` (runtime/cost.py), None before the first decode token.
         """
         with self._own:
             self._check_open()
