@@ -40,7 +40,7 @@ KERNELS = (
     {"x86"},
     {"isa", "cpu"},
     {"dispatch"},
-    {"project", "accumulate", "activation", "attention", "norm", "rope", "peak", "stream"},
+    {"project", "accumulate", "activation", "attention", "norm", "rope", "peak", "stream", "spread"},
     {"neurons"},
 )
 # Rooms whose files all lie in one folder.
