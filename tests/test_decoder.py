@@ -49,6 +49,9 @@ class Toy:
     def follow(self, layers: tuple[int, int], head: bool, prompt: bool = False) -> None:
         self.followed = (layers, head, prompt)
 
+    def abandon(self) -> None:
+        self.followed = None
+
     def embed(self, tokens: NDArray[np.uint32]) -> NDArray[np.float32]:
         self.sizes.append(len(tokens))
         return self.table[tokens].copy()

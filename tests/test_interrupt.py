@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from m2cache_rs import Model, UsageError
 from m2cache_rs._core import Engine
+from m2cache_rs.runtime.decoder import Batch, Kind
 
 from tests.engines import Json, Sequence, dense, noise, opened, sparse
 from tests.stores import needs
@@ -110,3 +111,23 @@ def test_a_handler_that_raises_nothing_ends_nothing(small: Path, monkeypatch: py
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == [signal.SIGINT]
+
+
+def test_a_pass_that_was_broken_off_is_not_counted(small: Path) -> None:
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with Model.open(small, precision=8, ctx=8) as model, model.sequence(8) as sequence:
+        one = Batch.run(np.array([5], np.uint32), sequence, 0, Kind.DECODE)
+        model.forward(one)
+        before = model.stats()
+        two = Batch.run(np.array([7], np.uint32), sequence, 1, Kind.DECODE)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                model.forward(two, progress=stop)
+        after = model.stats()
+        assert [after[name] for name in ("ffn", "attention", "touched")] == [
+            before[name] for name in ("ffn", "attention", "touched")
+        ]
+        model.forward(two)
+        assert model.stats()["ffn"]["tokens"] == 2

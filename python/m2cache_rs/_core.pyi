@@ -85,6 +85,10 @@ class Engine:
 
         Raises BudgetError naming the least cache, UsageError for a recipe that is none for the model and for planes that are not stored.
         """
+    def abandon(self, /) -> None:
+        """
+        Says that the pass which follow announced ended half-way: what its tokens touched is not counted.
+        """
     def attention(self, /, layer: SupportsIndex, x: NDArray[float32], kv: KvCache, sequences: NDArray[uint32], positions: NDArray[uint32], groups: tuple[SupportsIndex, SupportsIndex] | None = None, prompt: bool = False) -> NDArray[float32]:
         """
         Attention of x, float32 [N, hidden] before the norm, to be added to x; appends K and V. sequences and positions are

@@ -29,6 +29,11 @@ impl Attending {
     pub fn counted(&self) -> &Attended {
         &self.counted
     }
+
+    /// The same, to be set.
+    pub fn counted_mut(&mut self) -> &mut Attended {
+        &mut self.counted
+    }
 }
 
 impl Engine {

@@ -57,7 +57,7 @@ use crate::kv::KvCache;
 use crate::select::{ActiveSet, Generator, Lowrank};
 use crate::store::Store;
 use crate::types::{Kind, Level, Tokens};
-use counted::Counted;
+use counted::{Attended, Counted};
 use heads::Attending;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -118,6 +118,8 @@ pub struct Engine {
     touched: Touched,
     counted: Counted,
     attending: Attending,
+    /// What was counted when the pass began that the last [`Engine::follow`] announced.
+    before: (Counted, Attended),
     /// Time spent in each layer's parts, and (last) in embedding and head.
     spent: Vec<Duration>,
     stop: Arc<Stop>,
@@ -154,6 +156,7 @@ impl Engine {
             touched,
             counted,
             attending,
+            before: Default::default(),
             spent,
             stop: Arc::new(Stop::never()),
         })
@@ -180,7 +183,13 @@ impl Engine {
     /// `Error::Usage` for layers the model does not have.
     pub fn follow(&mut self, layers: Range<usize>, head: bool, kind: Kind) -> Result<()> {
         self.check_layers(&layers)?;
+        self.before = (self.counted.clone(), self.attending.counted().clone());
         self.weights.follow(layers, head, kind)
+    }
+
+    /// Says that the pass which `follow` announced ended half-way: what its tokens touched is not counted.
+    pub fn abandon(&mut self) {
+        (self.counted, *self.attending.counted_mut()) = self.before.clone();
     }
 
     fn check_layers(&self, &Range { start, end }: &Range<usize>) -> Result<()> {

@@ -101,6 +101,14 @@ impl Engine {
         self.call(py, |engine| engine.follow(layers.0..layers.1, head, kind(prompt)))
     }
 
+    /// Says that the pass which follow announced ended half-way: what its tokens touched is not counted.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, |engine| {
+            engine.abandon();
+            Ok(())
+        })
+    }
+
     /// Embedding rows, float32 [N, hidden], of tokens, uint32 [N].
     fn embed<'py>(&self, py: Python<'py>, tokens: In1<'py, u32>) -> PyResult<Out<'py, f32>> {
         let tokens = tokens.slice()?;

@@ -187,7 +187,7 @@ def _ahead(model: Model, expected: Expectation | None, why: str) -> str:
     """What is to be expected, before it starts."""
     speed = speed_words(expected) if expected else f"no speed foreseen: {why}"
     chosen = chosen_words(model.chosen, model.architecture.heads)
-    numbers = f"{chosen}, {activation_words(model.precision, model.act)}"
+    numbers = f"{chosen}, {activation_words(model.recipe, model.act)}"
     memory = budget_words(model.budget, model.context)
     return f"{numbers}, keys and values in {model.kv}; memory {memory}; {speed}"
 

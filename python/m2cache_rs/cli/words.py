@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from m2cache_rs.plan.planner import Expectation
     from m2cache_rs.recipe.cut import Cut
     from m2cache_rs.recipe.dial import Chosen
-    from m2cache_rs.recipe.recipe import Recipe, Sparse
+    from m2cache_rs.recipe.recipe import Ffn, Recipe, Sparse
     from m2cache_rs.recipe.tuned import Measured
 
 
@@ -103,12 +103,29 @@ def measured_words(measured: Measured) -> str:
     )
 
 
-def activation_words(precision: Precision, act: str) -> str:
+def activation_words(recipe: Recipe, act: str) -> str:
     """What the matrices are multiplied with; `act` is `auto` or `f32`."""
-    coded = [bits < 16 for bits in (precision.attn, precision.ffn, precision.head) if bits is not None]
+    coded = [bits < 16 for bits in (recipe.attn, recipe.head, *_ffn_levels(recipe.ffn))]
     if act == "f32" or not any(coded):
         return "f32 activations"
     return "int8 activations" if all(coded) else "int8 activations below 16 bits"
+
+
+def _ffn_levels(ffn: Ffn) -> list[int]:
+    """Levels at which new tokens meet the FFN, by the scan of what ranks it as well."""
+    from m2cache_rs.recipe.cut import BAND_LEVELS, Above
+    from m2cache_rs.recipe.recipe import Sparse
+
+    if not isinstance(ffn, Sparse):
+        return [ffn.bits]
+    used = [
+        [score is not None for score in cut.scores]
+        if isinstance(cut, Above)
+        else [band > 0 for band in cut.bands]
+        for cut in ffn.layers
+    ]
+    levels = [bits for bands in used for bits, some in zip(BAND_LEVELS, bands, strict=True) if some]
+    return levels if ffn.paid == "oracle" else [*levels, 4]
 
 
 def budget_words(budget: Budget, positions: int) -> str:

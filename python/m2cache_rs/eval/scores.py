@@ -30,8 +30,9 @@ class Scores:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean cross-entropy."""
-        return math.exp(self.nats / self.tokens)
+        """exp of the mean cross-entropy; infinite where that is no number of 64 bits."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.nats / self.tokens))
 
     @property
     def bits_per_byte(self) -> float:

@@ -36,6 +36,10 @@ class CpuBackend:
         """Says what the next calls are: reading ahead follows it."""
         self.engine.follow(layers, head, prompt)
 
+    def abandon(self) -> None:
+        """Says that the pass ended half-way: what its tokens touched is not counted."""
+        self.engine.abandon()
+
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows [N, hidden]."""
         return self.engine.embed(tokens)

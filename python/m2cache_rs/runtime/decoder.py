@@ -50,6 +50,9 @@ class Backend(Protocol):
     def follow(self, layers: Span, head: bool, prompt: bool = False) -> None:
         """Says what the next calls are (these layers, the head or not): reading ahead follows it."""
 
+    def abandon(self) -> None:
+        """Says that the pass which `follow` announced ended half-way."""
+
     def embed(self, tokens: Ids) -> Floats:
         """Embedding rows of tokens [N]."""
 
@@ -159,6 +162,7 @@ class Decoder:
             found = [self._pass(batch.rows(rows), span, mask[rows]) for rows in pieces(batch)]
             return found[0] if len(found) == 1 else np.concatenate(found)  # logits are large: no copy of one
         except BaseException:
+            self.backend.abandon()
             for sequence, length in before.items():
                 self.backend.truncate(sequence, length, stage)
             raise
