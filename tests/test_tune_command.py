@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -223,6 +226,46 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_measured(
     for out in (store / "none/x.json", store, store / "profiles/x.json", store / "dangling"):
         code, _, err = shown("tune", store, "--force", "--text", text, "--bits", 6, "--out", out)
         assert (code, f"the recipe cannot be written to {out}" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_full_disk_is_refused_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes is tried with as many bytes as recipes have."""
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(model, "predictions", lambda *all: pytest.fail("something was run"))
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, room[1]))
+    try:
+        with (
+            pytest.raises(StoreIOError, match=f"{store}/profiles cannot be written to"),
+            tuning(store, TEXT, Settings(tokens=32), lambda done, total: None, keeps=True),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+        signal.signal(signal.SIGXFSZ, before)
+    assert list((store / "profiles").iterdir()) == []
+
+
+@pytest.mark.parametrize("goal", [[], ["--bits", 6, "--out", "OUT"]])
+@pytest.mark.usefixtures("few")
+def test_what_was_found_is_printed_though_it_cannot_be_kept(
+    goal: list[object], store: Path, text: Path, tmp_path: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*all: object) -> None:
+        raise full
+
+    monkeypatch.setattr(os if not goal else Path, "replace" if not goal else "write_text", refuse)
+    goal = [tmp_path / "out.json" if one == "OUT" else one for one in goal]
+    command = ["tune", store, "--force", "--text", text, "--tokens", 32, *goal]
+    code, out, err = shown(*command)
+    assert (code, "No space left on device" in err) == (2, True)
+    assert out.splitlines()[-1].split()[0] == ("asked" if goal else "fast")
+    code, out, err = shown(*command, "--json")
+    assert code == 2
+    assert json.loads(out)["found"].keys() == ({"asked"} if goal else {"high", "balanced", "fast"})
 
 
 @pytest.mark.usefixtures("few")

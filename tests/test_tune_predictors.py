@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from m2cache_rs import Model
@@ -13,6 +14,7 @@ from m2cache_rs.recipe.cut import Shares
 from m2cache_rs.recipe.predictors import path_of
 from m2cache_rs.recipe.recipe import Recipe, Sparse
 from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.tune import model
 from m2cache_rs.tune.layers import UNIFORM, of_active
 from m2cache_rs.tune.model import Settings, tuning
 
@@ -126,6 +128,37 @@ def test_what_was_measured_with_another_predictor_is_not_told(
     code, out, _ = shown("eval", store, "--text", text, "--tokens", 32, "--quality", name, "--json")
     assert (code, json.loads(out)["measured"]) == (0, None)
     assert json.loads(out)["mean_kl"] > 0
+
+
+@pytest.mark.parametrize("moment", ["before it is read", "before recipes are kept"])
+@pytest.mark.usefixtures("few")
+def test_a_predictor_that_is_replaced_meanwhile_is_not_taken_for_the_old_one(
+    moment: str, store: Path, text: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_predictors(store, "svd")
+    path = path_of(store, "svd")
+    old = path.read_bytes()
+
+    def replace(*arguments: Any) -> Any:
+        path.with_name(".new.tmp").write_bytes(old[:-4] + bytes(4))
+        path.with_name(".new.tmp").replace(path)
+        return first(*arguments)
+
+    owner, name = (model, "predictions") if moment == "before it is read" else (model.Tuning, "save")
+    first = getattr(owner, name)
+    monkeypatch.setattr(owner, name, replace)
+    command = ["tune", store, "--force", "--text", text, "--tokens", 32, "--select", "lowrank"]
+    code, out, err = shown(*command)
+    assert (code, f"{path} was replaced while it was measured with: run tune again" in err) == (2, True)
+    assert not (store / "profiles/recipes.json").exists()
+    (journal,) = (store / "profiles").glob("*.journal")
+    if moment == "before it is read":
+        assert (journal.read_bytes().count(b"\n"), out) == (1, "")
+    else:
+        assert "balanced" in out
+    monkeypatch.undo()
+    path.write_bytes(old)
+    assert shown("verify", store)[0] == 0
 
 
 @pytest.mark.usefixtures("few")

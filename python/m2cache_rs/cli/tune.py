@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from m2cache_rs.cli import options, output
 from m2cache_rs.cli.texts import read_text
 from m2cache_rs.cli.words import interval_words
 from m2cache_rs.config import format_size, user_path
-from m2cache_rs.errors import UsageError
+from m2cache_rs.errors import M2CacheError, UsageError
 
 if TYPE_CHECKING:
     from m2cache_rs.tune.frontier import Point
@@ -127,10 +128,20 @@ def tune(
         ) as run,
     ):
         found = run.dial() if goal is None else {"": run.asked(goal)}
-        saved = run.save(found) if goal is None else _write(out, found[""])
+        saved = _saved(lambda: run.save(found) if goal is None else _write(out, found[""]))
     output.print_json(_report(run, found)) if json else _print(run, found)
+    if isinstance(saved, M2CacheError):
+        raise saved
     if saved is not None:
         output.note(f"wrote {saved}")
+
+
+def _saved(save: Callable[[], Path | None]) -> Path | M2CacheError | None:
+    """Where it is, or why it is nowhere: what took hours is printed in any case."""
+    try:
+        return save()
+    except M2CacheError as error:
+        return error
 
 
 def _may_be_written(path: Path) -> bool:

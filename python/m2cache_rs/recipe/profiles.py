@@ -18,15 +18,21 @@ from m2cache_rs.errors import StoreError, StoreIOError
 FOLDER = "profiles"
 # A predictor of 7B has 300 MB.
 _PART = 1 << 20
+# More than recipes of any model have.
+_TRIAL = 1 << 16
 
 
 def made(store: Path) -> Path:
-    """The folder of profiles, which can be written to: for who will measure first. StoreIOError."""
+    """The folder of profiles, which has room and may be written: for who will measure first. StoreIOError."""
     folder = store / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            # File systems that compress make nothing of zeros.
+            trial.write(os.urandom(_TRIAL))
+            trial.flush()
+            os.fsync(trial.fileno())
+        return folder
     except OSError as error:
         raise io_error(f"{folder} cannot be written to", error) from error
 

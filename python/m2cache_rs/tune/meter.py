@@ -28,7 +28,7 @@ class Meter:
     """Runs recipes on a text and compares what each predicts with a `reference` (`predictions`).
 
     `base` gives the levels of all but the decode tokens' FFN; `model` has room for every recipe with them.
-    What `journal` has is not run again.
+    What `journal` has is not run again. `check` raises where what runs is not what it would be kept as.
     """
 
     def __init__(
@@ -39,10 +39,11 @@ class Meter:
         model: Model,
         reference: Reference,
         journal: Journal,
+        check: Callable[[], None],
     ) -> None:
         self.text, self.base, self.ranking = text, base, ranking
         self.layers = model.architecture.layers
-        self._model, self._reference, self._journal = model, reference, journal
+        self._model, self._reference, self._journal, self._check = model, reference, journal, check
         self._known: dict[tuple[Shares, ...], Point] = {}
         self.progress: Callable[[], None] = lambda: None
 
@@ -68,6 +69,7 @@ class Meter:
         return point
 
     def _measured(self, how: str, shares: tuple[Shares, ...]) -> Point:
+        self._check()
         scores, entropy = Scores(compared=True), 0.0
         with self._model.serving(self.recipe(shares)) as model:
             before = model.stats()
@@ -76,6 +78,8 @@ class Meter:
                     scores.begin_block()
                     entropy += self._add(scores, window, first, rows, logits)
             cost = costs(model, before, self.text.rows)
+        # The first recipe that is ranked reads its predictor.
+        self._check()
         return Point(
             how,
             shares,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ class Tuning:
         return {name: self._found(self.tuner.within(size)) for name, size in budgets.items()}
 
     def save(self, found: dict[str, Found]) -> Path:
-        """Keeps named recipes in the store's profiles."""
+        """Keeps named recipes in the store's profiles. UsageError, StoreIOError."""
+        _check_files(self.opened, self.meter.base, self.meter.ranking, self.files)
         named = {name: self._tuned(one) for name, one in found.items()}
         return tuned.save(self.opened.path, self.opened.manifest["id"], named)
 
@@ -231,12 +233,22 @@ def tuning(
             reference = predictions(best, found, kept)
         # The text is tokenised, and what that took is part of the process.
         with open_with("f16", scoring_bytes(opened.architecture.vocab, 0), *recipes) as model:
-            meter = Meter(found, base, ranking, model, reference, journal)
+            unchanged = partial(_check_files, opened, base, ranking, files)
+            meter = Meter(found, base, ranking, model, reference, journal, unchanged)
             size = _size(opened, meter)
             tuner = Tuner(meter, size, opened.planes, settings.objective, ranking.bytes)
             counted = iter(range(1, 1 << 62))
             meter.progress = lambda: progress(next(counted), tuner.steps(3))
             yield Tuning(opened, tuner, meter, settings, hashlib.sha256(text.encode()).hexdigest(), files)
+
+
+def _check_files(opened: Opened, base: Recipe, ranking: Ranking, files: Mapping[str, str]) -> None:
+    """UsageError where what ranks neurons is no longer what the journal and the recipes say it was."""
+    now = tuned.files_of(opened.path, widest(base, ranking))
+    for name in sorted({*now, *files}):
+        if now.get(name) != files.get(name):
+            path = opened.path / profiles.FOLDER / name
+            raise UsageError(f"{path} was replaced while it was measured with: run tune again")
 
 
 def _check_cap(
