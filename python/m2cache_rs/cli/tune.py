@@ -134,6 +134,10 @@ def tune(
         raise saved
     if saved is not None:
         output.note(f"wrote {saved}")
+    elif not json:
+        output.note(
+            "the recipe is not kept: --out FILE writes it; measured again on this text it takes seconds"
+        )
 
 
 def _saved(save: Callable[[], Path | None]) -> Path | M2CacheError | None:

@@ -89,7 +89,7 @@ def save(
         file.seek(0)
         file.write(tensors.header(mean(recalls)))
 
-    return write(path_of(store, about.kind), fill), mean(recalls)
+    return write(path_of(store, about.kind), fill, about.store), mean(recalls)
 
 
 def balanced(factors: Factors) -> Factors:

@@ -158,4 +158,4 @@ def save(store: Path, id: str, lines: list[Line], tokens: int) -> Path:
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     content = len(header).to_bytes(8, "little") + header + b"".join(one.tobytes() for one in parts.values())
-    return write(path_of(store), lambda file: file.write(content))
+    return write(path_of(store), lambda file: file.write(content), id)

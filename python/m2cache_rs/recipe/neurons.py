@@ -132,7 +132,7 @@ class NeuronProfile:
         """Writes the file of a store in one step; where. StoreIOError where that cannot be."""
         # A line a number, as indented JSON has it, would make 7B's 1.8 million numbers 25 MB.
         text = json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)
-        return write(path_of(store), lambda file: file.write(text.encode()))
+        return write(path_of(store), lambda file: file.write(text.encode()), self.store)
 
 
 def path_of(store: Path) -> Path:

@@ -37,19 +37,25 @@ def made(store: Path) -> Path:
         raise io_error(f"{folder} cannot be written to", error) from error
 
 
-def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
-    """A file of `profiles/` that is there as a whole or not at all; `fill` writes it. Raises StoreIOError."""
+def write(path: Path, fill: Callable[[IO[bytes]], object], store: str | None = None) -> Path:
+    """A file of `profiles/` that is there as a whole or not at all; `fill` writes it. Raises StoreIOError.
+
+    `store`: the id of what was measured. StoreError where another store took its place meanwhile.
+    """
     # tempfile would keep what it makes from other users, who may read the store.
     partial = path.with_name(f".{uuid4().hex}.tmp")
     try:
+        _check_place(path, store)
         path.parent.mkdir(exist_ok=True)
         with partial.open("xb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
+        _check_place(path, store)
         os.replace(partial, path)
         _sync(path.parent)
     except OSError as error:
+        _check_place(path, store)
         raise io_error(f"{path} cannot be written", error) from error
     finally:
         with suppress(OSError):
@@ -57,10 +63,24 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     return path
 
 
+def _check_place(path: Path, store: str | None) -> None:
+    """StoreError where `path` lies in a store of another id than that which was measured."""
+    directory = path.parent.parent
+    try:
+        found = json.loads((directory / "m2cache.json").read_bytes())["id"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # no store that says whose it is
+    if store not in (None, found):
+        raise StoreError(
+            f"{directory} was replaced by another store ({found!s:.16}) while {store} was measured: "
+            f"{path.name} was not written; measure this one"
+        )
+
+
 def write_json(path: Path, store: str, version: int, content: Mapping[str, Any]) -> Path:
     """The same with JSON, which says whose and of which version it is."""
     text = json.dumps({"version": version, "store": store, **content}, indent=2) + "\n"
-    return write(path, lambda file: file.write(text.encode()))
+    return write(path, lambda file: file.write(text.encode()), store)
 
 
 def read_json(path: Path, store: str, version: int, remedy: str) -> dict[str, Any] | None:

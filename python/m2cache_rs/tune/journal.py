@@ -67,6 +67,11 @@ class Journal:
         return len(self._points)
 
     @property
+    def restarted(self) -> bool:
+        """Whether what was there was dropped."""
+        return self._restart
+
+    @property
     def is_kept(self) -> bool:
         """Whether it can be written."""
         return self._file is not None

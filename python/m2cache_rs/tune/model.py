@@ -275,7 +275,8 @@ def _resumable(journal: Journal, tell: Callable[[str], None]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if journal.is_kept:
-            tell(f"{len(journal)} recipes are measured and kept: the same command goes on with them")
+            without = ", without --restart," if journal.restarted else ""
+            tell(f"{len(journal)} recipes are measured and kept: the same command{without} goes on with them")
         raise
 
 
