@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from m2cache_rs import UsageError
+from m2cache_rs.errors import StoreError
+from m2cache_rs.recipe.profiles import opened
 from m2cache_rs.recipe.recipe import Recipe
 from m2cache_rs.runtime.opening import Opened
+from m2cache_rs.tune import journal as journals
 from m2cache_rs.tune import model, run
 from m2cache_rs.tune.frontier import Point
 from m2cache_rs.tune.journal import Journal
@@ -161,6 +168,84 @@ def test_without_a_place_nothing_is_kept_and_that_is_said(
         journal.add(next(points()))
         assert journal.find("", next(points()).shares) is not None
     assert caplog.text.count("measurements cannot be kept in") == 1
+
+
+@pytest.mark.parametrize("name", ["kl", "entropy", "perplexity", "bytes", "bits", "interval"])
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_what_is_no_number_is_not_kept(tmp_path: Path, name: str, wrong: float) -> None:
+    path = fill(tmp_path)
+    before = path.read_bytes()
+    changed: dict[str, Any] = {name: (0.0, wrong) if name == "interval" else wrong}
+    with Journal(tmp_path, ABOUT) as journal:
+        journal.add(replace(next(points()), shares=(UNIFORM[8],) * 3, **changed))
+        assert (len(journal), journal.is_kept) == (4, True)
+    assert path.read_bytes() == before
+
+
+FIELDS: dict[str, list[Any]] = {
+    "kl": ["abc", None, [1], True, 10**400],
+    "interval": [[0.1], "ab", [0.1, "x"], 0],
+    "how": [3, None],
+    "shares": [
+        [],
+        [[1, 1.0, 0.0]],
+        [[1, [1.0], 0.0, 0.0]],
+        [[1.0, 1.0, 0.0, 0.0]],
+        [[-1, 1.0, 0.0, 0.0]],
+        [[1 << 62, 1.0, 0.0, 0.0]],
+        [3],
+        "abc",
+    ],
+    "other": [1],
+}
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, one) for name in FIELDS for one in FIELDS[name]])
+def test_a_line_of_wrong_types_is_damaged_though_its_checksum_is_right(
+    tmp_path: Path, name: str, wrong: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = fill(tmp_path)
+    first, second, *rest = path.read_bytes().split(b"\n")
+    value = {**json.loads(second[9:]), name: wrong}
+    path.write_bytes(b"\n".join([first, journals._line(value)[:-1], *rest]))
+    with pytest.raises(StoreError, match=f"{path} is damaged in line 2"):
+        journals.check(path, "id")
+    assert [point.how for point in kept(tmp_path)] == ["layer 1", "layer 2", "layer 3"]
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_a_pipe_of_its_name_is_refused(tmp_path: Path) -> None:
+    path = fill(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match=f"{path} is no regular file; remove it"):
+        kept(tmp_path)
+    with pytest.raises(StoreError, match=f"{path} is no regular file; remove it"):
+        journals.check(path, "id")
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_what_cannot_be_written_is_used(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store on a medium that is mounted read-only; nothing denies root anything else."""
+    path = fill(tmp_path)
+    path.write_bytes(path.read_bytes()[: -cut or None])
+    before = path.read_bytes()
+
+    def read_only(path: Path, flags: int = os.O_RDONLY) -> FileIO:
+        if flags & os.O_RDWR:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, flags)
+
+    monkeypatch.setattr(journals, "opened", read_only)
+    with Journal(tmp_path, ABOUT) as journal:
+        assert (len(journal), journal.is_kept) == (4 - bool(cut), False)
+        journal.add(Point("new", (UNIFORM[8],) * 3, 0.1, None, 1.0, 9.0, 1e6, 8.0))
+    assert path.read_bytes() == before
+    assert f"{4 - bool(cut)} that are known serve, and no more are kept" in caplog.text
+    with Journal(tmp_path, ABOUT, restart=True) as journal:
+        assert len(journal) == 0
 
 
 @pytest.mark.usefixtures("few")

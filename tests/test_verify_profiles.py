@@ -69,8 +69,19 @@ def test_sound_profiles_are_named(profiled: Path, shown: Shown) -> None:
 
 def test_a_journal_that_a_kill_cut_short_is_sound(store: Path, shown: Shown) -> None:
     (journal,) = (store / "profiles").glob("tuning-*.journal")
-    journal.write_bytes(journal.read_bytes()[:-3])
-    assert shown("verify", store)[0] == 0
+    content = journal.read_bytes()
+    for end in (-3, content.index(b"\n"), 4, 0):
+        journal.write_bytes(content[:end])
+        assert shown("verify", store)[0] == 0, end
+
+
+@pytest.mark.parametrize("name", [*ALL, "tuning"])
+def test_a_pipe_keeps_nobody_waiting(name: str, store: Path, shown: Shown) -> None:
+    (path,) = (store / "profiles").glob(f"{name}*")
+    path.unlink()
+    os.mkfifo(path)
+    code, out, _ = shown("verify", store)
+    assert (code, out.splitlines()[0]) == (1, f"{path} is no regular file; remove it")
 
 
 def changed(text: str, by: str) -> Callable[[bytes], bytes]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -35,6 +37,20 @@ def made(store: Path) -> Path:
         return folder
     except OSError as error:
         raise io_error(f"{folder} cannot be written to", error) from error
+
+
+def opened(path: Path, flags: int = os.O_RDONLY) -> FileIO:
+    """A file of `profiles/`, unbuffered. OSError; StoreError where it is a directory, a device or a pipe,
+    which would keep who reads it waiting.
+    """
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise StoreError(f"{path} is no regular file; remove it")
+        return FileIO(handle, "r+b" if flags & os.O_RDWR else "rb")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object], store: str | None = None) -> Path:
@@ -89,7 +105,8 @@ def read_json(path: Path, store: str, version: int, remedy: str) -> dict[str, An
     StoreError where it is another store's, of another version or no JSON, ending in `remedy`; StoreIOError.
     """
     try:
-        value = json.loads(path.read_bytes())
+        with opened(path) as file:
+            value = json.loads(file.readall())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -120,7 +137,7 @@ def digest(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _digest(path: Path, _there: tuple[int, ...]) -> str:
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with opened(path) as file:
         while part := file.read(_PART):
             found.update(part)
     return found.hexdigest()

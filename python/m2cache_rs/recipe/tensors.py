@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2cache_rs._core import read_header
 from m2cache_rs.errors import M2CacheError, StoreError
-from m2cache_rs.recipe.profiles import check_store, digest, io_error
+from m2cache_rs.recipe.profiles import check_store, digest, io_error, opened
 
 Floats = NDArray[np.float32]
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
@@ -33,6 +33,10 @@ class TensorFile:
 
     def __init__(self, path: Path, what: str, id: str, remedy: str) -> None:
         self.path, self._what, self._remedy = path, what, remedy
+        try:
+            opened(path).close()
+        except OSError as error:
+            raise io_error(f"{what} {path} cannot be read", error) from error
         try:
             header = read_header(path)
             self.about = _metadata(path)
