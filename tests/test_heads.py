@@ -273,7 +273,7 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
         HeadPredictor(tmp_path, "id", arch)
     path.unlink()
     path.mkdir()
-    with pytest.raises(StoreError, match=f"{path} is broken: .*no regular file"):
+    with pytest.raises(StoreError, match=f"{path} is no regular file; remove it"):
         HeadPredictor(tmp_path, "id", arch)
 
 

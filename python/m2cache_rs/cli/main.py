@@ -9,11 +9,14 @@ import sys
 _INTERRUPTED = 130
 # The Rust core computes; of all commands only this one multiplies matrices with numpy.
 _MULTIPLIES = "profile"
+# Below this numpy's import crashes, hangs or fails by turns, as the limit falls on one of its steps or another.
+_LEAST_SPACE = 256 << 20
 
 
 def run() -> None:
     """Runs the command line of this process and ends it."""
     try:
+        _check_space()
         _quieten_blas()
         code = _code()
     except KeyboardInterrupt:
@@ -34,6 +37,17 @@ def _code() -> int | str | None:
         return main(sys.argv[1:])
     except SystemExit as ended:
         return ended.code
+
+
+def _check_space() -> None:
+    """Ends in one line where `ulimit -v` leaves less than the libraries need."""
+    space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if space != resource.RLIM_INFINITY and space < _LEAST_SPACE:
+        sys.stderr.write(
+            f"m2cache: error: ulimit -v leaves {space >> 10} KiB of address space; the libraries need "
+            f"{_LEAST_SPACE >> 10} at least, and a model more: raise it, and cap memory with --dram\n"
+        )
+        sys.exit(2)
 
 
 def _quieten_blas() -> None:
