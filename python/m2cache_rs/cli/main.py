@@ -9,7 +9,7 @@ import sys
 _INTERRUPTED = 130
 # The Rust core computes; of all commands only this one multiplies matrices with numpy.
 _MULTIPLIES = "profile"
-# Below this numpy's import crashes, hangs or fails by turns, as the limit falls on one of its steps or another.
+# Below this numpy crashes, hangs or fails by turns as it is imported, wherever the limit falls.
 _LEAST_SPACE = 256 << 20
 
 
