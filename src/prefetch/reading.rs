@@ -26,8 +26,17 @@ impl Fetcher {
         // Not what was expected: begin anew from here.
         self.forget(way, check)?;
         self.lane(way).ahead.restart(Some(step));
+        if let Some(begun) = self.begin_now(way, step)? {
+            return Ok(begun);
+        }
+        // What an interrupted choice left under way may lie in a slot that this step reads into.
+        self.forget(Way::Chosen, check)?;
+        self.begin_now(way, step)?.ok_or(Error::Internal("a step wants more than the ring has"))
+    }
+
+    fn begin_now(&mut self, way: Way, step: usize) -> Result<Option<Begun>> {
         let missing = self.missing(way, step);
-        self.begin(way, step, missing)?.ok_or(Error::Internal("a step wants more than the ring has"))
+        self.begin(way, step, missing)
     }
 
     /// Waits for all reads of a step, also behind a failure. An interrupted step is put back.
