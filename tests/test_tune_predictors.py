@@ -55,22 +55,16 @@ def test_a_cascade_is_tuned_with_candidates_of_every_layer(
     assert found["measured"]["bits"] <= 7
 
 
+def tune_by(store: Path, text: Path, predictor: str) -> list[object]:
+    """The command that tunes by a low-rank predictor, of few tokens."""
+    given = ["--force", "--text", text, "--tokens", 32, "--select", "lowrank", "--predictor", predictor]
+    return ["tune", store, *given]
+
+
 @pytest.mark.usefixtures("few")
 def test_a_tuned_recipe_names_its_predictor(store: Path, text: Path, shown: Shown) -> None:
     give_predictors(store, "one", "two")
-    command = [
-        "tune",
-        store,
-        "--force",
-        "--text",
-        text,
-        "--tokens",
-        32,
-        "--select",
-        "lowrank",
-        "--predictor",
-        "two",
-    ]
+    command = tune_by(store, text, "two")
     code, _, err = shown(*command)
     assert code == 0, err
     kept = tuned.load(store, Opened(store).manifest["id"])
@@ -87,19 +81,7 @@ def test_what_was_measured_with_another_predictor_is_not_told(
     store: Path, text: Path, shown: Shown, caplog: pytest.LogCaptureFixture
 ) -> None:
     give_predictors(store, "svd", "other")
-    command = [
-        "tune",
-        store,
-        "--force",
-        "--text",
-        text,
-        "--tokens",
-        32,
-        "--select",
-        "lowrank",
-        "--predictor",
-        "svd",
-    ]
+    command = tune_by(store, text, "svd")
     assert shown(*command)[0] == 0
     kept = tuned.load(store, Opened(store).manifest["id"])
     assert kept is not None
